@@ -1,0 +1,471 @@
+"""What a cancellation would mean: closure, consequence per task, feasibility, cost, and why. Pure, and the same
+function for preview, request and the look just before acting; it must never change anything."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from domain.ledger import Effect
+from domain.order import IN_FLIGHT, UNSTARTED, Draft, Item, Request, Task
+from domain.policy import Charge, PointOfNoReturn, TaskType
+from domain.values import EffectId, Json, Money, TaskId, format_time, is_external, parse_time
+
+# §4: inclusive ranks of `irreversible_after_state`.
+_RANK: Final[Mapping[str, int]] = {
+    "PENDING": -1, "READY": 0, "IN_PROGRESS": 1, "WAITING_EXTERNAL": 2, "OUTCOME_UNKNOWN": 2,
+    "COMPLETED": 3, "COMPENSATING": 3, "COMPENSATED": 3,
+}
+
+Consequence = str
+STOPPABLE: Final = frozenset({"NOT_STARTED_WILL_NOT_START", "COMPENSATE", "WITHDRAW", "AWAIT_OUTCOME", "VERIFY_OUTCOME"})
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One line of the trace: which rule, on what, with which result, in a sentence for people."""
+
+    rule_id: str
+    result: str
+    sentence: str
+    inputs: Mapping[str, Json] = field(default_factory=dict)
+    severity: str = "INFO"
+
+    def to_json(self) -> dict[str, Json]:
+        return {
+            "ruleId": self.rule_id, "inputs": dict(self.inputs), "result": self.result,
+            "severity": self.severity, "sentence": self.sentence,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    code: str
+    message: str
+    rule_id: str
+
+    def to_json(self) -> dict[str, str]:
+        return {"code": self.code, "message": self.message, "ruleId": self.rule_id}
+
+
+@dataclass(frozen=True, slots=True)
+class Impact:
+    """What happens to one task. `stays` says that an effect (present or still possible) will not be undone."""
+
+    task: Task
+    type: TaskType
+    effect: Effect | None
+    consequence: Consequence
+    stays: bool = False
+
+    def to_json(self) -> dict[str, Json]:
+        return {
+            "taskId": str(self.task.task_id),
+            "type": self.task.task_type,
+            "state": self.task.state,
+            **({"effectState": self.effect.state, "effectId": str(self.effect.effect_id)} if self.effect else {}),
+            "reversibility": self.type.reversibility,
+            "externalEffectLevel": self.type.external_effect_level,
+            "consequence": self.consequence,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Closure:
+    """Everything that a change touches: items and tasks; `lost` are the items that only lose a shared task's share."""
+
+    items: frozenset[str]
+    tasks: tuple[TaskId, ...]
+    blockers: tuple[Blocker, ...] = ()
+    trace: tuple[Rule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The charge that undoing costs; `respond_by` is the last moment to accept it."""
+
+    code: str
+    amount: Money
+    blocking: bool
+    respond_by: datetime
+    waived: bool
+
+    def to_json(self, status: str) -> dict[str, Json]:
+        return {
+            "code": self.code, "amount": self.amount.to_json(), "blocking": self.blocking, "status": status,
+            "respondBy": format_time(self.respond_by),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    feasibility: str
+    manual_review_required: bool
+    automatic: bool
+    impacts: tuple[Impact, ...]
+    blockers: tuple[Blocker, ...]
+    cost: Money
+    offer: Offer | None
+    trace: tuple[Rule, ...]
+    fingerprint: str
+    closure: Closure
+
+    @property
+    def retained(self) -> tuple[Impact, ...]:
+        return tuple(impact for impact in self.impacts if impact.consequence == "RETAIN")
+
+    @property
+    def retained_ids(self) -> tuple[str, ...]:
+        return tuple(sorted(str(impact.task.task_id) for impact in self.retained))
+
+
+# -- closure ------------------------------------------------------------------------------------------
+
+
+def is_live(draft: Draft, item: Item, request_id: object) -> bool:
+    """An item that has ended, or that another cancellation is already taking away, needs its tasks no longer."""
+    if item.has_ended and item.state != "COMPLETED":
+        return False
+    return not any(
+        other.status in {"APPROVED", "COMPENSATING"} and item.item_id in other.item_ids
+        for other in draft.requests.values()
+        if other.request_id != request_id and other.scope == "ITEMS"
+    )
+
+
+def find_closure(draft: Draft, scope: str, chosen: Iterable[str], request_id: object = None) -> Closure:
+    """The fixpoint over the chosen items, by the policy's closure keys (1-domain §4)."""
+    rules = draft.policy.cancellation.closure
+    blockers: list[Blocker] = []
+    trace: list[Rule] = []
+    taken = {item_id for item_id, item in draft.items.items() if item.state != "SUPERSEDED"} if scope == "ORDER" \
+        else set(chosen)
+    grown = scope != "ORDER"
+    while grown:
+        grown = False
+        for item in draft.items.values():
+            inside = item.item_id in taken
+            if not inside and item.parent in taken:
+                taken.add(item.item_id)
+                grown = True
+                trace.append(Rule("closure.children", "INCLUDED", f"Item {item.item_id} is part of item {item.parent}.",
+                                  {"itemId": item.item_id, "parentItemId": item.parent}))
+            elif not inside and not item.has_ended and taken & set(item.relies_on) and rules.relies_on == "INCLUDE":
+                taken.add(item.item_id)
+                grown = True
+                trace.append(Rule("closure.relies_on", "INCLUDED", f"Item {item.item_id} relies on what is cancelled.",
+                                  {"itemId": item.item_id, "reliesOn": list(item.relies_on)}))
+            elif inside and item.parent and item.parent not in taken and _is_mandatory(draft, item):
+                if rules.mandatory_child == "PULL_PARENT":
+                    taken.add(item.parent)
+                    grown = True
+                    trace.append(Rule("closure.mandatory_child", "PULLED_PARENT",
+                                      f"Item {item.parent} cannot be delivered without item {item.item_id}.",
+                                      {"itemId": item.item_id, "parentItemId": item.parent}))
+    for item in draft.items.values():
+        if item.item_id in taken and item.parent and item.parent not in taken and _is_mandatory(draft, item):
+            blockers.append(Blocker("MANDATORY_CHILD", f"Item {item.item_id} is a mandatory part of item {item.parent}.",
+                                    "closure.mandatory_child"))
+        if item.item_id not in taken and not item.has_ended and taken & set(item.relies_on):
+            blockers.append(Blocker("RELIED_ON", f"Item {item.item_id} relies on what would be cancelled.",
+                                    "closure.relies_on"))
+    tasks = tuple(
+        task.task_id
+        for task in draft.fulfillment_tasks()
+        if task.state != "SUPERSEDED" and (
+            scope == "ORDER"
+            or all(i in taken or not is_live(draft, draft.items[i], request_id) for i in task.item_ids)
+            and taken & set(task.item_ids)
+        )
+    )
+    return Closure(frozenset(taken), tasks, tuple(blockers), tuple(trace))
+
+
+def _is_mandatory(draft: Draft, item: Item) -> bool:
+    parent = draft.items.get(item.parent or "")
+    offering = draft.policy.offerings.get(parent.offering) if parent and not parent.has_ended else None
+    return bool(offering and offering.children and item.offering in offering.children.mandatory)
+
+
+# -- points of no return --------------------------------------------------------------------------------
+
+
+def moment_of(point: PointOfNoReturn, content: Mapping[str, Json]) -> datetime | None:
+    """When a dated point is reached: the field's moment less `by`; None where the field is absent (never)."""
+    value: Json = content
+    for part in (point.field or "").strip("/").split("/"):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    if not isinstance(value, str):
+        return None
+    try:
+        return parse_time(value) - point.by
+    except ValueError:
+        return None
+
+
+def is_past_return(
+    task_type: TaskType, state: str, content: Mapping[str, Json], now: datetime
+) -> tuple[str, str] | None:
+    """The rule by which a task in this state can no longer be undone, with its sentence; None while it can."""
+    after = task_type.irreversible_after_state
+    if after and _RANK.get(state, -1) >= _RANK[after]:
+        return "no_return.state", f"{task_type.name} cannot be undone once it is {after}."
+    if task_type.hard_point_of_no_return:
+        moment = moment_of(task_type.hard_point_of_no_return, content)
+        if moment and now >= moment:
+            return "no_return.date", f"{task_type.name} could be undone only until {format_time(moment)}."
+    if task_type.reversibility == "NONE" and state == "COMPLETED":
+        return "no_return.never", f"{task_type.name} cannot be undone."
+    return None
+
+
+# -- consequence --------------------------------------------------------------------------------------------
+
+
+def is_running(task: Task, task_type: TaskType, effect: Effect | None, content: Mapping[str, Json], now: datetime,
+               refused: Iterable[EffectId]) -> bool:
+    """Whether quiescing waits for it (§4): in flight, not withdrawable, not past its point of no return."""
+    if task.state not in IN_FLIGHT:
+        return False
+    if is_past_return(task_type, task.state, content, now):
+        return False
+    return not (
+        task.state == "WAITING_EXTERNAL" and task_type.withdrawal and effect is not None
+        and effect.effect_id not in set(refused)
+    )
+
+
+def is_quiet(draft: Draft, request: Request, closure: Closure) -> bool:
+    """Whether nothing in the closure is under way any more that a decision would have to wait for."""
+    return not any(
+        is_running(task, draft.task_type(task), draft.effect_of(task), draft.head.content, draft.now,
+                   request.refused_withdrawals)
+        for task in (draft.tasks[task_id] for task_id in closure.tasks)
+    )
+
+
+def judge_task(draft: Draft, task: Task, refused: Iterable[EffectId]) -> tuple[Impact, Rule, Blocker | None]:
+    """One task's consequence: the first rule of §4 that holds."""
+    task_type = draft.task_type(task)
+    effect = draft.effect_of(task)
+    facts: dict[str, Json] = {"taskId": str(task.task_id), "type": task.task_type, "state": task.state}
+    name = f"{task.step} ({task.task_type})"
+
+    def found(consequence: str, rule_id: str, sentence: str, *, stays: bool = False, severity: str = "INFO",
+              blocker: Blocker | None = None) -> tuple[Impact, Rule, Blocker | None]:
+        return (Impact(task, task_type, effect, consequence, stays),
+                Rule(f"consequence.{rule_id}", consequence, sentence, facts, severity), blocker)
+
+    if task.state in UNSTARTED and (effect is None or effect.state != "UNKNOWN") or task.state == "CANCELLED":
+        return found("NOT_STARTED_WILL_NOT_START", "unstarted", f"{name} has not started and will not start.")
+    if not is_external(task_type.external_effect_level):
+        return found("NOTHING_TO_UNDO", "no_external_effect", f"{name} is not felt outside; nothing to undo.")
+    if effect is None or effect.state in {"NO_EFFECT", "REVERSED", "WAIVED"}:
+        return found("NOTHING_TO_UNDO", "no_effect", f"{name} has had no effect that still stands.")
+    past = is_past_return(task_type, task.state, draft.head.content, draft.now)
+    if past:
+        if task_type.past_no_return == "BLOCK":
+            blocker = Blocker("PAST_NO_RETURN", past[1], past[0])
+            return found("RETAIN", past[0], past[1], stays=True, severity="BLOCKER", blocker=blocker)
+        return found("RETAIN", past[0], past[1], stays=True, severity="WARNING")
+    if task_type.reversibility in {"UNKNOWN", "MANUAL"}:
+        return found("MANUAL", "manual", f"{name}: whether and how it can be undone, a person must judge.",
+                     severity="WARNING")
+    if effect.accepted_at and effect.is_open:
+        if task_type.withdrawal and effect.effect_id not in set(refused):
+            return found("WITHDRAW", "withdrawable", f"{name} is under way and can still be called off.")
+        stays = _would_stay(task_type, draft)
+        return found("AWAIT_OUTCOME", "accepted", f"{name} is under way; its outcome is awaited first.", stays=stays)
+    if effect.state == "UNKNOWN":
+        return found("VERIFY_OUTCOME", "unknown", f"{name}: nobody knows yet whether it happened; it is verified first.",
+                     stays=_would_stay(task_type, draft), severity="WARNING")
+    if effect.state == "INTENDED":
+        return found("AWAIT_OUTCOME", "running", f"{name} is running; its outcome is awaited first.",
+                     stays=_would_stay(task_type, draft))
+    return found("COMPENSATE", "confirmed", f"{name} has happened and is undone by {task_type.compensation}.")
+
+
+def _would_stay(task_type: TaskType, draft: Draft) -> bool:
+    """What a task in flight may still become: would its effect, once confirmed, have to stay?"""
+    return bool(is_past_return(task_type, "COMPLETED", draft.head.content, draft.now)) or not task_type.compensation
+
+
+def related_items(draft: Draft, item_ids: Iterable[str]) -> set[str]:
+    """The items themselves and what they rely on, all the way down."""
+    reached = set(item_ids)
+    frontier = list(reached)
+    while frontier:
+        item = draft.items.get(frontier.pop())
+        for other in item.relies_on if item else ():
+            if other not in reached:
+                reached.add(other)
+                frontier.append(other)
+    return reached
+
+
+def spread_retention(draft: Draft, impacts: Iterable[Impact]) -> tuple[list[Impact], list[Rule]]:
+    """`keeps` and `undo_after` to a fixpoint: what an effect that stays needs, stays too."""
+    current = {impact.task.task_id: impact for impact in impacts}
+    by_type: dict[str, list[TaskId]] = {}
+    by_compensation: dict[str, list[TaskId]] = {}
+    for impact in current.values():
+        by_type.setdefault(impact.task.task_type, []).append(impact.task.task_id)
+        if impact.type.compensation:
+            by_compensation.setdefault(impact.type.compensation, []).append(impact.task.task_id)
+    # undone_before[Y]: the compensations that may only come after Y
+    undone_before: dict[str, list[str]] = {}
+    for compensation in by_compensation:
+        for earlier in _type_row(draft, compensation).undo_after:
+            undone_before.setdefault(earlier, []).append(compensation)
+    trace: list[Rule] = []
+    frontier = [impact for impact in current.values() if impact.consequence == "RETAIN"]
+
+    def keep(task_id: TaskId, rule_id: str, because: Impact) -> None:
+        impact = current[task_id]
+        if impact.consequence not in {"COMPENSATE"}:
+            return
+        kept = Impact(impact.task, impact.type, impact.effect, "RETAIN", True)
+        current[task_id] = kept
+        frontier.append(kept)
+        trace.append(Rule(rule_id, "RETAIN",
+                          f"{impact.task.step} ({impact.task.task_type}) stays, because {because.task.task_type} stays.",
+                          {"taskId": str(task_id), "because": str(because.task.task_id)}, "WARNING"))
+
+    while frontier:
+        retained = frontier.pop()
+        reach = related_items(draft, retained.task.item_ids)
+        for kept_type in retained.type.keeps:
+            for task_id in by_type.get(kept_type, ()):
+                if reach & set(current[task_id].task.item_ids):
+                    keep(task_id, "retention.keeps", retained)
+        for compensation in undone_before.get(retained.type.compensation or "", ()):
+            for task_id in by_compensation[compensation]:
+                if reach & set(current[task_id].task.item_ids):
+                    keep(task_id, "retention.undo_after", retained)
+    return list(current.values()), trace
+
+
+def _type_row(draft: Draft, name: str) -> TaskType:
+    return draft.fulfillment_types.get(name) or draft.policy.task_types[name]
+
+
+# -- the assessment -----------------------------------------------------------------------------------------
+
+
+def assess_cancellation(draft: Draft, request: Request) -> Assessment:
+    """Judge one cancellation as the order stands now, under the policy in force."""
+    policy = draft.policy
+    closure = find_closure(draft, request.scope, request.item_ids, request.request_id)
+    trace = list(closure.trace)
+    blockers = list(closure.blockers)
+    judged: list[Impact] = []
+    for task_id in closure.tasks:
+        impact, rule, blocker = judge_task(draft, draft.tasks[task_id], request.refused_withdrawals)
+        judged.append(impact)
+        trace.append(rule)
+        if blocker:
+            blockers.append(blocker)
+    impacts, kept = spread_retention(draft, judged)
+    trace += kept
+
+    reason = policy.reason_codes["cancellation"].get(request.reason_code)
+    feasibility, sentence = _feasibility(impacts, blockers)
+    trace.append(Rule("feasibility", feasibility, sentence, {"blockers": [b.code for b in blockers]},
+                      "BLOCKER" if feasibility == "NOT_CANCELLABLE" else "INFO"))
+    if feasibility == "NOT_CANCELLABLE" and reason is not None and not reason.refusable:
+        feasibility = "REQUIRES_MANUAL_REVIEW"
+        trace.append(Rule("feasibility.not_refusable", feasibility,
+                          f"A cancellation for {request.reason_code} may not be refused; a person decides how.",
+                          {"reasonCode": request.reason_code}, "WARNING"))
+
+    waived = bool(reason and reason.charge_waived)
+    cost, offer, charged = _price(draft, impacts, request.requested_at, waived)
+    trace += charged
+    verdict = policy.cancellation.approval[feasibility]
+    manual = request.force_manual_review or feasibility == "REQUIRES_MANUAL_REVIEW"
+    automatic = verdict == "AUTOMATIC" and not manual
+    trace.append(Rule(
+        "approval", "AUTOMATIC" if automatic else "REJECT" if verdict == "REJECT" and not manual else "APPROVAL",
+        f"The policy answers {feasibility} with {verdict}."
+        + (" The requester asked for a review." if request.force_manual_review else ""),
+        {"feasibility": feasibility, "forceManualReview": request.force_manual_review},
+    ))
+    return Assessment(
+        feasibility=feasibility, manual_review_required=manual, automatic=automatic, impacts=tuple(impacts),
+        blockers=tuple(blockers), cost=cost, offer=offer, trace=tuple(trace),
+        fingerprint=fingerprint(draft, request, closure), closure=closure,
+    )
+
+
+def _feasibility(impacts: list[Impact], blockers: list[Blocker]) -> tuple[str, str]:
+    if any(impact.consequence == "MANUAL" for impact in impacts):
+        return "REQUIRES_MANUAL_REVIEW", "At least one effect can be judged by a person only."
+    if blockers:
+        return "NOT_CANCELLABLE", " ".join(blocker.message for blocker in blockers)
+    stays = [impact for impact in impacts if impact.stays]
+    if stays and not any(impact.consequence in STOPPABLE for impact in impacts):
+        return "NOT_CANCELLABLE", "Everything has happened already and nothing of it can be undone."
+    if stays:
+        names = ", ".join(sorted({impact.task.task_type for impact in stays}))
+        return "PARTIALLY_CANCELLABLE", f"Something stays or may stay: {names}."
+    return "FULLY_CANCELLABLE", "Everything that has happened can be undone, the rest will not happen."
+
+
+def _price(draft: Draft, impacts: list[Impact], asked_at: datetime, waived: bool) -> tuple[Money, Offer | None, list[Rule]]:
+    """The charges of effects that will be undone after their soft point; judged at the time of asking, once each."""
+    cost = Money(0, draft.policy.currency)
+    trace: list[Rule] = []
+    charges: list[tuple[Charge, datetime]] = []
+    for impact in impacts:
+        point = impact.type.soft_point_of_no_return
+        if impact.consequence not in {"COMPENSATE", "WITHDRAW", "AWAIT_OUTCOME", "VERIFY_OUTCOME"} or not point \
+                or not point.charge:
+            continue
+        moment = moment_of(point, draft.head.content)
+        if not moment or asked_at < moment:
+            continue
+        hard = impact.type.hard_point_of_no_return
+        latest = asked_at + point.charge.respond_within
+        end = moment_of(hard, draft.head.content) if hard else None
+        charges.append((point.charge, min(latest, end) if end else latest))
+        if not waived:
+            cost = cost + point.charge.amount
+        trace.append(Rule("charge.soft_point", "WAIVED" if waived else point.charge.code,
+                          f"Undoing {impact.task.task_type} after {format_time(moment)} costs "
+                          f"{point.charge.amount.amount_minor} {point.charge.amount.currency} (minor units)"
+                          + (", waived for this reason." if waived else "."),
+                          {"taskId": str(impact.task.task_id), "askedAt": format_time(asked_at)}, "WARNING"))
+    if not charges:
+        return cost, None, trace
+    total = Money(sum(charge.amount.amount_minor for charge, _ in charges), draft.policy.currency)
+    offer = Offer("+".join(sorted({charge.code for charge, _ in charges})), total,
+                  any(charge.blocking for charge, _ in charges), min(by for _, by in charges), waived)
+    return cost, offer, trace
+
+
+def fingerprint(draft: Draft, request: Request, closure: Closure) -> str:
+    """What an assessment rests on: the closure's tasks and effects, the touched values, other open changes, the
+    policy. Not the order's version, which moves for other reasons."""
+    tasks = [
+        [str(task_id), "UNSTARTED" if draft.tasks[task_id].state in UNSTARTED else draft.tasks[task_id].state]
+        for task_id in sorted(closure.tasks)
+    ]
+    effects = [
+        [str(effect.effect_id), effect.state, effect.accepted_at is not None]
+        for task_id in sorted(closure.tasks)
+        if (effect := draft.effect_of(draft.tasks[task_id]))
+    ]
+    others = sorted(
+        [str(other.request_id), other.status] for other in draft.requests.values()
+        if other.request_id != request.request_id and not other.has_ended
+    )
+    values = {key: draft.head.content.get(key) for key in sorted(draft.head.content)}
+    items = [draft.items[item_id].document() for item_id in sorted(closure.items) if item_id in draft.items]
+    text = json.dumps([tasks, effects, others, values, items, draft.policy_version], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+

@@ -1,0 +1,307 @@
+"""Everything that can be asked of an order, one frozen dataclass each; it must never say how it is done."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from domain.errors import FieldError
+from domain.values import Actor, CaseId, EffectId, Json, OrderId, PlanId, RequestId, Run, TaskId, TenantId
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Around a command: who asks, under which id, and what they believe to be true.
+
+    command_id: the same id is the same command · fingerprint: hash of the body; another body under the same id is
+    IDEMPOTENCY_KEY_REUSED · if_match: the raw header, None where absent
+    on_behalf_of: another person, named in the body by one who may (8.D8) · keep: whether the answer is kept as a
+    receipt (False for commands whose repetition is harmless by itself)
+    """
+
+    tenant_id: TenantId
+    command_id: uuid.UUID
+    actor: Actor
+    fingerprint: str = ""
+    if_match: str | None = None
+    on_behalf_of: str | None = None
+    keep: bool = True
+    trace_parent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OrderItem:
+    """One item as asked for, in the shape of 2-api; `content` holds configuration, price and the client's own fields."""
+
+    item_id: str
+    action: str
+    offering: str
+    quantity: int
+    content: Mapping[str, Json]
+    parent: str | None = None
+    relies_on: tuple[str, ...] = ()
+    target_asset: uuid.UUID | None = None
+
+
+# -- orders -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptOrder:
+    """POST /orders. `content` is the document without items; order_id is derived from the command's id."""
+
+    order_id: OrderId
+    external_id: str | None
+    order_type: str
+    content: Mapping[str, Json]
+    items: tuple[OrderItem, ...]
+    relations: tuple[Mapping[str, Json], ...] = ()
+    invalid: tuple[FieldError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HoldOrder:
+    order_id: OrderId
+    reason: str | None = None
+    invalid: tuple[FieldError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseOrder:
+    order_id: OrderId
+    reason: str | None = None
+    invalid: tuple[FieldError, ...] = ()
+
+
+# -- fulfillment, asked by the flow --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ValidateOrder:
+    order_id: OrderId
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class CheckStartDate:
+    order_id: OrderId
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class DecomposeOrder:
+    order_id: OrderId
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseTasks:
+    order_id: OrderId
+    plan_id: PlanId
+    run: Run
+
+
+# -- effects ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimTask:
+    """May this job call the outside system now? The answer is the claim, or the reason to stand down."""
+
+    order_id: OrderId
+    task_id: TaskId
+    release: int
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimVerification:
+    """What is known of this task, and whether its system should be asked."""
+
+    order_id: OrderId
+    task_id: TaskId
+    release: int
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class RecordOutcome:
+    """What an outside system said about an effect.
+
+    state: CONFIRMED, NO_EFFECT, ACCEPTED, UNKNOWN (the call's answer did not come or made no sense), and for
+    verification also MISSING (404) and UNREACHABLE · source: who reports · attempt: of which call, None for callbacks
+    """
+
+    order_id: OrderId
+    effect_id: EffectId
+    state: Literal["CONFIRMED", "NO_EFFECT", "ACCEPTED", "UNKNOWN", "MISSING", "UNREACHABLE"]
+    source: Literal["CALL", "CALLBACK", "VERIFICATION"]
+    attempt: int | None = None
+    external_reference: str | None = None
+    output: Json = None
+    reason: str | None = None
+
+
+# -- cancellation --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCancellation:
+    order_id: OrderId
+    request_id: RequestId
+    scope: str
+    item_ids: tuple[str, ...]
+    reason_code: str
+    reason_text: str | None = None
+    claimed_at: datetime | None = None
+    force_manual_review: bool = False
+    invalid: tuple[FieldError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BeginAssessment:
+    order_id: OrderId
+    request_id: RequestId
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class AssessCancellation:
+    order_id: OrderId
+    request_id: RequestId
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class PlanCompensation:
+    order_id: OrderId
+    request_id: RequestId
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class ApproveCancellation:
+    order_id: OrderId
+    request_id: RequestId
+    comment: str | None = None
+    dispositions: Mapping[str, str] = field(default_factory=dict)
+    invalid: tuple[FieldError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RejectCancellation:
+    order_id: OrderId
+    request_id: RequestId
+    reason: str | None = None
+    invalid: tuple[FieldError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawCancellation:
+    order_id: OrderId
+    request_id: RequestId
+    reason: str | None = None
+    invalid: tuple[FieldError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerCharge:
+    order_id: OrderId
+    request_id: RequestId
+    accepted: bool
+    invalid: tuple[FieldError, ...] = ()
+
+
+# -- people and time -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AssignCase:
+    order_id: OrderId
+    case_id: CaseId
+    assignee: str
+    invalid: tuple[FieldError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RepairCase:
+    order_id: OrderId
+    case_id: CaseId
+    action: str
+    reason_code: str
+    reason_text: str | None = None
+    evidence: Mapping[str, Json] | None = None
+    invalid: tuple[FieldError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RaiseJeopardy:
+    """A deadline has passed: subject is the request or case that it belongs to."""
+
+    order_id: OrderId
+    subject_id: uuid.UUID
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordReview:
+    """The flow asks what became of a review; `decision` is what a person entered in Tasklist, if one did."""
+
+    order_id: OrderId
+    request_id: RequestId
+    run: Run
+    wait_key: str
+    reviewer: str | None = None
+    decision: str | None = None
+    comment: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRepair:
+    order_id: OrderId
+    case_id: CaseId
+    run: Run
+    wait_key: str
+    repairer: str | None = None
+    action: str | None = None
+    comment: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RestartFlow:
+    """Start a plan's walker again under a new run, because the engine lost it."""
+
+    order_id: OrderId
+    plan_id: PlanId
+    reason: str
+
+
+Command = (
+    AcceptOrder
+    | HoldOrder
+    | ReleaseOrder
+    | ValidateOrder
+    | CheckStartDate
+    | DecomposeOrder
+    | ReleaseTasks
+    | ClaimTask
+    | ClaimVerification
+    | RecordOutcome
+    | RequestCancellation
+    | BeginAssessment
+    | AssessCancellation
+    | PlanCompensation
+    | ApproveCancellation
+    | RejectCancellation
+    | WithdrawCancellation
+    | AnswerCharge
+    | AssignCase
+    | RepairCase
+    | RaiseJeopardy
+    | RecordReview
+    | RecordRepair
+    | RestartFlow
+)

@@ -1,0 +1,316 @@
+"""The compensation graph: from effects in the ledger to tasks that undo them, and when each may go. It must never undo
+a status; only an effect that the ledger confirms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from domain.assessment import Impact, is_past_return, related_items
+from domain.ledger import Effect, captured_minor, refunded_minor
+from domain.order import CompensationPlan, Draft, Task
+from domain.policy import TaskType
+from domain.values import EffectId, Json, PlanId, TaskId, derive_id, format_time
+
+_AWAITED: Final = frozenset({"AWAIT_OUTCOME", "VERIFY_OUTCOME"})
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One undoing: of which task and effect, by what, and after which other nodes (by original task)."""
+
+    original: Task
+    effect_id: EffectId
+    task_type: str
+    purpose: str
+    after: tuple[TaskId, ...]
+
+
+def draw_graph(
+    draft: Draft, impacts: Iterable[Impact], dispositions: Mapping[str, str], taken: frozenset[EffectId] = frozenset()
+) -> list[Node]:
+    """The graph of undoings: reverse of the fulfillment's order (through tasks without an undoing), plus `undo_after`.
+
+    dispositions: per MANUAL task what a person decided (RETAIN, COMPENSATE, MANUAL)
+    taken: effects that another plan is already reversing; nothing is undone twice (I4)
+    Linear in tasks and edges. The order of the result is topological: a node stands behind what it waits for.
+    """
+    impacts = list(impacts)
+    chosen: dict[TaskId, tuple[Impact, str, str]] = {}
+    for impact in impacts:
+        effect = impact.effect
+        if effect is None or effect.effect_id in taken:
+            continue
+        purpose = _purpose(impact, dispositions.get(str(impact.task.task_id)))
+        if purpose == "WITHDRAW":
+            chosen[impact.task.task_id] = (impact, purpose, impact.type.withdrawal or impact.type.name)
+        elif purpose:
+            chosen[impact.task.task_id] = (impact, purpose, impact.type.compensation or impact.type.name)
+
+    ordered = _topological([impact.task for impact in impacts])
+    successors: dict[TaskId, list[TaskId]] = {}
+    for task in ordered:
+        for predecessor in task.depends_on:
+            successors.setdefault(predecessor, []).append(task.task_id)
+    nearest: dict[TaskId, tuple[TaskId, ...]] = {}
+    for task in reversed(ordered):
+        found: dict[TaskId, None] = {}
+        for successor in successors.get(task.task_id, ()):
+            if successor in chosen:
+                found[successor] = None
+            else:
+                found.update(dict.fromkeys(nearest.get(successor, ())))
+        nearest[task.task_id] = tuple(found)
+
+    by_type: dict[tuple[str, str], list[TaskId]] = {}
+    for task_id, (impact, _, task_type) in chosen.items():
+        for item_id in impact.task.item_ids:
+            by_type.setdefault((task_type, item_id), []).append(task_id)
+    relying: dict[str, set[str]] = {}
+    for item_id in draft.items:
+        for base in related_items(draft, [item_id]):
+            relying.setdefault(base, set()).add(item_id)
+
+    nodes: dict[TaskId, Node] = {}
+    for task in reversed(ordered):
+        if task.task_id not in chosen:
+            continue
+        impact, purpose, task_type = chosen[task.task_id]
+        after = dict.fromkeys(nearest[task.task_id])
+        if purpose == "COMPENSATE":
+            for earlier in find_type(draft, task_type).undo_after:
+                for item_id in impact.task.item_ids:
+                    for user in relying.get(item_id, ()):
+                        after.update(dict.fromkeys(by_type.get((earlier, user), ())))
+        after.pop(task.task_id, None)
+        assert impact.effect is not None
+        nodes[task.task_id] = Node(task, impact.effect.effect_id, task_type, purpose, tuple(after))
+    return _sorted_nodes(nodes)
+
+
+def _purpose(impact: Impact, disposition: str | None) -> str | None:
+    if impact.consequence == "COMPENSATE":
+        return "COMPENSATE"
+    if impact.consequence == "WITHDRAW":
+        return "WITHDRAW"
+    if impact.consequence in _AWAITED:
+        return "COMPENSATE" if impact.type.compensation else "AWAIT"
+    if impact.consequence == "MANUAL" and disposition in {"COMPENSATE", "MANUAL"}:
+        return disposition
+    if impact.consequence in {"RETAIN", "MANUAL"} and impact.effect is not None and impact.effect.is_open:
+        return "AWAIT"
+    return None
+
+
+def _topological(tasks: list[Task]) -> list[Task]:
+    """Predecessors first. Dependencies on tasks outside the set do not count."""
+    known = {task.task_id: task for task in tasks}
+    waiting = {task.task_id: sum(p in known for p in task.depends_on) for task in tasks}
+    followers: dict[TaskId, list[TaskId]] = {}
+    for task in tasks:
+        for predecessor in task.depends_on:
+            if predecessor in known:
+                followers.setdefault(predecessor, []).append(task.task_id)
+    ready = [task_id for task_id, count in waiting.items() if not count]
+    ordered: list[Task] = []
+    while ready:
+        task_id = ready.pop()
+        ordered.append(known[task_id])
+        for follower in followers.get(task_id, ()):
+            waiting[follower] -= 1
+            if not waiting[follower]:
+                ready.append(follower)
+    return ordered
+
+
+def _sorted_nodes(nodes: Mapping[TaskId, Node]) -> list[Node]:
+    waiting = {task_id: len(node.after) for task_id, node in nodes.items()}
+    followers: dict[TaskId, list[TaskId]] = {}
+    for task_id, node in nodes.items():
+        for earlier in node.after:
+            followers.setdefault(earlier, []).append(task_id)
+    ready = [task_id for task_id, count in waiting.items() if not count]
+    ordered: list[Node] = []
+    while ready:
+        task_id = ready.pop()
+        ordered.append(nodes[task_id])
+        for follower in followers.get(task_id, ()):
+            waiting[follower] -= 1
+            if not waiting[follower]:
+                ready.append(follower)
+    return ordered
+
+
+def find_type(draft: Draft, name: str) -> TaskType:
+    """The type as copied at decomposition; one that only a newer policy knows, from there."""
+    return draft.fulfillment_types.get(name) or draft.policy.task_types[name]
+
+
+def store_plan(draft: Draft, plan: CompensationPlan, nodes: list[Node]) -> None:
+    """Write the plan's tasks. Withdrawals go first and alone: everything else waits for them."""
+    draft.add_plan(plan)
+    id_of = {node.original.task_id: TaskId(derive_id(plan.plan_id, node.effect_id, node.purpose)) for node in nodes}
+    withdrawals = [id_of[node.original.task_id] for node in nodes if node.purpose == "WITHDRAW"]
+    for node in nodes:
+        after = [id_of[task_id] for task_id in node.after]
+        if node.purpose != "WITHDRAW":
+            after += [task_id for task_id in withdrawals if task_id not in after]
+        else:
+            after = []
+        draft.add_task(Task(
+            task_id=id_of[node.original.task_id], kind="COMPENSATION", plan_id=plan.plan_id, step=node.original.step,
+            task_type=node.task_type, item_ids=node.original.item_ids, state="PLANNED", depends_on=tuple(after),
+            unmet=len(after), original_task=node.original.task_id, reverses=node.effect_id, purpose=node.purpose,
+        ))
+
+
+def advance_plan(draft: Draft, plan_id: PlanId) -> bool:
+    """Move every undoing as far as the ledger and its predecessors allow; True if anything moved."""
+    moved = False
+    for task in draft.tasks_of_plan(plan_id):
+        state = _next_state(draft, task)
+        if state and state != task.state:
+            _enter(draft, task, state)
+            moved = True
+    return moved
+
+
+def _next_state(draft: Draft, task: Task) -> str | None:
+    if task.state not in {"PLANNED", "AWAITING_ORIGINAL", "READY"}:
+        return None
+    effect = draft.effects[task.reverses] if task.reverses else None
+    if effect is None:
+        return None
+    original = draft.tasks.get(effect.task_id)
+    if effect.state in {"NO_EFFECT", "REVERSED", "WAIVED"}:
+        return "NOT_REQUIRED"
+    if task.state == "READY":
+        return None
+    if task.purpose == "WITHDRAW":
+        if effect.state == "CONFIRMED":
+            return "NOT_REQUIRED"
+        return "READY"
+    if effect.is_open:
+        return "AWAITING_ORIGINAL"
+    if task.purpose == "AWAIT":
+        return "RETAINED"
+    if task.state == "AWAITING_ORIGINAL" and original is not None and must_stay(draft, original):
+        return "RETAINED"
+    if task.unmet:
+        return "PLANNED" if task.state == "PLANNED" else None
+    if task.state == "PLANNED" and _kept_by_retained(draft, task):
+        return "RETAINED"
+    if _needs_no_call(draft, task, effect):
+        return "NOT_REQUIRED"
+    return "READY"
+
+
+def must_stay(draft: Draft, original: Task) -> bool:
+    """Whether an awaited effect turned out to be one that stays (its own point of no return)."""
+    task_type = draft.task_type(original)
+    return bool(is_past_return(task_type, "COMPLETED", draft.head.content, draft.now)) or not task_type.compensation
+
+
+def _kept_by_retained(draft: Draft, task: Task) -> bool:
+    """`keeps`, applied again to what ended as RETAINED while this undoing waited."""
+    if task.original_task is None:
+        return False
+    mine = draft.tasks[task.original_task]
+    for other in draft.tasks_of_plan(task.plan_id):
+        if other.state != "RETAINED" or other.original_task is None:
+            continue
+        stays = draft.tasks[other.original_task]
+        stays_type = draft.task_type(stays)
+        reach = related_items(draft, stays.item_ids)
+        if not reach & set(mine.item_ids):
+            continue
+        if mine.task_type in stays_type.keeps:
+            return True
+        if stays_type.compensation and stays_type.compensation in draft.task_type(task).undo_after:
+            return True
+    return False
+
+
+def _needs_no_call(draft: Draft, task: Task, original: Effect) -> bool:
+    task_type = draft.task_type(task)
+    return task_type.money == "REFUND" and task_type.money_only and refundable_minor(draft, original) == 0
+
+
+def _enter(draft: Draft, task: Task, state: str) -> None:
+    draft.move_task(task.task_id, state)
+    if state == "NOT_REQUIRED" and task.reverses and task.purpose == "COMPENSATE":
+        effect = draft.effects[task.reverses]
+        if effect.state == "CONFIRMED":
+            # Nothing to give back: the books agree without a call, and the original counts as undone.
+            draft.move_effect(effect.effect_id, "REVERSED")
+            finish_original(draft, effect, undone=True)
+    if state == "READY" and task.purpose == "COMPENSATE" and task.original_task:
+        original = draft.tasks[task.original_task]
+        if original.state == "COMPLETED" and original.kind == "FULFILLMENT":
+            draft.move_task(original.task_id, "COMPENSATING")
+    if state == "RETAINED" and task.original_task:
+        original = draft.tasks[task.original_task]
+        if original.state == "COMPENSATING":
+            draft.move_task(original.task_id, "COMPLETED")
+
+
+def finish_original(draft: Draft, effect: Effect, *, undone: bool) -> None:
+    """The original task follows its effect: COMPENSATED once undone, COMPLETED where the effect stays."""
+    original = draft.tasks.get(effect.task_id)
+    if original is None or original.kind != "FULFILLMENT":
+        return
+    if original.state == "COMPLETED" and undone:
+        draft.move_task(original.task_id, "COMPENSATING")
+        original = draft.tasks[original.task_id]
+    if original.state == "COMPENSATING":
+        draft.move_task(original.task_id, "COMPENSATED" if undone else "COMPLETED")
+
+
+def refundable_minor(draft: Draft, original: Effect) -> int:
+    """Captured less what has been given back, in minor units, never below zero."""
+    given = refunded_minor(original) + sum(
+        refunded_minor(effect) for effect in draft.effects.values()
+        if effect.reverses == original.effect_id and effect.state == "CONFIRMED"
+    )
+    return max(captured_minor(original) - given, 0)
+
+
+def compensation_input(draft: Draft, task: Task) -> dict[str, Json]:
+    """What an undoing is sent: the original with its reference, the asset, whom to reach now, and money if it is due."""
+    original = draft.effects[task.reverses] if task.reverses else None
+    item = draft.items.get(task.item_ids[0]) if task.item_ids else None
+    body: dict[str, Json] = {
+        "original": {
+            "input": original.input, "output": original.output, "externalReference": original.external_reference,
+        } if original else None,
+        "asset": item.snapshot if item else None,
+        "contact": draft.head.content.get("contact"),
+    }
+    if original and draft.task_type(task).money == "REFUND":
+        body["refund"] = {"amountMinor": refundable_minor(draft, original), "currency": draft.policy.currency}
+        body["from"] = format_time(original.settled_at) if original.settled_at else None
+        body["asOf"] = format_time(draft.now)
+    return body
+
+
+def mark_block(draft: Draft, plan_id: PlanId) -> None:
+    """BLOCKED while any undoing needs a person; its independents go on."""
+    plan = draft.plans[plan_id]
+    stuck = any(task.state == "IN_FALLOUT" for task in draft.tasks_of_plan(plan_id))
+    if stuck and plan.state == "IN_PROGRESS":
+        draft.move_plan(plan_id, "BLOCKED", "COMPENSATION_BLOCKED")
+    elif not stuck and plan.state == "BLOCKED":
+        draft.move_plan(plan_id, "IN_PROGRESS", "COMPENSATION_RESUMED")
+
+
+def supersede_plan(draft: Draft, plan_id: PlanId) -> None:
+    """Give the plan up before its commit point. A withdrawal that is already with its system keeps its outcome."""
+    for task in draft.tasks_of_plan(plan_id):
+        if task.state in {"PLANNED", "AWAITING_ORIGINAL", "READY"}:
+            draft.move_task(task.task_id, "SUPERSEDED")
+        if task.original_task and draft.tasks[task.original_task].state == "COMPENSATING":
+            draft.move_task(task.original_task, "COMPLETED")
+    draft.move_plan(plan_id, "SUPERSEDED", "COMPENSATION_SUPERSEDED", closed=True)
+
+

@@ -1,0 +1,592 @@
+"""The order as it is loaded and decided about: frozen rows, and a draft that records every move.
+
+It must never read a clock or a database; a draft is the only thing that changes anything, and only in memory.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from domain.events import Event, Message
+from domain.ledger import Attempt, Effect
+from domain.machines import ENDED, check_move, has_ended
+from domain.policy import Policy, TaskType
+from domain.values import (
+    Actor,
+    AssetId,
+    CaseId,
+    EffectId,
+    Json,
+    OrderId,
+    PlanId,
+    RequestId,
+    Run,
+    TaskId,
+    TenantId,
+    derive_id,
+)
+
+TaskKind = Literal["FULFILLMENT", "COMPENSATION"]
+
+# What a claimed task is called, and what its outcome makes of it, per kind of task: the two machines differ in words only.
+RUNNING: Final[Mapping[TaskKind, str]] = {"FULFILLMENT": "IN_PROGRESS", "COMPENSATION": "DISPATCHED"}
+REFUSED: Final[Mapping[TaskKind, str]] = {"FULFILLMENT": "FAILED", "COMPENSATION": "IN_FALLOUT"}
+MACHINE_OF: Final[Mapping[TaskKind, str]] = {"FULFILLMENT": "TASK", "COMPENSATION": "COMPENSATION_TASK"}
+
+IN_FLIGHT: Final = frozenset({"IN_PROGRESS", "DISPATCHED", "WAITING_EXTERNAL", "OUTCOME_UNKNOWN"})
+UNSTARTED: Final = frozenset({"PENDING", "READY"})
+
+# How many tasks of one plan may be with the engine and not yet waiting for the world: a wave of a thousand
+# blocks every other flow of the engine for seconds.
+WINDOW: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The order's own row.
+
+    version: the ETag's number · sequence, chain: number and hash of the last audit entry · content: the customer's
+    document (contact, addresses, appointment, …) · base: how far fulfillment is, whatever else is going on
+    run: identity of the fulfillment flow that may act
+    """
+
+    tenant_id: TenantId
+    order_id: OrderId
+    external_id: str | None
+    order_type: str
+    state: str
+    base: str
+    resume_state: str | None
+    version: int
+    sequence: int
+    chain: bytes
+    content: Mapping[str, Json]
+    policy_version: int
+    plan_version: int
+    run: Run
+    created_at: datetime
+    updated_at: datetime
+    ended_at: datetime | None = None
+    start_key: int = 0
+
+    @property
+    def has_ended(self) -> bool:
+        return has_ended("ORDER", self.state)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One line of the order. `quantity` is what remains of `ordered_quantity`; price is per unit."""
+
+    item_id: str
+    action: str
+    offering: str
+    state: str
+    base: str
+    quantity: int
+    ordered_quantity: int
+    content: Mapping[str, Json]
+    parent: str | None = None
+    relies_on: tuple[str, ...] = ()
+    target_asset: AssetId | None = None
+    asset: AssetId | None = None
+    snapshot: Mapping[str, Json] | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        return has_ended("ITEM", self.state)
+
+    def document(self) -> dict[str, Json]:
+        """The item in the order's own shape, as 2-api gives and takes it."""
+        return {
+            "itemId": self.item_id,
+            "action": self.action,
+            "productOfferingId": self.offering,
+            "quantity": self.quantity,
+            **self.content,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One version of the fulfillment plan. `types` is the policy's metadata as it stood at decomposition."""
+
+    plan_id: PlanId
+    version: int
+    run: Run
+    types: Mapping[str, TaskType]
+    policy_version: int
+    closed: bool = False
+    woken: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CompensationPlan:
+    plan_id: PlanId
+    request_id: RequestId
+    state: str
+    run: Run
+    types: Mapping[str, TaskType]
+    created_at: datetime
+    closed: bool = False
+    woken: bool = True
+    committed_at: datetime | None = None
+    completed_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One unit of a plan, fulfillment or compensation.
+
+    unmet: predecessors that have not ended yet · release: the number that a claim must name; raised whenever the
+    task goes back to the walker, so that an older job stands down · handed: given to the walker, not yet come back
+    For compensation: reverses = the original effect; purpose COMPENSATE (undo it), WITHDRAW (stop it while it is
+    accepted), MANUAL (a person undoes it) or AWAIT (nothing can undo it; its outcome is awaited).
+    """
+
+    task_id: TaskId
+    kind: TaskKind
+    plan_id: PlanId
+    step: str
+    task_type: str
+    item_ids: tuple[str, ...]
+    state: str
+    depends_on: tuple[TaskId, ...] = ()
+    unmet: int = 0
+    release: int = 1
+    handed: bool = False
+    effect_id: EffectId | None = None
+    plan_version: int = 0
+    original_task: TaskId | None = None
+    reverses: EffectId | None = None
+    purpose: str | None = None
+    superseded_by: TaskId | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    wait_key: str | None = None
+
+    @property
+    def machine(self) -> str:
+        return MACHINE_OF[self.kind]
+
+    @property
+    def has_ended(self) -> bool:
+        return has_ended(self.machine, self.state)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One cancellation, from acceptance to its end.
+
+    round: number of the latest wait that this request's flow was told to make · waiting: that wait is still on
+    closure: the tasks it holds · approval: what was agreed to (feasibility, retained, cost), by whom
+    """
+
+    request_id: RequestId
+    status: str
+    scope: str
+    item_ids: tuple[str, ...]
+    reason_code: str
+    reason_text: str | None
+    requested_by: str
+    on_behalf_of: str | None
+    claimed_at: datetime | None
+    requested_at: datetime
+    run: Run
+    version: int = 1
+    force_manual_review: bool = False
+    round: int = 0
+    waiting: bool = False
+    grace_until: datetime | None = None
+    sla_at: datetime | None = None
+    assessed_at: datetime | None = None
+    assessment: Mapping[str, Json] | None = None
+    fingerprint: str | None = None
+    policy_version: int | None = None
+    charge: Mapping[str, Json] | None = None
+    approval: Mapping[str, Json] | None = None
+    dispositions: Mapping[str, str] = field(default_factory=dict)
+    decisions: tuple[Mapping[str, Json], ...] = ()
+    proposals: tuple[Mapping[str, Json], ...] = ()
+    refused_withdrawals: tuple[EffectId, ...] = ()
+    plan_id: PlanId | None = None
+    outcome: str | None = None
+    jeopardy: bool = False
+    committed_at: datetime | None = None
+    ended_at: datetime | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        return has_ended("REQUEST", self.status)
+
+    @property
+    def wait_key(self) -> str:
+        return f"{self.request_id}:{self.round}"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A managed failure. blocking: the order shows FALLOUT until it is solved · round: names its latest wait."""
+
+    case_id: CaseId
+    status: str
+    context: str
+    category: str
+    blocking: bool
+    title: str
+    opened_at: datetime
+    sla_at: datetime
+    task_id: TaskId | None = None
+    effect_id: EffectId | None = None
+    request_id: RequestId | None = None
+    owner: str | None = None
+    incident_key: str | None = None
+    version: int = 1
+    repairs: tuple[Mapping[str, Json], ...] = ()
+    resolution: str | None = None
+    jeopardy: bool = False
+    closed_at: datetime | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return not has_ended("CASE", self.status)
+
+    @property
+    def wait_key(self) -> str:
+        return f"{self.case_id}:1"
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """A thing of the installed base; `references` keeps what the outside systems call it, per task type."""
+
+    asset_id: AssetId
+    customer_id: str
+    offering: str
+    configuration: Mapping[str, Json]
+    state: str
+    version: int = 1
+    references: Mapping[str, Json] = field(default_factory=dict)
+    relies_on: tuple[str, ...] = ()
+    installed_by: OrderId | None = None
+    quantity: int = 1
+
+    def snapshot(self) -> dict[str, Json]:
+        return {
+            "assetId": str(self.asset_id),
+            "customerId": self.customer_id,
+            "productOfferingId": self.offering,
+            "configuration": dict(self.configuration),
+            "state": self.state,
+            "version": self.version,
+            "references": dict(self.references),
+            "reliesOn": list(self.relies_on),
+            "quantity": self.quantity,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Everything under one order row, as one command sees it.
+
+    whole: False where only a task with its neighbours was loaded; then only that task's own readiness and that of
+    its successors may be judged (`settle` knows).
+    """
+
+    head: Head
+    items: Mapping[str, Item]
+    plan: Plan | None = None
+    tasks: Mapping[TaskId, Task] = field(default_factory=dict)
+    effects: Mapping[EffectId, Effect] = field(default_factory=dict)
+    holds: Mapping[TaskId, frozenset[str]] = field(default_factory=dict)
+    requests: Mapping[RequestId, Request] = field(default_factory=dict)
+    plans: Mapping[PlanId, CompensationPlan] = field(default_factory=dict)
+    cases: Mapping[CaseId, Case] = field(default_factory=dict)
+    assets: Mapping[AssetId, Asset] = field(default_factory=dict)
+    order_holds: frozenset[str] = frozenset()
+    whole: bool = True
+
+
+class Draft:
+    """A working copy of an order: `decide` writes on it, the store writes what was touched.
+
+    Every change of a state goes through `move`, which refuses what the machine's table does not have and records
+    the event; so the audit cannot forget a move.
+    """
+
+    def __init__(
+        self, order: Order, *, actor: Actor, on_behalf_of: str | None, now: datetime, command_id: uuid.UUID,
+        policy: Policy, policy_version: int,
+    ) -> None:
+        self.before = order
+        self.head = order.head
+        self.items = dict(order.items)
+        self.plan = order.plan
+        self.tasks = dict(order.tasks)
+        self.effects = dict(order.effects)
+        self.holds = dict(order.holds)
+        self.requests = dict(order.requests)
+        self.plans = dict(order.plans)
+        self.cases = dict(order.cases)
+        self.assets = dict(order.assets)
+        self.order_holds = order.order_holds
+        self.whole = order.whole
+        self.actor = actor
+        self.on_behalf_of = on_behalf_of
+        self.now = now
+        self.command_id = command_id
+        self.policy = policy
+        self.policy_version = policy_version
+        self.attempts: dict[tuple[EffectId, int], Attempt] = {}
+        self.events: list[Event] = []
+        self.messages: list[Message] = []
+        self.locks_taken: set[AssetId] = set()
+        self.locks_released = False
+        self.content_changed = False
+        self.successors_of: dict[TaskId, list[TaskId]] | None = None
+        self._ids = 0
+
+    # -- identity ---------------------------------------------------------------------------------
+
+    def new_id(self, what: str) -> uuid.UUID:
+        """The next id of this command: the same command, delivered again, makes the same ids."""
+        self._ids += 1
+        return derive_id(self.command_id, what, self._ids)
+
+    # -- reading ------------------------------------------------------------------------------------
+
+    def task_type(self, task: Task) -> TaskType:
+        """The type as it stood when the task's plan was made."""
+        types = self.plans[task.plan_id].types if task.kind == "COMPENSATION" else self.fulfillment_types
+        return types[task.task_type]
+
+    @property
+    def fulfillment_types(self) -> Mapping[str, TaskType]:
+        return self.plan.types if self.plan else {}
+
+    def effect_of(self, task: Task) -> Effect | None:
+        return self.effects.get(task.effect_id) if task.effect_id else None
+
+    def fulfillment_tasks(self) -> Iterator[Task]:
+        return (task for task in self.tasks.values() if task.kind == "FULFILLMENT")
+
+    def tasks_of_plan(self, plan_id: PlanId) -> list[Task]:
+        return [task for task in self.tasks.values() if task.plan_id == plan_id]
+
+    def originals_of(self, task_id: TaskId) -> list[Effect]:
+        return [effect for effect in self.effects.values() if effect.task_id == task_id and effect.is_original]
+
+    def is_held(self, task: Task) -> bool:
+        """Compensation is never held; everything else is, while anybody holds it."""
+        return task.kind == "FULFILLMENT" and bool(self.holds.get(task.task_id))
+
+    def order_request(self) -> Request | None:
+        """The active order-scope cancellation; there is at most one (I2)."""
+        return next((r for r in self.requests.values() if r.scope == "ORDER" and not r.has_ended), None)
+
+    def open_cases(self) -> list[Case]:
+        return [case for case in self.cases.values() if case.is_open]
+
+    def successors(self, task_id: TaskId) -> list[TaskId]:
+        if self.successors_of is None:
+            index: dict[TaskId, list[TaskId]] = {}
+            for task in self.tasks.values():
+                for predecessor in task.depends_on:
+                    index.setdefault(predecessor, []).append(task.task_id)
+            self.successors_of = index
+        return self.successors_of.get(task_id, [])
+
+    # -- telling ------------------------------------------------------------------------------------
+
+    def record(
+        self, kind: str, entity: str, entity_id: object, *, before: str | None = None, after: str | None = None,
+        request_id: uuid.UUID | None = None, **data: Json,
+    ) -> None:
+        self.events.append(Event(kind, entity, str(entity_id), before, after, request_id, data))
+
+    def send(self, name: str, key: object, *, ttl: int = 600, **variables: object) -> None:
+        self.messages.append(Message(name, str(key), {k: str(v) for k, v in variables.items()}, ttl))
+
+    # -- moving ---------------------------------------------------------------------------------------
+
+    def add_task(self, task: Task) -> None:
+        check_move(task.machine, None, task.state)
+        self.tasks[task.task_id] = task
+        self.successors_of = None
+        self.record(
+            "TASK_STATE_CHANGED", "TASK", task.task_id, after=task.state, step=task.step, type=task.task_type,
+        )
+
+    def move_task(self, task_id: TaskId, state: str, **changes: Any) -> Task:
+        task = self.tasks[task_id]
+        check_move(task.machine, task.state, state)
+        if has_ended(task.machine, state):
+            changes.setdefault("ended_at", self.now)
+            changes.setdefault("handed", False)
+        moved = replace(task, state=state, **changes)
+        self.tasks[task_id] = moved
+        self.record(
+            "TASK_STATE_CHANGED", "TASK", task_id, before=task.state, after=state, step=task.step, type=task.task_type,
+        )
+        # An ended task satisfies those that wait for it; undoing it later never takes that back.
+        if has_ended(task.machine, state) and not has_ended(task.machine, task.state):
+            for successor_id in self.successors(task_id):
+                successor = self.tasks[successor_id]
+                self.tasks[successor_id] = replace(successor, unmet=successor.unmet - 1)
+        return moved
+
+    def change_task(self, task_id: TaskId, **changes: Any) -> Task:
+        changed = replace(self.tasks[task_id], **changes)
+        self.tasks[task_id] = changed
+        return changed
+
+    def add_effect(self, effect: Effect) -> None:
+        check_move("EFFECT", None, effect.state)
+        self.effects[effect.effect_id] = effect
+        self.record(
+            "EFFECT_STATE_CHANGED", "EFFECT", effect.effect_id, after=effect.state, system=effect.system,
+            operation=effect.operation, taskId=str(effect.task_id),
+        )
+
+    def move_effect(self, effect_id: EffectId, state: str, **changes: Any) -> Effect:
+        effect = self.effects[effect_id]
+        check_move("EFFECT", effect.state, state)
+        if state in ENDED["EFFECT"]:
+            changes.setdefault("settled_at", self.now)
+            changes.setdefault("lease_until", None)
+        moved = replace(effect, state=state, **changes)
+        self.effects[effect_id] = moved
+        self.record(
+            "EFFECT_STATE_CHANGED", "EFFECT", effect_id, before=effect.state, after=state, system=effect.system,
+            operation=effect.operation, taskId=str(effect.task_id),
+            **({"basis": moved.basis} if moved.basis != "SYSTEM" else {}),
+        )
+        return moved
+
+    def change_effect(self, effect_id: EffectId, **changes: Any) -> Effect:
+        changed = replace(self.effects[effect_id], **changes)
+        self.effects[effect_id] = changed
+        return changed
+
+    def move_item(self, item_id: str, state: str, **changes: Any) -> Item:
+        item = self.items[item_id]
+        check_move("ITEM", item.state, state)
+        moved = replace(item, state=state, **changes)
+        self.items[item_id] = moved
+        self.record("ITEM_STATE_CHANGED", "ITEM", item_id, before=item.state, after=state)
+        return moved
+
+    def change_item(self, item_id: str, **changes: Any) -> Item:
+        changed = replace(self.items[item_id], **changes)
+        self.items[item_id] = changed
+        return changed
+
+    def add_request(self, request: Request, kind: str, **data: Json) -> None:
+        check_move("REQUEST", None, request.status)
+        self.requests[request.request_id] = request
+        self.record(
+            kind, "REQUEST", request.request_id, after=request.status, request_id=request.request_id, **data,
+        )
+
+    def move_request(self, request_id: RequestId, status: str, kind: str, *, note: Mapping[str, Json] | None = None,
+                     **changes: Any) -> Request:
+        request = self.requests[request_id]
+        check_move("REQUEST", request.status, status)
+        if has_ended("REQUEST", status):
+            changes.setdefault("ended_at", self.now)
+        moved = replace(request, status=status, version=request.version + 1, **changes)
+        self.requests[request_id] = moved
+        self.record(
+            kind, "REQUEST", request_id, before=request.status, after=status, request_id=request_id, **(note or {}),
+        )
+        return moved
+
+    def change_request(self, request_id: RequestId, **changes: Any) -> Request:
+        """A change that the asker can see raises the request's version; the flow's own bookkeeping does not."""
+        request = self.requests[request_id]
+        seen = changes.keys() - {"round", "waiting", "run"}
+        changed = replace(request, version=request.version + (1 if seen else 0), **changes)
+        self.requests[request_id] = changed
+        return changed
+
+    def add_plan(self, plan: CompensationPlan) -> None:
+        check_move("PLAN", None, plan.state)
+        self.plans[plan.plan_id] = plan
+        self.record(
+            "COMPENSATION_PLANNED", "PLAN", plan.plan_id, after=plan.state, request_id=plan.request_id,
+        )
+
+    def move_plan(self, plan_id: PlanId, state: str, kind: str, **changes: Any) -> CompensationPlan:
+        plan = self.plans[plan_id]
+        check_move("PLAN", plan.state, state)
+        moved = replace(plan, state=state, **changes)
+        self.plans[plan_id] = moved
+        self.record(kind, "PLAN", plan_id, before=plan.state, after=state, request_id=plan.request_id)
+        return moved
+
+    def change_plan(self, plan_id: PlanId, **changes: Any) -> None:
+        if self.plan and self.plan.plan_id == plan_id:
+            self.plan = replace(self.plan, **changes)
+        else:
+            self.plans[plan_id] = replace(self.plans[plan_id], **changes)
+
+    def add_case(self, case: Case, kind: str = "CASE_OPENED") -> None:
+        check_move("CASE", None, case.status)
+        self.cases[case.case_id] = case
+        self.record(
+            kind, "CASE", case.case_id, after=case.status, request_id=case.request_id, context=case.context,
+            category=case.category, blocking=case.blocking, title=case.title,
+            **({"taskId": str(case.task_id)} if case.task_id else {}),
+        )
+
+    def move_case(self, case_id: CaseId, status: str, *, note: Mapping[str, Json] | None = None, **changes: Any) -> Case:
+        case = self.cases[case_id]
+        check_move("CASE", case.status, status)
+        if has_ended("CASE", status):
+            changes.setdefault("closed_at", self.now)
+        moved = replace(case, status=status, version=case.version + 1, **changes)
+        self.cases[case_id] = moved
+        self.record(
+            "CASE_STATE_CHANGED", "CASE", case_id, before=case.status, after=status, request_id=case.request_id,
+            **(note or {}),
+        )
+        return moved
+
+    def change_case(self, case_id: CaseId, kind: str, *, note: Mapping[str, Json] | None = None, **changes: Any) -> Case:
+        case = self.cases[case_id]
+        changed = replace(case, version=case.version + 1, **changes)
+        self.cases[case_id] = changed
+        self.record(kind, "CASE", case_id, request_id=case.request_id, **(note or {}))
+        return changed
+
+    # -- holding --------------------------------------------------------------------------------------
+
+    def hold(self, task_ids: Iterable[TaskId], holder: str) -> None:
+        for task_id in task_ids:
+            self.holds[task_id] = self.holds.get(task_id, frozenset()) | {holder}
+
+    def unhold(self, holder: str) -> None:
+        """Take away one holder's holds. Tasks that a job was told to leave alone go out again under a new release."""
+        for task_id, holders in list(self.holds.items()):
+            if holder in holders:
+                self.holds[task_id] = holders - {holder}
+
+    # -- the order's own state ------------------------------------------------------------------------
+
+    def change_head(self, **changes: Any) -> None:
+        self.head = replace(self.head, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a command comes to: the draft with its rows and events, and the answer that its asker gets."""
+
+    draft: Draft
+    status: int
+    body: Mapping[str, Json]
+    etag: str | None = None
+    location: str | None = None

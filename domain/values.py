@@ -1,0 +1,115 @@
+"""The vocabulary that every room shares: ids, money, people, levels; it must never hold a rule of any business."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, NewType
+
+TenantId = NewType("TenantId", uuid.UUID)
+OrderId = NewType("OrderId", uuid.UUID)
+TaskId = NewType("TaskId", uuid.UUID)
+EffectId = NewType("EffectId", uuid.UUID)
+RequestId = NewType("RequestId", uuid.UUID)
+PlanId = NewType("PlanId", uuid.UUID)
+CaseId = NewType("CaseId", uuid.UUID)
+AssetId = NewType("AssetId", uuid.UUID)
+Run = NewType("Run", uuid.UUID)
+
+Json = Any  # a JSON value; the documents of customers and outside systems have no fixed shape
+
+# Weakest first: `effect_level_at_least` and "above NO_EXTERNAL_EFFECT" compare positions.
+EFFECT_LEVELS: Final = (
+    "NO_EXTERNAL_EFFECT",
+    "RESERVATION_ONLY",
+    "CUSTOMER_VISIBLE",
+    "BILLING_VISIBLE",
+    "NETWORK_VISIBLE",
+    "LEGAL_VISIBLE",
+    "UNKNOWN",
+)
+REVERSIBILITIES: Final = ("NONE", "AUTOMATIC", "MANUAL", "PARTIAL", "UNKNOWN")
+ITEM_ACTIONS: Final = ("ADD", "MODIFY", "DISCONNECT", "RETURN", "NO_CHANGE")
+ORDER_TYPES: Final = (
+    "STANDARD",
+    "AMENDMENT",
+    "CANCELLATION",
+    "SUPPLEMENTAL",
+    "DISCONNECT",
+    "RETURN",
+    "REPAIR",
+    "BILLING_ADJUSTMENT",
+)
+RELATION_TYPES: Final = (
+    "AMENDS",
+    "CANCELS",
+    "SUPPLEMENTS",
+    "REPLACES",
+    "COMPENSATES",
+    "REPAIRS",
+    "ROLLS_BACK",
+    "SPLITS_FROM",
+)
+ROLES: Final = ("agent", "approver", "operator", "auditor", "admin")
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """An amount in integer minor units (cents) of one currency (ISO 4217)."""
+
+    amount_minor: int
+    currency: str
+
+    def __add__(self, other: Money) -> Money:
+        if other.currency != self.currency:
+            raise ValueError(f"cannot add {other.currency} to {self.currency}")
+        return Money(self.amount_minor + other.amount_minor, self.currency)
+
+    def to_json(self) -> dict[str, Json]:
+        return {"amountMinor": self.amount_minor, "currency": self.currency}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Json]) -> Money:
+        return cls(int(value["amountMinor"]), str(value["currency"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who asks: the person of the token, or a part of the product itself (`system:<part>`, no roles)."""
+
+    subject: str
+    roles: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def is_system(self) -> bool:
+        return self.subject.startswith("system:")
+
+
+def system_actor(part: str) -> Actor:
+    """The product's own part as actor, e.g. `system:walker`; no token can carry such a subject."""
+    return Actor(f"system:{part}")
+
+
+def is_external(level: str) -> bool:
+    """Whether an effect of this level is felt outside; an unknown level counts as felt."""
+    return level != "NO_EXTERNAL_EFFECT"
+
+
+def derive_id(namespace: uuid.UUID, *parts: object) -> uuid.UUID:
+    """A name-based id: the same command gives the same ids, however often it is delivered."""
+    return uuid.uuid5(namespace, "/".join(map(str, parts)))
+
+
+def format_time(moment: datetime) -> str:
+    """RFC 3339 with offset, as the API and the engine spell time."""
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def parse_time(text: str) -> datetime:
+    """The inverse of `format_time`; raises ValueError without an offset."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("a time needs an offset, e.g. 2026-12-01T09:00:00+01:00")
+    return moment
