@@ -1,4 +1,4 @@
-"""Documents that people write, read without trust: every problem with its place; it must never know a policy's meaning."""
+"""Documents that people write, read without trust, all problems at once; never what they mean."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from difflib import get_close_matches
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import yaml
 
@@ -50,7 +50,9 @@ def read_policy_text(text: str | bytes) -> Mapping[str, Json]:
     written = _decode(text)
     if written.lstrip()[:1] == "{":
         try:
-            return policy_to_json(json.loads(written, object_pairs_hook=_unique_pairs, parse_constant=_no_constant))
+            return policy_to_json(
+                json.loads(written, object_pairs_hook=_unique_pairs, parse_constant=_no_constant)
+            )
         except RecursionError:
             raise _unreadable(f"the document is nested deeper than {MAX_DEPTH} levels; flatten it") from None
         except json.JSONDecodeError:
@@ -61,11 +63,13 @@ def read_policy_text(text: str | bytes) -> Mapping[str, Json]:
 
 
 def policy_to_json(document: object) -> dict[str, Json]:
-    """The document as stored: JSON values only, times as RFC 3339 in UTC, dates as YYYY-MM-DD; raises PolicyInvalid."""
+    """The document as stored: JSON values, times as RFC 3339 in UTC, dates as text; raises PolicyInvalid."""
     problems: list[Problem] = []
     plain = _Plainer(problems).make_plain(document, "", 0)
     if not isinstance(plain, dict):
-        problems.append(Problem("", f"a policy is a mapping that begins with `policy: <name>`, not {describe(plain)}"))
+        problems.append(
+            Problem("", f"write a mapping that begins with `policy: <name>`, not {describe(plain)}")
+        )
     if problems:
         raise PolicyInvalid(tuple(problems))
     return cast("dict[str, Json]", plain)
@@ -77,7 +81,9 @@ def _unreadable(message: str) -> PolicyInvalid:
 
 def _decode(text: str | bytes) -> str:
     if len(text) > MAX_TEXT:
-        raise _unreadable(f"the document is larger than {MAX_TEXT // 1024} KiB; split what does not belong to one policy")
+        raise _unreadable(
+            f"the document is larger than {MAX_TEXT // 1024} KiB; one policy never needs that much"
+        )
     if isinstance(text, str):
         return text.removeprefix("\N{BYTE ORDER MARK}")
     try:
@@ -118,32 +124,36 @@ def _load_yaml(text: str) -> object:
     except yaml.YAMLError as error:
         raise _unreadable(f"this is not YAML: {' '.join(str(error).split())}") from None
     except (ValueError, OverflowError, TypeError) as error:  # a scalar like 2026-13-45, a list as a key
-        raise _unreadable(f"a value cannot be read ({error}); put it in quotes if it is meant as text") from None
+        raise _unreadable(
+            f"a value cannot be read ({error}); put it in quotes if it is meant as text"
+        ) from None
 
 
 def _bound_depth(text: str) -> None:
-    # Events first: libyaml builds nodes recursively, and deep enough brackets overflow the stack of the process.
+    # Events first: libyaml builds nodes recursively, and brackets deep enough kill the process.
     depth = 0
     for event in yaml.parse(text, Loader=_LOADER):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
-                raise _unreadable(f"line {event.start_mark.line + 1}: nested deeper than {MAX_DEPTH} levels; flatten it")
+                raise _unreadable(f"{_line(event)}nested deeper than {MAX_DEPTH} levels; flatten it")
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 
 
 def _bound_nodes(root: yaml.Node) -> None:
-    """Walks the document with its aliases written out: a bomb, a self-reference or a double key is found unbuilt."""
+    """Walks the document with its aliases written out: finds bombs, self-references, double keys unbuilt."""
     left = MAX_VALUES
     waiting = [(root, 1)]
     while waiting:
         node, depth = waiting.pop()
         left -= 1
         if left < 0:
-            raise _unreadable(f"aliases blow the document up beyond {MAX_VALUES} values; write less by reference")
+            raise _unreadable(
+                f"aliases blow the document up beyond {MAX_VALUES} values; write less by reference"
+            )
         if depth > MAX_DEPTH:
-            raise _unreadable(f"line {node.start_mark.line + 1}: aliases nest deeper than {MAX_DEPTH} levels")
+            raise _unreadable(f"{_line(node)}aliases nest deeper than {MAX_DEPTH} levels; write them out")
         if isinstance(node, yaml.MappingNode):
             _refuse_double_keys(node)
             waiting += ((child, depth + 1) for pair in node.value for child in pair)
@@ -156,9 +166,14 @@ def _refuse_double_keys(node: yaml.MappingNode) -> None:
     for key, _ in node.value:
         if isinstance(key, yaml.ScalarNode):
             if key.value in seen:
-                line = key.start_mark.line + 1
-                raise _unreadable(f"line {line}: the key {key.value!r} is given twice in one mapping; keep one of them")
+                raise _unreadable(
+                    f"{_line(key)}the key {key.value!r} is given twice in one mapping; keep one of them"
+                )
             seen.add(key.value)
+
+
+def _line(place: yaml.Node | yaml.Event) -> str:
+    return f"line {place.start_mark.line + 1}: " if place.start_mark else ""
 
 
 @dataclass(slots=True)
@@ -169,11 +184,15 @@ class _Plainer:
     def make_plain(self, value: object, path: str, depth: int) -> Json:
         self.left -= 1
         if depth > MAX_DEPTH or self.left == 0:
-            self.problems.append(Problem(path, f"too large: at most {MAX_DEPTH} levels and {MAX_VALUES} values"))
+            self.problems.append(
+                Problem(path, f"too large: at most {MAX_DEPTH} levels and {MAX_VALUES} values")
+            )
         if depth > MAX_DEPTH or self.left <= 0:
             return None
         match value:
-            case None | bool() | int():
+            case None | bool():
+                return value
+            case int() if -(2**63) <= value < 2**63:
                 return value
             case str():
                 return self._storable(value, path)
@@ -184,11 +203,12 @@ class _Plainer:
             case date():
                 return value.isoformat()
             case Mapping():
-                return {key: plain for key, plain in self._members(value, path, depth)}
+                return dict(self._members(value, path, depth))
             case list() | tuple():
                 return [self.make_plain(part, point(path, n), depth + 1) for n, part in enumerate(value)]
             case _:
-                self.problems.append(Problem(path, f"{type(value).__name__} has no place in JSON; write text or a number"))
+                kind = type(value).__name__
+                self.problems.append(Problem(path, f"{kind} has no place in JSON; write text or a number"))
                 return None
 
     def _members(self, value: Mapping[Any, object], path: str, depth: int) -> Iterator[tuple[str, Json]]:
@@ -197,7 +217,9 @@ class _Plainer:
                 yield self._storable(key, path), self.make_plain(part, point(path, key), depth + 1)
             else:
                 said = describe(key)
-                self.problems.append(Problem(path, f"a key is text, but one of these is read as {said}; put it in quotes"))
+                self.problems.append(
+                    Problem(path, f"a key is text, but one is read as {said}; put it in quotes")
+                )
 
     def _storable(self, text: str, path: str) -> str:
         if _UNSTORABLE.search(text):
@@ -209,16 +231,16 @@ class _Plainer:
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
 
-# -- mapping → typed parts --------------------------------------------------------------------------------
+# -- mapping → typed parts ------------------------------------------------------------------------------
 
 
-class Refused(Exception):
+class Refused(Exception):  # noqa: N818 — a verdict on a part, like the breaches
     """A part could not be read; its problems are noted where they are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """One value of the document, its JSON pointer, and the list that collects what is wrong with the whole."""
+    """One value of the document, its JSON pointer, and the list of what is wrong with the whole."""
 
     value: Json
     path: str
@@ -236,7 +258,9 @@ class Spot:
         return Refused()
 
     def want(self, wanted: str) -> Refused:
-        hint = "; put it in quotes if it is meant as text" if isinstance(self.value, (bool, int, float)) else ""
+        hint = (
+            "; put it in quotes if it is meant as text" if isinstance(self.value, (bool, int, float)) else ""
+        )
         return self.refuse(f"write {wanted}, not {describe(self.value)}{hint}")
 
 
@@ -245,7 +269,7 @@ Shape = Callable[[Spot], T]
 
 @dataclass(slots=True)
 class Record:
-    """A mapping with fixed keys: the keys asked for are the keys it may have; all of its problems come at once."""
+    """A mapping with fixed keys: those asked for are those it may have. A broken part stops nothing."""
 
     spot: Spot
     asked: list[str] = field(default_factory=list)
@@ -259,7 +283,7 @@ class Record:
         self.asked.append(key)
         if self.spot.value.get(key) is None:
             self.spot.note(f"`{key}` is missing; add it")
-            return self._break()
+            return cast("T", self._break())
         return self._read(key, shape)
 
     def get(self, key: str, shape: Shape[T], default: D) -> T | D:
@@ -270,11 +294,11 @@ class Record:
         try:
             return shape(self.spot.into(key, self.spot.value[key]))
         except Refused:
-            return self._break()
+            return cast("T", self._break())
 
-    def _break(self) -> T:  # type: ignore[type-var, misc]  # never seen: `build` refuses before anybody looks
+    def _break(self) -> Any:
         self.broken = True
-        return cast("T", None)
+        return None  # never seen: `build` refuses before anybody looks
 
     def forbid(self, key: str, message: str) -> None:
         self.asked.append(key)
@@ -284,7 +308,7 @@ class Record:
 
     def build(self, make: Callable[[], T]) -> T:
         """Refuses keys nobody asked for, then whatever was broken; only a whole record is made."""
-        for key in self.spot.value.keys() - set(self.asked):
+        for key in (key for key in self.spot.value if key not in self.asked):
             self.broken = True
             self.spot.into(key, None).note(f"there is no key `{key}` here; {suggest(key, self.asked)}")
         if self.broken:
@@ -359,7 +383,11 @@ def word(pattern: str, wanted: str) -> Shape[str]:
     compiled = re.compile(pattern, re.ASCII)
 
     def read(spot: Spot) -> str:
-        if not isinstance(spot.value, str) or len(spot.value) > MAX_WORD or not compiled.fullmatch(spot.value):
+        if (
+            not isinstance(spot.value, str)
+            or len(spot.value) > MAX_WORD
+            or not compiled.fullmatch(spot.value)
+        ):
             raise spot.want(wanted)
         return spot.value
 
@@ -392,7 +420,7 @@ def whole_number(least: int, most: int) -> Shape[int]:
     return read
 
 
-# -- words --------------------------------------------------------------------------------------------------
+# -- words ----------------------------------------------------------------------------------------------
 
 
 def point(path: str, *keys: str | int) -> str:

@@ -1,4 +1,4 @@
-"""ISO 8601 durations of fixed length; it must never accept months or years, whose length depends on the day."""
+"""ISO 8601 durations of fixed length; it must never accept months or years, which have none."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CALENDAR: Final = re.compile(r"P[^T]*[YM]", re.ASCII)
 
 @lru_cache(maxsize=1024)
 def parse_duration(text: str) -> timedelta:
-    """Weeks to seconds, fractions allowed (`P1DT12H`, `PT0.5S`); raises ValueError with what to write instead."""
+    """Weeks to seconds, with fractions (`P1DT12H`, `PT0.5S`); raises ValueError that says what to write."""
     match = _DURATION.fullmatch(text)
     if match is None:
         if _CALENDAR.match(text):
@@ -38,6 +38,8 @@ def format_duration(duration: timedelta) -> str:
     second_text = f"{seconds}.{duration.microseconds:06d}".rstrip("0").rstrip(".")
     date = f"{duration.days}D" if duration.days else ""
     time = "".join(
-        f"{amount}{unit}" for amount, unit in ((str(hours), "H"), (str(minutes), "M"), (second_text, "S")) if amount != "0"
+        f"{amount}{unit}"
+        for amount, unit in ((str(hours), "H"), (str(minutes), "M"), (second_text, "S"))
+        if amount != "0"
     )
     return f"P{date}T{time}" if time else f"P{date}" if date else "PT0S"
