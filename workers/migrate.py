@@ -1,4 +1,4 @@
-"""Brings a database to the newest schema: plain numbered .sql, forward only; it must never change an applied file."""
+"""Brings a database to the newest schema, forward only; it must never pass over a file edited later."""
 
 from __future__ import annotations
 
@@ -29,6 +29,9 @@ create table if not exists schema_migration (
 )
 """
 
+# Utility statements take no parameters; the server quotes for us.
+_ALTER_ROLE = "select format('alter role %I login password %L', $1::text, $2::text)"
+
 # The roles that the SQL creates, and the setting whose URL carries the password of each.
 ROLE_SETTINGS: Mapping[str, str] = {
     "recourse_app": "database_url",
@@ -38,7 +41,7 @@ ROLE_SETTINGS: Mapping[str, str] = {
 
 
 class MigrationError(Exception):
-    """The database cannot be brought to this version's schema; the message says why and nothing was half done."""
+    """The database cannot be brought to this release's schema; the message says why, nothing is half done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ class Outcome:
 
 
 def read_migrations(directory: Path) -> tuple[Migration, ...]:
-    """The numbered files of a directory in order; MigrationError when two share a number or one is misnamed."""
+    """The numbered files of a directory in order; MigrationError for a shared number or a wrong name."""
     found: dict[int, Migration] = {}
     for path in sorted(directory.glob("[0-9]*.sql")):
         match = _FILE.fullmatch(path.name)
@@ -101,8 +104,8 @@ async def migrate_database(
         ahead = sorted(set(known) - {migration.version for migration in migrations})
         if missing and ahead:
             raise MigrationError(
-                f"the database has migration {ahead[0]:04d} that this release lacks, and lacks {missing[0].name}: "
-                "two lines of releases have met here"
+                f"the database has migration {ahead[0]:04d} that this release lacks, "
+                f"and lacks {missing[0].name}: two lines of releases have met here"
             )
         for migration in missing:
             await _apply(connection, migration)
@@ -121,7 +124,7 @@ async def run_migrations(settings: Settings) -> Outcome:
 
 
 def role_passwords(settings: Settings) -> dict[str, str]:
-    """Role → password out of the settings' URLs; SettingsError when a URL names another user than its role."""
+    """Role → password out of the settings' URLs; SettingsError when a URL names another user."""
     passwords: dict[str, str] = {}
     for role, field in ROLE_SETTINGS.items():
         url = urlsplit(getattr(settings, field))
@@ -164,8 +167,5 @@ async def _set_passwords(connection: asyncpg.Connection, passwords: Mapping[str,
     for role, password in passwords.items():
         if not await connection.fetchval("select exists (select from pg_roles where rolname = $1)", role):
             continue
-        # Utility statements take no parameters; the server quotes for us.
-        statement = await connection.fetchval(
-            "select format('alter role %I login password %L', $1::text, $2::text)", role, password
-        )
+        statement = await connection.fetchval(_ALTER_ROLE, role, password)
         await connection.execute(statement)

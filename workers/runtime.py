@@ -1,4 +1,4 @@
-"""What our processes share at start and stop: event loop, signals, the project's files; never any business."""
+"""What our processes share at start and stop: loop, signals, the project's files; never any business."""
 
 from __future__ import annotations
 

@@ -87,8 +87,8 @@ class _SecretFiles(PydanticBaseSettingsSource):
 
     def get_field_value(
         self,
-        field: FieldInfo,
-        field_name: str,  # noqa: ARG002
+        field: FieldInfo,  # noqa: ARG002
+        field_name: str,
     ) -> tuple[Any, str, bool]:
         name = f"{PREFIX}{field_name.upper()}_FILE"
         path = os.environ.get(name)
@@ -109,7 +109,7 @@ class _SecretFiles(PydanticBaseSettingsSource):
 
 
 class Settings(BaseSettings):
-    """All that a process may be told; an empty text means *not given*, and `load_settings` says who needs it."""
+    """All that a process may be told; an empty text means *not given*: `load_settings` knows who needs it."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
 
