@@ -50,9 +50,7 @@ def read_policy_text(text: str | bytes) -> Mapping[str, Json]:
     written = _decode(text)
     if written.lstrip()[:1] == "{":
         try:
-            return policy_to_json(
-                json.loads(written, object_pairs_hook=_unique_pairs, parse_constant=_no_constant)
-            )
+            return policy_to_json(json.loads(written, object_pairs_hook=_unique_pairs, parse_constant=_no_constant))
         except RecursionError:
             raise _unreadable(f"the document is nested deeper than {MAX_DEPTH} levels; flatten it") from None
         except json.JSONDecodeError:
@@ -67,9 +65,7 @@ def policy_to_json(document: object) -> dict[str, Json]:
     problems: list[Problem] = []
     plain = _Plainer(problems).make_plain(document, "", 0)
     if not isinstance(plain, dict):
-        problems.append(
-            Problem("", f"write a mapping that begins with `policy: <name>`, not {describe(plain)}")
-        )
+        problems.append(Problem("", f"write a mapping that begins with `policy: <name>`, not {describe(plain)}"))
     if problems:
         raise PolicyInvalid(tuple(problems))
     return cast("dict[str, Json]", plain)
@@ -81,9 +77,7 @@ def _unreadable(message: str) -> PolicyInvalid:
 
 def _decode(text: str | bytes) -> str:
     if len(text) > MAX_TEXT:
-        raise _unreadable(
-            f"the document is larger than {MAX_TEXT // 1024} KiB; one policy never needs that much"
-        )
+        raise _unreadable(f"the document is larger than {MAX_TEXT // 1024} KiB; one policy never needs that much")
     if isinstance(text, str):
         return text.removeprefix("\N{BYTE ORDER MARK}")
     try:
@@ -124,9 +118,7 @@ def _load_yaml(text: str) -> object:
     except yaml.YAMLError as error:
         raise _unreadable(f"this is not YAML: {' '.join(str(error).split())}") from None
     except (ValueError, OverflowError, TypeError) as error:  # a scalar like 2026-13-45, a list as a key
-        raise _unreadable(
-            f"a value cannot be read ({error}); put it in quotes if it is meant as text"
-        ) from None
+        raise _unreadable(f"a value cannot be read ({error}); put it in quotes if it is meant as text") from None
 
 
 def _bound_depth(text: str) -> None:
@@ -149,9 +141,7 @@ def _bound_nodes(root: yaml.Node) -> None:
         node, depth = waiting.pop()
         left -= 1
         if left < 0:
-            raise _unreadable(
-                f"aliases blow the document up beyond {MAX_VALUES} values; write less by reference"
-            )
+            raise _unreadable(f"aliases blow the document up beyond {MAX_VALUES} values; write less by reference")
         if depth > MAX_DEPTH:
             raise _unreadable(f"{_line(node)}aliases nest deeper than {MAX_DEPTH} levels; write them out")
         if isinstance(node, yaml.MappingNode):
@@ -166,9 +156,7 @@ def _refuse_double_keys(node: yaml.MappingNode) -> None:
     for key, _ in node.value:
         if isinstance(key, yaml.ScalarNode):
             if key.value in seen:
-                raise _unreadable(
-                    f"{_line(key)}the key {key.value!r} is given twice in one mapping; keep one of them"
-                )
+                raise _unreadable(f"{_line(key)}the key {key.value!r} is given twice in one mapping; keep one of them")
             seen.add(key.value)
 
 
@@ -184,9 +172,7 @@ class _Plainer:
     def make_plain(self, value: object, path: str, depth: int) -> Json:
         self.left -= 1
         if depth > MAX_DEPTH or self.left == 0:
-            self.problems.append(
-                Problem(path, f"too large: at most {MAX_DEPTH} levels and {MAX_VALUES} values")
-            )
+            self.problems.append(Problem(path, f"too large: at most {MAX_DEPTH} levels and {MAX_VALUES} values"))
         if depth > MAX_DEPTH or self.left <= 0:
             return None
         match value:
@@ -217,9 +203,7 @@ class _Plainer:
                 yield self._storable(key, path), self.make_plain(part, point(path, key), depth + 1)
             else:
                 said = describe(key)
-                self.problems.append(
-                    Problem(path, f"a key is text, but one is read as {said}; put it in quotes")
-                )
+                self.problems.append(Problem(path, f"a key is text, but one is read as {said}; put it in quotes"))
 
     def _storable(self, text: str, path: str) -> str:
         if _UNSTORABLE.search(text):
@@ -258,9 +242,7 @@ class Spot:
         return Refused()
 
     def want(self, wanted: str) -> Refused:
-        hint = (
-            "; put it in quotes if it is meant as text" if isinstance(self.value, (bool, int, float)) else ""
-        )
+        hint = "; put it in quotes if it is meant as text" if isinstance(self.value, (bool, int, float)) else ""
         return self.refuse(f"write {wanted}, not {describe(self.value)}{hint}")
 
 
@@ -383,11 +365,7 @@ def word(pattern: str, wanted: str) -> Shape[str]:
     compiled = re.compile(pattern, re.ASCII)
 
     def read(spot: Spot) -> str:
-        if (
-            not isinstance(spot.value, str)
-            or len(spot.value) > MAX_WORD
-            or not compiled.fullmatch(spot.value)
-        ):
+        if not isinstance(spot.value, str) or len(spot.value) > MAX_WORD or not compiled.fullmatch(spot.value):
             raise spot.want(wanted)
         return spot.value
 

@@ -176,9 +176,7 @@ def _plan_key(spot: Spot) -> str:
     if slash and order_type not in ORDER_TYPES:
         raise spot.refuse(f"{order_type!r} is no order type; {suggest(order_type, ORDER_TYPES)}")
     if action not in ACTIONS:
-        raise spot.refuse(
-            f"write ACTION or ORDER_TYPE/ACTION; {action!r} is no action: {suggest(action, ACTIONS)}"
-        )
+        raise spot.refuse(f"write ACTION or ORDER_TYPE/ACTION; {action!r} is no action: {suggest(action, ACTIONS)}")
     return str(spot.value)
 
 
@@ -219,9 +217,7 @@ def _input_path(spot: Spot) -> str:
 
 
 def _field_path(spot: Spot) -> str:
-    return _order_path(
-        spot, of_item="{itemId}", example="/contact/phone or /items/{itemId}/quantity", may_add=True
-    )
+    return _order_path(spot, of_item="{itemId}", example="/contact/phone or /items/{itemId}/quantity", may_add=True)
 
 
 def _order_path(spot: Spot, *, of_item: str, example: str, may_add: bool = False) -> str:
@@ -231,15 +227,11 @@ def _order_path(spot: Spot, *, of_item: str, example: str, may_add: bool = False
         raise spot.refuse(f"write a JSON pointer into the order, e.g. {example}; {suggest(root, ORDER_KEYS)}")
     in_items = rest if root == "items" else []
     if "" in rest or any(part in {"*", "{itemId}", "-"} for part in rest[1 if in_items else 0 :]):
-        raise spot.refuse(
-            f"each part of a pointer names a member, `{of_item}` only stands for an item: {example}"
-        )
+        raise spot.refuse(f"each part of a pointer names a member, `{of_item}` only stands for an item: {example}")
     if may_add and in_items == ["-"]:
         return pointer
     if root == "items" and (in_items[:1] != [of_item] or len(in_items) < 2):
-        raise spot.refuse(
-            f"after /items comes `{of_item}`, then a member of it, e.g. /items/{of_item}/quantity"
-        )
+        raise spot.refuse(f"after /items comes `{of_item}`, then a member of it, e.g. /items/{of_item}/quantity")
     if in_items and in_items[1] not in ITEM_KEYS:
         hint = suggest(in_items[1], ITEM_KEYS)
         raise spot.refuse(f"an item has no {in_items[1]!r}; its own fields live in configuration; {hint}")
@@ -259,9 +251,7 @@ def _task_type(spot: Spot) -> TaskType:
         system=row.need("system", _NAME),
         operation=row.need("operation", _NAME),
         reversibility=row.get("reversibility", one_of(REVERSIBILITIES), _UNSAID.reversibility),
-        external_effect_level=row.get(
-            "external_effect_level", one_of(EFFECT_LEVELS), _UNSAID.external_effect_level
-        ),
+        external_effect_level=row.get("external_effect_level", one_of(EFFECT_LEVELS), _UNSAID.external_effect_level),
         irreversible_after_state=row.get("irreversible_after_state", one_of(IRREVERSIBLE_STATES), None),
         hard_point_of_no_return=row.get("hard_point_of_no_return", record(_hard_point), None),
         soft_point_of_no_return=row.get("soft_point_of_no_return", record(_soft_point), None),
@@ -287,9 +277,7 @@ def _task_type(spot: Spot) -> TaskType:
 
 def _hard_point(row: Record) -> PointOfNoReturn:
     point = PointOfNoReturn(row.get("field", _input_path, None), row.need("by", _SPAN_OR_ZERO))
-    row.forbid(
-        "charge", "past the hard point nothing is undone, so nothing is charged; move it into the soft point"
-    )
+    row.forbid("charge", "past the hard point nothing is undone, so nothing is charged; move it into the soft point")
     return row.build(lambda: point)
 
 
@@ -308,9 +296,7 @@ def _charge(row: Record) -> Charge:
 
 
 def _follow_up(row: Record) -> FollowUp:
-    follow_up = FollowUp(
-        row.need("order_type", one_of(FOLLOW_UP_ORDERS)), row.need("action", one_of(ACTIONS))
-    )
+    follow_up = FollowUp(row.need("order_type", one_of(FOLLOW_UP_ORDERS)), row.need("action", one_of(ACTIONS)))
     return row.build(lambda: follow_up)
 
 
@@ -320,9 +306,7 @@ def _verify(row: Record) -> VerifyRule:
         row.get("give_up_after", _SPAN, _UNSAID.verify.give_up_after),
     )
     if not row.broken and rule.give_up_after < rule.every:
-        raise row.spot.refuse(
-            "give_up_after is shorter than every: nobody would ever be asked; make it longer"
-        )
+        raise row.spot.refuse("give_up_after is shorter than every: nobody would ever be asked; make it longer")
     return row.build(lambda: rule)
 
 
@@ -371,9 +355,7 @@ def _codes(spot: Spot) -> dict[str, ReasonCode]:
     codes = listing(_reason_code)(spot)
     named = {reason.code: reason for reason in codes}
     if len(named) < len(codes):
-        twice = next(
-            reason.code for n, reason in enumerate(codes) if reason.code in {r.code for r in codes[:n]}
-        )
+        twice = next(reason.code for n, reason in enumerate(codes) if reason.code in {r.code for r in codes[:n]})
         raise spot.refuse(f"the code {twice} is given twice; keep one of them")
     return named
 
@@ -492,9 +474,7 @@ def _cell(field: str, spot: Spot) -> tuple[SafetyRule, ...]:
         raise spot.refuse("end the list with a rule without `if`, so that every case has a result")
     for n, rule in enumerate(rules[:-1]):
         if rule.condition is None:
-            raise spot.into(n, None).refuse(
-                "the rules after this one are never reached; add an `if` or move it last"
-            )
+            raise spot.into(n, None).refuse("the rules after this one are never reached; add an `if` or move it last")
     return rules
 
 
@@ -519,9 +499,7 @@ def _condition(row: Record) -> Condition:
         states = row.need("state_in", listing(one_of(tuple(FULFILLMENT_TASK)), unique=True))
         condition = TaskInState(row.need("task_type", _NAME), frozenset(states or ()))
         if states == ():
-            raise row.spot.into("state_in", None).refuse(
-                "an empty list is never true; name at least one state"
-            )
+            raise row.spot.into("state_in", None).refuse("an empty list is never true; name at least one state")
     else:
         raise row.spot.refuse("write {task_type, state_in}, {price_accepted} or {effect_level_at_least}")
     return row.build(lambda: condition)

@@ -36,9 +36,7 @@ def resolve_offerings(draft: Draft) -> dict[str, Offering]:
                 next((said for link in chain if (said := getattr(link, key)) is not None), None)
                 for key in ("plans", "children", "requires", "compatible_from")
             )
-            resolved[name] = Offering(
-                name, plans or {}, children or Children(), requires or (), compatible_from or ()
-            )
+            resolved[name] = Offering(name, plans or {}, children or Children(), requires or (), compatible_from or ())
     return resolved
 
 
@@ -117,9 +115,7 @@ def _fields_are_unique(draft: Draft) -> Iterator[Problem]:
             if field is not None:
                 said = getattr(field, key)
                 if said in seen:
-                    yield Problem(
-                        point("/amendable_fields", n, key), f"{said!r} is given twice; keep one of the rows"
-                    )
+                    yield Problem(point("/amendable_fields", n, key), f"{said!r} is given twice; keep one of the rows")
                 seen.add(said)
 
 
@@ -175,9 +171,7 @@ def _undo_after_names_compensations(draft: Draft) -> Iterator[Problem]:
 def _what_can_be_undone_says_how(draft: Draft) -> Iterator[Problem]:
     """AUTOMATIC and PARTIAL above NO_EXTERNAL_EFFECT have a compensation or a withdrawal."""
     for kind in draft.task_types.values():
-        undone_by_us = kind.reversibility in {"AUTOMATIC", "PARTIAL"} and is_external(
-            kind.external_effect_level
-        )
+        undone_by_us = kind.reversibility in {"AUTOMATIC", "PARTIAL"} and is_external(kind.external_effect_level)
         if undone_by_us and kind.compensation is None and kind.withdrawal is None:
             yield Problem(
                 _type_path(kind, "reversibility"),
@@ -264,9 +258,7 @@ def _steps_are_named_once(draft: Draft) -> Iterator[Problem]:
         seen: set[str] = set()
         for n, step in enumerate(plan):
             if step.step in seen:
-                yield Problem(
-                    point(path, n, "step"), f"there are two steps {step.step!r} in this plan; rename one"
-                )
+                yield Problem(point(path, n, "step"), f"there are two steps {step.step!r} in this plan; rename one")
             seen.add(step.step)
 
 
@@ -275,11 +267,11 @@ def _steps_wait_for_steps(draft: Draft) -> Iterator[Problem]:
     offerings = resolve_offerings(draft)
     anywhere = _steps_of(offerings, draft.all_offerings or ())
     for path, owner, _, plan in _plans(draft):
-        children = draft.offerings[owner].children or Children()
+        children = offerings[owner].children if owner in offerings else None
         related: dict[str | None, Collection[str] | None] = {
             None: {step.step for step in plan},
             RELIES_ON: anywhere,
-            CHILDREN: _steps_of(offerings, (*children.mandatory, *children.optional)),
+            CHILDREN: _steps_of(offerings, (*children.mandatory, *children.optional)) if children else None,
         }
         for n, step in enumerate(plan):
             for m, (whose, name) in enumerate(step.predecessors()):
@@ -333,9 +325,7 @@ def _undoing_follows_the_plans_backwards(draft: Draft) -> Iterator[Problem]:
 
 def _contradictions(draft: Draft, plan: Plan, where: str) -> Iterator[Problem]:
     undoing = {
-        step.step: kind.compensation
-        for step in plan
-        if (kind := draft.task_types.get(step.type)) and kind.compensation
+        step.step: kind.compensation for step in plan if (kind := draft.task_types.get(step.type)) and kind.compensation
     }
     backwards: dict[str, set[str]] = {step.step: set() for step in plan}
     for name, before in _waits(plan).items():
@@ -347,9 +337,7 @@ def _contradictions(draft: Draft, plan: Plan, where: str) -> Iterator[Problem]:
         for other, others in undoing.items()
         if (kind := draft.task_types.get(compensation)) and others in kind.undo_after and other != name
     }
-    both = {
-        name: before | {other for one, other in wished if one == name} for name, before in backwards.items()
-    }
+    both = {name: before | {other for one, other in wished if one == name} for name, before in backwards.items()}
     for name, other in pairwise(_circle(both)):
         if (name, other) in wished and other not in backwards[name]:
             first, later = undoing[name], undoing[other]
@@ -368,9 +356,7 @@ def _offerings_have_no_circle(draft: Draft) -> Iterator[Problem]:
             point("/offerings", circle[0], "same_as"),
             f"these offerings refer to each other: {' → '.join(circle)}; give one of them its own plans",
         )
-    family = {
-        name: {*o.children.mandatory, *o.children.optional} for name, o in resolve_offerings(draft).items()
-    }
+    family = {name: {*o.children.mandatory, *o.children.optional} for name, o in resolve_offerings(draft).items()}
     if circle := _circle(family):
         yield Problem(
             point("/offerings", circle[0], "children"),
@@ -413,9 +399,7 @@ RULES: Final[tuple[Callable[[Draft], Iterator[Problem]], ...]] = (
 # -- helpers --------------------------------------------------------------------------------------------
 
 
-def _unknown(
-    noun: str, section: str, name: str, known: Collection[str] | None, path: str
-) -> Iterator[Problem]:
+def _unknown(noun: str, section: str, name: str, known: Collection[str] | None, path: str) -> Iterator[Problem]:
     if known is not None and name not in known:
         yield Problem(path, f"there is no {noun} {name!r} under {section}; {suggest(name, known)}")
 
@@ -449,8 +433,7 @@ def _steps(draft: Draft) -> Iterator[tuple[str, str, PlanStep, str]]:
 def _waits(plan: Plan) -> dict[str, set[str]]:
     names = {step.step for step in plan}
     return {
-        step.step: {name for whose, name in step.predecessors() if whose is None and name in names}
-        for step in plan
+        step.step: {name for whose, name in step.predecessors() if whose is None and name in names} for step in plan
     }
 
 

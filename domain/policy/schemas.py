@@ -10,7 +10,7 @@ from jsonschema.exceptions import ValidationError
 from referencing import Registry
 
 from domain.errors import FieldError
-from domain.policy.documents import Refused, Spot, point, suggest
+from domain.policy.documents import Refused, Spot, describe, point, suggest
 from domain.values import ITEM_ACTIONS, Json, parse_time
 
 _TEXT: Final[Json] = {"type": "string", "minLength": 1, "maxLength": 200}
@@ -141,12 +141,13 @@ def _write_out(spot: Spot) -> Json:
 
 def _write_reference(spot: Spot) -> Json:
     name = spot.value["$ref"]
-    if name not in SHAPES or len(spot.value) > 1:
-        spot.into("$ref", name).note(
-            f"a reference stands alone and names one of {', '.join(SHAPES)}, not {name!r}"
-        )
-        return True
-    return SHAPES[name]
+    if len(spot.value) > 1:
+        spot.note("a reference stands alone; put what else is wanted beside it in an allOf")
+    elif not isinstance(name, str) or name not in SHAPES:
+        spot.into("$ref", name).note(f"a reference names one of {', '.join(SHAPES)}, not {describe(name)}")
+    else:
+        return SHAPES[name]
+    return True
 
 
 def _write_keyword(spot: Spot) -> Json:
@@ -154,9 +155,7 @@ def _write_keyword(spot: Spot) -> Json:
         case _ if spot.key not in _KEYWORDS:
             spot.note(f"`{spot.key}` is no keyword that is checked here; {suggest(spot.key, _KEYWORDS)}")
         case str() if spot.key == "format" and spot.value not in _FORMATS.checkers:
-            spot.note(
-                f"the format {spot.value!r} is not checked here; {suggest(spot.value, _FORMATS.checkers)}"
-            )
+            spot.note(f"the format {spot.value!r} is not checked here; {suggest(spot.value, _FORMATS.checkers)}")
         case dict() if spot.key in _ONE_SCHEMA:
             return _write_out(spot)
         case list() if spot.key in _SCHEMA_LIST:
@@ -170,8 +169,7 @@ def schema_errors(schema: Mapping[str, Json], value: Json) -> tuple[FieldError, 
     """What is wrong with a value, by its schema; paths begin at the value."""
     validator = Draft202012Validator(schema, registry=_NOTHING_ELSE, format_checker=_FORMATS)
     return tuple(
-        FieldError(point("", *error.absolute_path), _sentence(error))
-        for error in validator.iter_errors(value)
+        FieldError(point("", *error.absolute_path), _sentence(error)) for error in validator.iter_errors(value)
     )
 
 

@@ -70,9 +70,7 @@ class Charge:
     @classmethod
     def from_json(cls, row: Mapping[str, Json]) -> Charge:
         within = row.get("respond_within")
-        return cls(
-            row["code"], Money.from_json(row), row["blocking"], parse_duration(within) if within else None
-        )
+        return cls(row["code"], Money.from_json(row), row["blocking"], parse_duration(within) if within else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,7 +390,8 @@ def _meet(field_path: str, input_pointer: str) -> bool:
 
 def _match(row: AmendableField, given: tuple[str, ...]) -> FieldMatch | None:
     wanted = split_pointer(row.path)
-    if len(given) < len(wanted):
+    appends = wanted[-1] == "-"  # a new item is given as a whole
+    if len(given) < len(wanted) or (appends and len(given) > len(wanted)):
         return None
     item_id: str | None = None
     for want, have in zip(wanted, given, strict=False):
