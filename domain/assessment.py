@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from domain.ledger import Effect
@@ -17,12 +17,20 @@ from domain.values import EffectId, Json, Money, TaskId, format_time, is_externa
 
 # §4: inclusive ranks of `irreversible_after_state`.
 _RANK: Final[Mapping[str, int]] = {
-    "PENDING": -1, "READY": 0, "IN_PROGRESS": 1, "WAITING_EXTERNAL": 2, "OUTCOME_UNKNOWN": 2,
-    "COMPLETED": 3, "COMPENSATING": 3, "COMPENSATED": 3,
+    "PENDING": -1,
+    "READY": 0,
+    "IN_PROGRESS": 1,
+    "WAITING_EXTERNAL": 2,
+    "OUTCOME_UNKNOWN": 2,
+    "COMPLETED": 3,
+    "COMPENSATING": 3,
+    "COMPENSATED": 3,
 }
 
 Consequence = str
-STOPPABLE: Final = frozenset({"NOT_STARTED_WILL_NOT_START", "COMPENSATE", "WITHDRAW", "AWAIT_OUTCOME", "VERIFY_OUTCOME"})
+STOPPABLE: Final = frozenset(
+    {"NOT_STARTED_WILL_NOT_START", "COMPENSATE", "WITHDRAW", "AWAIT_OUTCOME", "VERIFY_OUTCOME"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +45,11 @@ class Rule:
 
     def to_json(self) -> dict[str, Json]:
         return {
-            "ruleId": self.rule_id, "inputs": dict(self.inputs), "result": self.result,
-            "severity": self.severity, "sentence": self.sentence,
+            "ruleId": self.rule_id,
+            "inputs": dict(self.inputs),
+            "result": self.result,
+            "severity": self.severity,
+            "sentence": self.sentence,
         }
 
 
@@ -96,7 +107,10 @@ class Offer:
 
     def to_json(self, status: str) -> dict[str, Json]:
         return {
-            "code": self.code, "amount": self.amount.to_json(), "blocking": self.blocking, "status": status,
+            "code": self.code,
+            "amount": self.amount.to_json(),
+            "blocking": self.blocking,
+            "status": status,
             "respondBy": format_time(self.respond_by),
         }
 
@@ -142,8 +156,11 @@ def find_closure(draft: Draft, scope: str, chosen: Iterable[str], request_id: ob
     rules = draft.policy.cancellation.closure
     blockers: list[Blocker] = []
     trace: list[Rule] = []
-    taken = {item_id for item_id, item in draft.items.items() if item.state != "SUPERSEDED"} if scope == "ORDER" \
+    taken = (
+        {item_id for item_id, item in draft.items.items() if item.state != "SUPERSEDED"}
+        if scope == "ORDER"
         else set(chosen)
+    )
     grown = scope != "ORDER"
     while grown:
         grown = False
@@ -152,34 +169,64 @@ def find_closure(draft: Draft, scope: str, chosen: Iterable[str], request_id: ob
             if not inside and item.parent in taken:
                 taken.add(item.item_id)
                 grown = True
-                trace.append(Rule("closure.children", "INCLUDED", f"Item {item.item_id} is part of item {item.parent}.",
-                                  {"itemId": item.item_id, "parentItemId": item.parent}))
+                trace.append(
+                    Rule(
+                        "closure.children",
+                        "INCLUDED",
+                        f"Item {item.item_id} is part of item {item.parent}.",
+                        {"itemId": item.item_id, "parentItemId": item.parent},
+                    )
+                )
             elif not inside and not item.has_ended and taken & set(item.relies_on) and rules.relies_on == "INCLUDE":
                 taken.add(item.item_id)
                 grown = True
-                trace.append(Rule("closure.relies_on", "INCLUDED", f"Item {item.item_id} relies on what is cancelled.",
-                                  {"itemId": item.item_id, "reliesOn": list(item.relies_on)}))
+                trace.append(
+                    Rule(
+                        "closure.relies_on",
+                        "INCLUDED",
+                        f"Item {item.item_id} relies on what is cancelled.",
+                        {"itemId": item.item_id, "reliesOn": list(item.relies_on)},
+                    )
+                )
             elif inside and item.parent and item.parent not in taken and _is_mandatory(draft, item):
                 if rules.mandatory_child == "PULL_PARENT":
                     taken.add(item.parent)
                     grown = True
-                    trace.append(Rule("closure.mandatory_child", "PULLED_PARENT",
-                                      f"Item {item.parent} cannot be delivered without item {item.item_id}.",
-                                      {"itemId": item.item_id, "parentItemId": item.parent}))
+                    trace.append(
+                        Rule(
+                            "closure.mandatory_child",
+                            "PULLED_PARENT",
+                            f"Item {item.parent} cannot be delivered without item {item.item_id}.",
+                            {"itemId": item.item_id, "parentItemId": item.parent},
+                        )
+                    )
     for item in draft.items.values():
         if item.item_id in taken and item.parent and item.parent not in taken and _is_mandatory(draft, item):
-            blockers.append(Blocker("MANDATORY_CHILD", f"Item {item.item_id} is a mandatory part of item {item.parent}.",
-                                    "closure.mandatory_child"))
+            blockers.append(
+                Blocker(
+                    "MANDATORY_CHILD",
+                    f"Item {item.item_id} is a mandatory part of item {item.parent}.",
+                    "closure.mandatory_child",
+                )
+            )
         if item.item_id not in taken and not item.has_ended and taken & set(item.relies_on):
-            blockers.append(Blocker("RELIED_ON", f"Item {item.item_id} relies on what would be cancelled.",
-                                    "closure.relies_on"))
+            blockers.append(
+                Blocker(
+                    "RELIED_ON",
+                    f"Item {item.item_id} relies on what would be cancelled.",
+                    "closure.relies_on",
+                )
+            )
     tasks = tuple(
         task.task_id
         for task in draft.fulfillment_tasks()
-        if task.state != "SUPERSEDED" and (
+        if task.state != "SUPERSEDED"
+        and (
             scope == "ORDER"
-            or all(i in taken or not is_live(draft, draft.items[i], request_id) for i in task.item_ids)
-            and taken & set(task.item_ids)
+            or (
+                all(i in taken or not is_live(draft, draft.items[i], request_id) for i in task.item_ids)
+                and taken & set(task.item_ids)
+            )
         )
     )
     return Closure(frozenset(taken), tasks, tuple(blockers), tuple(trace))
@@ -188,7 +235,7 @@ def find_closure(draft: Draft, scope: str, chosen: Iterable[str], request_id: ob
 def _is_mandatory(draft: Draft, item: Item) -> bool:
     parent = draft.items.get(item.parent or "")
     offering = draft.policy.offerings.get(parent.offering) if parent and not parent.has_ended else None
-    return bool(offering and offering.children and item.offering in offering.children.mandatory)
+    return bool(offering and item.offering in offering.children.mandatory)
 
 
 # -- points of no return --------------------------------------------------------------------------------
@@ -226,15 +273,23 @@ def is_past_return(
 # -- consequence --------------------------------------------------------------------------------------------
 
 
-def is_running(task: Task, task_type: TaskType, effect: Effect | None, content: Mapping[str, Json], now: datetime,
-               refused: Iterable[EffectId]) -> bool:
+def is_running(
+    task: Task,
+    task_type: TaskType,
+    effect: Effect | None,
+    content: Mapping[str, Json],
+    now: datetime,
+    refused: Iterable[EffectId],
+) -> bool:
     """Whether quiescing waits for it (§4): in flight, not withdrawable, not past its point of no return."""
     if task.state not in IN_FLIGHT:
         return False
     if is_past_return(task_type, task.state, content, now):
         return False
     return not (
-        task.state == "WAITING_EXTERNAL" and task_type.withdrawal and effect is not None
+        task.state == "WAITING_EXTERNAL"
+        and task_type.withdrawal
+        and effect is not None
         and effect.effect_id not in set(refused)
     )
 
@@ -242,8 +297,14 @@ def is_running(task: Task, task_type: TaskType, effect: Effect | None, content: 
 def is_quiet(draft: Draft, request: Request, closure: Closure) -> bool:
     """Whether nothing in the closure is under way any more that a decision would have to wait for."""
     return not any(
-        is_running(task, draft.task_type(task), draft.effect_of(task), draft.head.content, draft.now,
-                   request.refused_withdrawals)
+        is_running(
+            task,
+            draft.task_type(task),
+            draft.effect_of(task),
+            draft.head.content,
+            draft.now,
+            request.refused_withdrawals,
+        )
         for task in (draft.tasks[task_id] for task_id in closure.tasks)
     )
 
@@ -255,12 +316,22 @@ def judge_task(draft: Draft, task: Task, refused: Iterable[EffectId]) -> tuple[I
     facts: dict[str, Json] = {"taskId": str(task.task_id), "type": task.task_type, "state": task.state}
     name = f"{task.step} ({task.task_type})"
 
-    def found(consequence: str, rule_id: str, sentence: str, *, stays: bool = False, severity: str = "INFO",
-              blocker: Blocker | None = None) -> tuple[Impact, Rule, Blocker | None]:
-        return (Impact(task, task_type, effect, consequence, stays),
-                Rule(f"consequence.{rule_id}", consequence, sentence, facts, severity), blocker)
+    def found(
+        consequence: str,
+        rule_id: str,
+        sentence: str,
+        *,
+        stays: bool = False,
+        severity: str = "INFO",
+        blocker: Blocker | None = None,
+    ) -> tuple[Impact, Rule, Blocker | None]:
+        return (
+            Impact(task, task_type, effect, consequence, stays),
+            Rule(f"consequence.{rule_id}", consequence, sentence, facts, severity),
+            blocker,
+        )
 
-    if task.state in UNSTARTED and (effect is None or effect.state != "UNKNOWN") or task.state == "CANCELLED":
+    if (task.state in UNSTARTED and (effect is None or effect.state != "UNKNOWN")) or task.state == "CANCELLED":
         return found("NOT_STARTED_WILL_NOT_START", "unstarted", f"{name} has not started and will not start.")
     if not is_external(task_type.external_effect_level):
         return found("NOTHING_TO_UNDO", "no_external_effect", f"{name} is not felt outside; nothing to undo.")
@@ -273,19 +344,32 @@ def judge_task(draft: Draft, task: Task, refused: Iterable[EffectId]) -> tuple[I
             return found("RETAIN", past[0], past[1], stays=True, severity="BLOCKER", blocker=blocker)
         return found("RETAIN", past[0], past[1], stays=True, severity="WARNING")
     if task_type.reversibility in {"UNKNOWN", "MANUAL"}:
-        return found("MANUAL", "manual", f"{name}: whether and how it can be undone, a person must judge.",
-                     severity="WARNING")
+        return found(
+            "MANUAL",
+            "manual",
+            f"{name}: whether and how it can be undone, a person must judge.",
+            severity="WARNING",
+        )
     if effect.accepted_at and effect.is_open:
         if task_type.withdrawal and effect.effect_id not in set(refused):
             return found("WITHDRAW", "withdrawable", f"{name} is under way and can still be called off.")
         stays = _would_stay(task_type, draft)
         return found("AWAIT_OUTCOME", "accepted", f"{name} is under way; its outcome is awaited first.", stays=stays)
     if effect.state == "UNKNOWN":
-        return found("VERIFY_OUTCOME", "unknown", f"{name}: nobody knows yet whether it happened; it is verified first.",
-                     stays=_would_stay(task_type, draft), severity="WARNING")
+        return found(
+            "VERIFY_OUTCOME",
+            "unknown",
+            f"{name}: nobody knows yet whether it happened; it is verified first.",
+            stays=_would_stay(task_type, draft),
+            severity="WARNING",
+        )
     if effect.state == "INTENDED":
-        return found("AWAIT_OUTCOME", "running", f"{name} is running; its outcome is awaited first.",
-                     stays=_would_stay(task_type, draft))
+        return found(
+            "AWAIT_OUTCOME",
+            "running",
+            f"{name} is running; its outcome is awaited first.",
+            stays=_would_stay(task_type, draft),
+        )
     return found("COMPENSATE", "confirmed", f"{name} has happened and is undone by {task_type.compensation}.")
 
 
@@ -326,14 +410,20 @@ def spread_retention(draft: Draft, impacts: Iterable[Impact]) -> tuple[list[Impa
 
     def keep(task_id: TaskId, rule_id: str, because: Impact) -> None:
         impact = current[task_id]
-        if impact.consequence not in {"COMPENSATE"}:
+        if impact.consequence != "COMPENSATE":
             return
         kept = Impact(impact.task, impact.type, impact.effect, "RETAIN", True)
         current[task_id] = kept
         frontier.append(kept)
-        trace.append(Rule(rule_id, "RETAIN",
-                          f"{impact.task.step} ({impact.task.task_type}) stays, because {because.task.task_type} stays.",
-                          {"taskId": str(task_id), "because": str(because.task.task_id)}, "WARNING"))
+        trace.append(
+            Rule(
+                rule_id,
+                "RETAIN",
+                f"{impact.task.step} ({impact.task.task_type}) stays, because {because.task.task_type} stays.",
+                {"taskId": str(task_id), "because": str(because.task.task_id)},
+                "WARNING",
+            )
+        )
 
     while frontier:
         retained = frontier.pop()
@@ -374,13 +464,26 @@ def assess_cancellation(draft: Draft, request: Request) -> Assessment:
 
     reason = policy.reason_codes["cancellation"].get(request.reason_code)
     feasibility, sentence = _feasibility(impacts, blockers)
-    trace.append(Rule("feasibility", feasibility, sentence, {"blockers": [b.code for b in blockers]},
-                      "BLOCKER" if feasibility == "NOT_CANCELLABLE" else "INFO"))
+    trace.append(
+        Rule(
+            "feasibility",
+            feasibility,
+            sentence,
+            {"blockers": [b.code for b in blockers]},
+            "BLOCKER" if feasibility == "NOT_CANCELLABLE" else "INFO",
+        )
+    )
     if feasibility == "NOT_CANCELLABLE" and reason is not None and not reason.refusable:
         feasibility = "REQUIRES_MANUAL_REVIEW"
-        trace.append(Rule("feasibility.not_refusable", feasibility,
-                          f"A cancellation for {request.reason_code} may not be refused; a person decides how.",
-                          {"reasonCode": request.reason_code}, "WARNING"))
+        trace.append(
+            Rule(
+                "feasibility.not_refusable",
+                feasibility,
+                f"A cancellation for {request.reason_code} may not be refused; a person decides how.",
+                {"reasonCode": request.reason_code},
+                "WARNING",
+            )
+        )
 
     waived = bool(reason and reason.charge_waived)
     cost, offer, charged = _price(draft, impacts, request.requested_at, waived)
@@ -388,16 +491,26 @@ def assess_cancellation(draft: Draft, request: Request) -> Assessment:
     verdict = policy.cancellation.approval[feasibility]
     manual = request.force_manual_review or feasibility == "REQUIRES_MANUAL_REVIEW"
     automatic = verdict == "AUTOMATIC" and not manual
-    trace.append(Rule(
-        "approval", "AUTOMATIC" if automatic else "REJECT" if verdict == "REJECT" and not manual else "APPROVAL",
-        f"The policy answers {feasibility} with {verdict}."
-        + (" The requester asked for a review." if request.force_manual_review else ""),
-        {"feasibility": feasibility, "forceManualReview": request.force_manual_review},
-    ))
+    trace.append(
+        Rule(
+            "approval",
+            "AUTOMATIC" if automatic else "REJECT" if verdict == "REJECT" and not manual else "APPROVAL",
+            f"The policy answers {feasibility} with {verdict}."
+            + (" The requester asked for a review." if request.force_manual_review else ""),
+            {"feasibility": feasibility, "forceManualReview": request.force_manual_review},
+        )
+    )
     return Assessment(
-        feasibility=feasibility, manual_review_required=manual, automatic=automatic, impacts=tuple(impacts),
-        blockers=tuple(blockers), cost=cost, offer=offer, trace=tuple(trace),
-        fingerprint=fingerprint(draft, request, closure), closure=closure,
+        feasibility=feasibility,
+        manual_review_required=manual,
+        automatic=automatic,
+        impacts=tuple(impacts),
+        blockers=tuple(blockers),
+        cost=cost,
+        offer=offer,
+        trace=tuple(trace),
+        fingerprint=fingerprint(draft, request, closure),
+        closure=closure,
     )
 
 
@@ -415,35 +528,51 @@ def _feasibility(impacts: list[Impact], blockers: list[Blocker]) -> tuple[str, s
     return "FULLY_CANCELLABLE", "Everything that has happened can be undone, the rest will not happen."
 
 
-def _price(draft: Draft, impacts: list[Impact], asked_at: datetime, waived: bool) -> tuple[Money, Offer | None, list[Rule]]:
+def _price(
+    draft: Draft, impacts: list[Impact], asked_at: datetime, waived: bool
+) -> tuple[Money, Offer | None, list[Rule]]:
     """The charges of effects that will be undone after their soft point; judged at the time of asking, once each."""
     cost = Money(0, draft.policy.currency)
     trace: list[Rule] = []
     charges: list[tuple[Charge, datetime]] = []
     for impact in impacts:
         point = impact.type.soft_point_of_no_return
-        if impact.consequence not in {"COMPENSATE", "WITHDRAW", "AWAIT_OUTCOME", "VERIFY_OUTCOME"} or not point \
-                or not point.charge:
+        if (
+            impact.consequence not in {"COMPENSATE", "WITHDRAW", "AWAIT_OUTCOME", "VERIFY_OUTCOME"}
+            or not point
+            or not point.charge
+        ):
             continue
         moment = moment_of(point, draft.head.content)
         if not moment or asked_at < moment:
             continue
         hard = impact.type.hard_point_of_no_return
-        latest = asked_at + point.charge.respond_within
+        latest = asked_at + (point.charge.respond_within or timedelta())
         end = moment_of(hard, draft.head.content) if hard else None
         charges.append((point.charge, min(latest, end) if end else latest))
         if not waived:
             cost = cost + point.charge.amount
-        trace.append(Rule("charge.soft_point", "WAIVED" if waived else point.charge.code,
-                          f"Undoing {impact.task.task_type} after {format_time(moment)} costs "
-                          f"{point.charge.amount.amount_minor} {point.charge.amount.currency} (minor units)"
-                          + (", waived for this reason." if waived else "."),
-                          {"taskId": str(impact.task.task_id), "askedAt": format_time(asked_at)}, "WARNING"))
+        trace.append(
+            Rule(
+                "charge.soft_point",
+                "WAIVED" if waived else point.charge.code,
+                f"Undoing {impact.task.task_type} after {format_time(moment)} costs "
+                f"{point.charge.amount.amount_minor} {point.charge.amount.currency} (minor units)"
+                + (", waived for this reason." if waived else "."),
+                {"taskId": str(impact.task.task_id), "askedAt": format_time(asked_at)},
+                "WARNING",
+            )
+        )
     if not charges:
         return cost, None, trace
     total = Money(sum(charge.amount.amount_minor for charge, _ in charges), draft.policy.currency)
-    offer = Offer("+".join(sorted({charge.code for charge, _ in charges})), total,
-                  any(charge.blocking for charge, _ in charges), min(by for _, by in charges), waived)
+    offer = Offer(
+        "+".join(sorted({charge.code for charge, _ in charges})),
+        total,
+        any(charge.blocking for charge, _ in charges),
+        min(by for _, by in charges),
+        waived,
+    )
     return cost, offer, trace
 
 
@@ -460,12 +589,11 @@ def fingerprint(draft: Draft, request: Request, closure: Closure) -> str:
         if (effect := draft.effect_of(draft.tasks[task_id]))
     ]
     others = sorted(
-        [str(other.request_id), other.status] for other in draft.requests.values()
+        [str(other.request_id), other.status]
+        for other in draft.requests.values()
         if other.request_id != request.request_id and not other.has_ended
     )
     values = {key: draft.head.content.get(key) for key in sorted(draft.head.content)}
     items = [draft.items[item_id].document() for item_id in sorted(closure.items) if item_id in draft.items]
     text = json.dumps([tasks, effects, others, values, items, draft.policy_version], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
-
-

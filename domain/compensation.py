@@ -28,7 +28,10 @@ class Node:
 
 
 def draw_graph(
-    draft: Draft, impacts: Iterable[Impact], dispositions: Mapping[str, str], taken: frozenset[EffectId] = frozenset()
+    draft: Draft,
+    impacts: Iterable[Impact],
+    dispositions: Mapping[str, str],
+    taken: frozenset[EffectId] = frozenset(),
 ) -> list[Node]:
     """The graph of undoings: reverse of the fulfillment's order (through tasks without an undoing), plus `undo_after`.
 
@@ -158,11 +161,22 @@ def store_plan(draft: Draft, plan: CompensationPlan, nodes: list[Node]) -> None:
             after += [task_id for task_id in withdrawals if task_id not in after]
         else:
             after = []
-        draft.add_task(Task(
-            task_id=id_of[node.original.task_id], kind="COMPENSATION", plan_id=plan.plan_id, step=node.original.step,
-            task_type=node.task_type, item_ids=node.original.item_ids, state="PLANNED", depends_on=tuple(after),
-            unmet=len(after), original_task=node.original.task_id, reverses=node.effect_id, purpose=node.purpose,
-        ))
+        draft.add_task(
+            Task(
+                task_id=id_of[node.original.task_id],
+                kind="COMPENSATION",
+                plan_id=plan.plan_id,
+                step=node.original.step,
+                task_type=node.task_type,
+                item_ids=node.original.item_ids,
+                state="PLANNED",
+                depends_on=tuple(after),
+                unmet=len(after),
+                original_task=node.original.task_id,
+                reverses=node.effect_id,
+                purpose=node.purpose,
+            )
+        )
 
 
 def advance_plan(draft: Draft, plan_id: PlanId) -> bool:
@@ -270,7 +284,8 @@ def finish_original(draft: Draft, effect: Effect, *, undone: bool) -> None:
 def refundable_minor(draft: Draft, original: Effect) -> int:
     """Captured less what has been given back, in minor units, never below zero."""
     given = refunded_minor(original) + sum(
-        refunded_minor(effect) for effect in draft.effects.values()
+        refunded_minor(effect)
+        for effect in draft.effects.values()
         if effect.reverses == original.effect_id and effect.state == "CONFIRMED"
     )
     return max(captured_minor(original) - given, 0)
@@ -282,8 +297,12 @@ def compensation_input(draft: Draft, task: Task) -> dict[str, Json]:
     item = draft.items.get(task.item_ids[0]) if task.item_ids else None
     body: dict[str, Json] = {
         "original": {
-            "input": original.input, "output": original.output, "externalReference": original.external_reference,
-        } if original else None,
+            "input": original.input,
+            "output": original.output,
+            "externalReference": original.external_reference,
+        }
+        if original
+        else None,
         "asset": item.snapshot if item else None,
         "contact": draft.head.content.get("contact"),
     }
@@ -312,5 +331,3 @@ def supersede_plan(draft: Draft, plan_id: PlanId) -> None:
         if task.original_task and draft.tasks[task.original_task].state == "COMPENSATING":
             draft.move_task(task.original_task, "COMPLETED")
     draft.move_plan(plan_id, "SUPERSEDED", "COMPENSATION_SUPERSEDED", closed=True)
-
-

@@ -167,7 +167,6 @@ class Task:
     superseded_by: TaskId | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
-    wait_key: str | None = None
 
     @property
     def machine(self) -> str:
@@ -319,8 +318,15 @@ class Draft:
     """
 
     def __init__(
-        self, order: Order, *, actor: Actor, on_behalf_of: str | None, now: datetime, command_id: uuid.UUID,
-        policy: Policy, policy_version: int,
+        self,
+        order: Order,
+        *,
+        actor: Actor,
+        on_behalf_of: str | None,
+        now: datetime,
+        command_id: uuid.UUID,
+        policy: Policy,
+        policy_version: int,
     ) -> None:
         self.before = order
         self.head = order.head
@@ -403,8 +409,15 @@ class Draft:
     # -- telling ------------------------------------------------------------------------------------
 
     def record(
-        self, kind: str, entity: str, entity_id: object, *, before: str | None = None, after: str | None = None,
-        request_id: uuid.UUID | None = None, **data: Json,
+        self,
+        kind: str,
+        entity: str,
+        entity_id: object,
+        *,
+        before: str | None = None,
+        after: str | None = None,
+        request_id: uuid.UUID | None = None,
+        **data: Json,
     ) -> None:
         self.events.append(Event(kind, entity, str(entity_id), before, after, request_id, data))
 
@@ -418,7 +431,12 @@ class Draft:
         self.tasks[task.task_id] = task
         self.successors_of = None
         self.record(
-            "TASK_STATE_CHANGED", "TASK", task.task_id, after=task.state, step=task.step, type=task.task_type,
+            "TASK_STATE_CHANGED",
+            "TASK",
+            task.task_id,
+            after=task.state,
+            step=task.step,
+            type=task.task_type,
         )
 
     def move_task(self, task_id: TaskId, state: str, **changes: Any) -> Task:
@@ -430,7 +448,13 @@ class Draft:
         moved = replace(task, state=state, **changes)
         self.tasks[task_id] = moved
         self.record(
-            "TASK_STATE_CHANGED", "TASK", task_id, before=task.state, after=state, step=task.step, type=task.task_type,
+            "TASK_STATE_CHANGED",
+            "TASK",
+            task_id,
+            before=task.state,
+            after=state,
+            step=task.step,
+            type=task.task_type,
         )
         # An ended task satisfies those that wait for it; undoing it later never takes that back.
         if has_ended(task.machine, state) and not has_ended(task.machine, task.state):
@@ -448,8 +472,13 @@ class Draft:
         check_move("EFFECT", None, effect.state)
         self.effects[effect.effect_id] = effect
         self.record(
-            "EFFECT_STATE_CHANGED", "EFFECT", effect.effect_id, after=effect.state, system=effect.system,
-            operation=effect.operation, taskId=str(effect.task_id),
+            "EFFECT_STATE_CHANGED",
+            "EFFECT",
+            effect.effect_id,
+            after=effect.state,
+            system=effect.system,
+            operation=effect.operation,
+            taskId=str(effect.task_id),
         )
 
     def move_effect(self, effect_id: EffectId, state: str, **changes: Any) -> Effect:
@@ -461,9 +490,15 @@ class Draft:
         moved = replace(effect, state=state, **changes)
         self.effects[effect_id] = moved
         self.record(
-            "EFFECT_STATE_CHANGED", "EFFECT", effect_id, before=effect.state, after=state, system=effect.system,
-            operation=effect.operation, taskId=str(effect.task_id),
-            **({"basis": moved.basis} if moved.basis != "SYSTEM" else {}),
+            "EFFECT_STATE_CHANGED",
+            "EFFECT",
+            effect_id,
+            before=effect.state,
+            after=state,
+            system=effect.system,
+            operation=effect.operation,
+            taskId=str(effect.task_id),
+            basis=moved.basis,
         )
         return moved
 
@@ -489,11 +524,23 @@ class Draft:
         check_move("REQUEST", None, request.status)
         self.requests[request.request_id] = request
         self.record(
-            kind, "REQUEST", request.request_id, after=request.status, request_id=request.request_id, **data,
+            kind,
+            "REQUEST",
+            request.request_id,
+            after=request.status,
+            request_id=request.request_id,
+            **data,
         )
 
-    def move_request(self, request_id: RequestId, status: str, kind: str, *, note: Mapping[str, Json] | None = None,
-                     **changes: Any) -> Request:
+    def move_request(
+        self,
+        request_id: RequestId,
+        status: str,
+        kind: str,
+        *,
+        note: Mapping[str, Json] | None = None,
+        **changes: Any,
+    ) -> Request:
         request = self.requests[request_id]
         check_move("REQUEST", request.status, status)
         if has_ended("REQUEST", status):
@@ -501,7 +548,13 @@ class Draft:
         moved = replace(request, status=status, version=request.version + 1, **changes)
         self.requests[request_id] = moved
         self.record(
-            kind, "REQUEST", request_id, before=request.status, after=status, request_id=request_id, **(note or {}),
+            kind,
+            "REQUEST",
+            request_id,
+            before=request.status,
+            after=status,
+            request_id=request_id,
+            **(note or {}),
         )
         return moved
 
@@ -517,7 +570,11 @@ class Draft:
         check_move("PLAN", None, plan.state)
         self.plans[plan.plan_id] = plan
         self.record(
-            "COMPENSATION_PLANNED", "PLAN", plan.plan_id, after=plan.state, request_id=plan.request_id,
+            "COMPENSATION_PLANNED",
+            "PLAN",
+            plan.plan_id,
+            after=plan.state,
+            request_id=plan.request_id,
         )
 
     def move_plan(self, plan_id: PlanId, state: str, kind: str, **changes: Any) -> CompensationPlan:
@@ -538,12 +595,21 @@ class Draft:
         check_move("CASE", None, case.status)
         self.cases[case.case_id] = case
         self.record(
-            kind, "CASE", case.case_id, after=case.status, request_id=case.request_id, context=case.context,
-            category=case.category, blocking=case.blocking, title=case.title,
-            **({"taskId": str(case.task_id)} if case.task_id else {}),
+            kind,
+            "CASE",
+            case.case_id,
+            after=case.status,
+            request_id=case.request_id,
+            context=case.context,
+            category=case.category,
+            blocking=case.blocking,
+            title=case.title,
+            taskId=str(case.task_id) if case.task_id else None,
         )
 
-    def move_case(self, case_id: CaseId, status: str, *, note: Mapping[str, Json] | None = None, **changes: Any) -> Case:
+    def move_case(
+        self, case_id: CaseId, status: str, *, note: Mapping[str, Json] | None = None, **changes: Any
+    ) -> Case:
         case = self.cases[case_id]
         check_move("CASE", case.status, status)
         if has_ended("CASE", status):
@@ -551,12 +617,19 @@ class Draft:
         moved = replace(case, status=status, version=case.version + 1, **changes)
         self.cases[case_id] = moved
         self.record(
-            "CASE_STATE_CHANGED", "CASE", case_id, before=case.status, after=status, request_id=case.request_id,
+            "CASE_STATE_CHANGED",
+            "CASE",
+            case_id,
+            before=case.status,
+            after=status,
+            request_id=case.request_id,
             **(note or {}),
         )
         return moved
 
-    def change_case(self, case_id: CaseId, kind: str, *, note: Mapping[str, Json] | None = None, **changes: Any) -> Case:
+    def change_case(
+        self, case_id: CaseId, kind: str, *, note: Mapping[str, Json] | None = None, **changes: Any
+    ) -> Case:
         case = self.cases[case_id]
         changed = replace(case, version=case.version + 1, **changes)
         self.cases[case_id] = changed

@@ -1,0 +1,721 @@
+"""A cancellation from request to end: judge, decide, plan, withdraw. It must never look at an engine, and never end
+anything by itself: what follows from the ledger is for `settle`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+
+from domain.arbitration import arbitrate_cancellation
+from domain.assessment import Assessment, assess_cancellation, find_closure, is_quiet
+from domain.commands import (
+    AnswerCharge,
+    ApproveCancellation,
+    AssessCancellation,
+    BeginAssessment,
+    PlanCompensation,
+    RecordReview,
+    RejectCancellation,
+    RequestCancellation,
+    WithdrawCancellation,
+)
+from domain.compensation import draw_graph, store_plan, supersede_plan
+from domain.errors import (
+    ChargeNotOpen,
+    CompensationStarted,
+    DispositionRequired,
+    FieldError,
+    FourEyes,
+    ItemUnknown,
+    OrderTerminal,
+    ReasonNotRefusable,
+    ReasonUnknown,
+    RequestClosed,
+    RequestNotFound,
+    ScopeInvalid,
+    Unprocessable,
+)
+from domain.order import CompensationPlan, Draft, Item, Request
+from domain.policy import format_duration
+from domain.values import EffectId, Json, PlanId, RequestId, Run, derive_id, format_time
+
+UNDECIDED: Final = frozenset({"ACCEPTED_FOR_ASSESSMENT", "ASSESSING", "REQUIRES_APPROVAL", "AWAITING_CHARGE_DECISION"})
+
+
+# -- request ----------------------------------------------------------------------------------------------------
+
+
+def request_cancellation(draft: Draft, command: RequestCancellation) -> Request:
+    """T07 and T10: take the request in. Whether it is feasible, and whether it comes too late, the assessment finds."""
+    if draft.head.state in {"CANCELLED", "FAILED", "REJECTED"}:
+        raise OrderTerminal
+    if not draft.head.has_ended:
+        # Which items a faulty body means cannot be said; a change of the whole order stands in the way of any.
+        arbitrate_cancellation(draft, command.scope, frozenset(command.item_ids))
+        for item_id in command.item_ids:
+            item = draft.items.get(item_id)
+            if item and item.has_ended and item.state not in {"COMPLETED", "PARTIALLY_COMPLETED"}:
+                raise OrderTerminal(f"Item {item_id} has ended ({item.state}).")
+    _check_body(draft, command)
+    request = Request(
+        request_id=command.request_id,
+        status="ACCEPTED_FOR_ASSESSMENT",
+        scope=command.scope,
+        item_ids=command.item_ids,
+        reason_code=command.reason_code,
+        reason_text=command.reason_text,
+        requested_by=draft.actor.subject,
+        on_behalf_of=draft.on_behalf_of,
+        claimed_at=command.claimed_at,
+        requested_at=draft.now,
+        run=Run(draft.new_id("run")),
+        force_manual_review=command.force_manual_review,
+        policy_version=draft.policy_version,
+    )
+    facts: dict[str, Json] = {"scope": command.scope, "reasonCode": command.reason_code}
+    done = [draft.items[i] for i in command.item_ids if draft.items[i].has_ended]
+    if draft.head.has_ended or done:
+        _store_rejected(draft, request, facts, done)
+        return draft.requests[request.request_id]
+    draft.add_request(request, "CANCELLATION_REQUESTED", **facts)
+    closure = find_closure(draft, request.scope, request.item_ids, request.request_id)
+    draft.hold((task_id for task_id in closure.tasks if not draft.tasks[task_id].has_ended), str(request.request_id))
+    if request.scope == "ORDER":
+        draft.order_holds = draft.order_holds | {str(request.request_id)}
+    draft.send(
+        "cancellation-requested",
+        request.request_id,
+        ttl=3600,
+        order_id=draft.head.order_id,
+        request_id=request.request_id,
+        run=request.run,
+    )
+    return request
+
+
+def _check_body(draft: Draft, command: RequestCancellation) -> None:
+    if command.invalid:
+        raise Unprocessable(errors=command.invalid)
+    if command.reason_code not in draft.policy.reason_codes["cancellation"]:
+        known = ", ".join(sorted(draft.policy.reason_codes["cancellation"]))
+        raise ReasonUnknown(
+            f"The policy has no cancellation reason {command.reason_code!r}; it knows {known}.",
+            errors=(FieldError("/reasonCode", "unknown reason"),),
+        )
+    if command.scope == "ORDER" and command.item_ids:
+        raise ScopeInvalid(errors=(FieldError("/scope/orderItemIds", "leave it empty for scope ORDER"),))
+    if command.scope == "ITEMS":
+        if not command.item_ids:
+            raise ScopeInvalid(errors=(FieldError("/scope/orderItemIds", "name at least one item"),))
+        if len(set(command.item_ids)) != len(command.item_ids):
+            raise ScopeInvalid(errors=(FieldError("/scope/orderItemIds", "name each item once"),))
+        for item_id in command.item_ids:
+            if item_id not in draft.items:
+                raise ItemUnknown(errors=(FieldError("/scope/orderItemIds", f"unknown item {item_id}"),))
+
+
+def _store_rejected(draft: Draft, request: Request, facts: Mapping[str, Json], done: list[Item]) -> None:
+    """History is not undone: the wish is kept, and answered with the orders that can still fulfil it."""
+    items = done or [item for item in draft.items.values() if item.state in {"COMPLETED", "PARTIALLY_COMPLETED"}]
+    draft.add_request(
+        replace(
+            request,
+            status="REJECTED",
+            outcome="NEW_ORDER_REQUIRED",
+            ended_at=draft.now,
+            proposals=tuple(propose_orders(draft, items)),
+        ),
+        "CANCELLATION_REQUESTED",
+        **facts,
+    )
+    draft.record(
+        "CANCELLATION_REJECTED",
+        "REQUEST",
+        request.request_id,
+        request_id=request.request_id,
+        outcome="NEW_ORDER_REQUIRED",
+    )
+
+
+def propose_orders(draft: Draft, items: list[Item]) -> list[dict[str, Json]]:
+    """Follow-up orders for what stays, one per asset and action (1-domain §7)."""
+    proposals: list[dict[str, Json]] = []
+    seen: set[tuple[str, str]] = set()
+
+    def propose(
+        order_type: str,
+        action: str,
+        item: Item,
+        because: str,
+        offering: str | None = None,
+        configuration: Json = None,
+    ) -> None:
+        asset = str(item.asset or item.target_asset or "")
+        if (asset, action) in seen:
+            return
+        seen.add((asset, action))
+        proposals.append(
+            {
+                "n": len(proposals) + 1,
+                "orderType": order_type,
+                "reasonCode": None,
+                "because": because,
+                "items": [
+                    {
+                        "itemId": item.item_id,
+                        "action": action,
+                        "productOfferingId": offering or item.offering,
+                        "quantity": item.quantity,
+                        "configuration": configuration or item.content.get("configuration") or {},
+                        "targetAssetId": asset or None,
+                    }
+                ],
+            }
+        )
+
+    for item in items:
+        asset = str(item.asset or item.target_asset or "")
+        if item.action == "ADD":
+            for task in draft.fulfillment_tasks():
+                effect = draft.effect_of(task)
+                if item.item_id in task.item_ids and effect and effect.stands:
+                    follow_up = draft.task_type(task).follow_up
+                    if follow_up:
+                        propose(follow_up.order_type, follow_up.action, item, str(effect.effect_id))
+            offering = draft.policy.offerings.get(item.offering)
+            if offering and offering.plan_for("DISCONNECT", "DISCONNECT") and item.asset:
+                propose("DISCONNECT", "DISCONNECT", item, asset)
+        elif item.action == "MODIFY" and item.snapshot:
+            propose(
+                "SUPPLEMENTAL",
+                "MODIFY",
+                item,
+                asset,
+                item.snapshot["productOfferingId"],
+                item.snapshot["configuration"],
+            )
+        elif item.action == "DISCONNECT" and item.snapshot:
+            propose(
+                "SUPPLEMENTAL",
+                "ADD",
+                item,
+                asset,
+                item.snapshot["productOfferingId"],
+                item.snapshot["configuration"],
+            )
+    return proposals
+
+
+# -- assessment, asked by the flow ----------------------------------------------------------------------------------
+
+
+def _current(draft: Draft, request_id: RequestId, run: Run) -> Request | None:
+    request = draft.requests.get(request_id)
+    return request if request and request.run == run and not request.has_ended else None
+
+
+def begin_assessment(draft: Draft, command: BeginAssessment) -> Mapping[str, Json]:
+    """Start the quiet time: say whether anything is still under way, and how long that may be waited for."""
+    request = _current(draft, command.request_id, command.run)
+    if request is None or request.committed_at:
+        return {"verdict": "stand_down"}
+    if request.status == "ACCEPTED_FOR_ASSESSMENT":
+        request = draft.move_request(
+            request.request_id,
+            "ASSESSING",
+            "CANCELLATION_ASSESSMENT_STARTED",
+            grace_until=draft.now + draft.policy.cancellation.grace,
+        )
+    if request.status != "ASSESSING":
+        return {"verdict": "quiet"}
+    return _quiet_or_wait(draft, request)
+
+
+def _quiet_or_wait(draft: Draft, request: Request) -> Mapping[str, Json]:
+    closure = find_closure(draft, request.scope, request.item_ids, request.request_id)
+    grace_until = request.grace_until or draft.now
+    if is_quiet(draft, request, closure) or draft.now >= grace_until:
+        if request.waiting:
+            draft.change_request(request.request_id, waiting=False)
+        return {"verdict": "quiet"}
+    request = draft.change_request(request.request_id, round=request.round + 1, waiting=True)
+    return {"verdict": "wait", "wait_key": request.wait_key, "wait": format_duration(grace_until - draft.now)}
+
+
+def assess(draft: Draft, command: AssessCancellation) -> Mapping[str, Json]:
+    """Assess what is to be assessed, and say which way the flow goes on; asked again, it says the same again."""
+    request = _current(draft, command.request_id, command.run)
+    if request is None:
+        ended = draft.requests.get(command.request_id)
+        return {"verdict": "rejected" if ended and ended.status == "REJECTED" else "stand_down"}
+    if request.status == "ACCEPTED_FOR_ASSESSMENT":
+        return {"verdict": "wait", "wait_key": request.wait_key, "wait": "PT1S"}
+    if request.status == "ASSESSING":
+        told = _quiet_or_wait(draft, request)
+        if told["verdict"] == "wait":
+            return told
+        request = conclude_assessment(draft, draft.requests[request.request_id])
+    elif request.status == "AWAITING_CHARGE_DECISION" and _charge_is_due(request, draft.now):
+        request = _end_charge(draft, request, "EXPIRED", "CHARGE_EXPIRED")
+    return _direction(draft, request)
+
+
+def _direction(draft: Draft, request: Request) -> Mapping[str, Json]:
+    match request.status:
+        case "APPROVED" | "COMPENSATING":
+            return {"verdict": "automatic"}
+        case "REQUIRES_APPROVAL":
+            return {
+                "verdict": "review",
+                "wait_key": request.wait_key,
+                "exhibit": exhibit(draft, request),
+                "sla": format_duration(draft.policy.cancellation.approval_sla),
+            }
+        case "AWAITING_CHARGE_DECISION":
+            respond_by = datetime.fromisoformat(str((request.charge or {})["respondBy"]))
+            return {
+                "verdict": "charge",
+                "wait_key": request.wait_key,
+                "wait": format_duration(max(respond_by - draft.now, respond_by - respond_by)),
+            }
+        case "REJECTED":
+            return {"verdict": "rejected"}
+        case _:
+            return {"verdict": "stand_down"}
+
+
+def conclude_assessment(draft: Draft, request: Request) -> Request:
+    """Judge now, store the finding with its reasons, and move the request to where the policy sends it."""
+    assessment = assess_cancellation(draft, request)
+    closure = assessment.closure
+    if not is_quiet(draft, request, closure) and not request.jeopardy:
+        draft.record(
+            "GRACE_EXPIRED",
+            "REQUEST",
+            request.request_id,
+            request_id=request.request_id,
+            running=[
+                str(task_id)
+                for task_id in closure.tasks
+                if (effect := draft.effect_of(draft.tasks[task_id])) and effect.is_open
+            ],
+        )
+        draft.record("JEOPARDY_RAISED", "REQUEST", request.request_id, request_id=request.request_id, reason="GRACE")
+        request = draft.change_request(request.request_id, jeopardy=True)
+    document = assessment_document(draft, request, assessment)
+    draft.record(
+        "CANCELLATION_ASSESSED",
+        "REQUEST",
+        request.request_id,
+        request_id=request.request_id,
+        feasibility=assessment.feasibility,
+        automatic=assessment.automatic,
+        policyVersion=draft.policy_version,
+        estimatedCost=assessment.cost.to_json(),
+    )
+    request = draft.change_request(
+        request.request_id,
+        assessment=document,
+        fingerprint=assessment.fingerprint,
+        assessed_at=draft.now,
+        policy_version=draft.policy_version,
+        waiting=False,
+    )
+    if assessment.automatic or (request.approval and not _is_worse(assessment, request.approval)):
+        return _past_review(draft, request, assessment)
+    verdict = (
+        "APPROVAL" if assessment.manual_review_required else draft.policy.cancellation.approval[assessment.feasibility]
+    )
+    if verdict == "REJECT":
+        return reject_request(draft, request, "NOT_CANCELLABLE", [b.to_json() for b in assessment.blockers])
+    return draft.move_request(
+        request.request_id,
+        "REQUIRES_APPROVAL",
+        "CANCELLATION_REVIEW_REQUIRED",
+        round=request.round + 1,
+        sla_at=draft.now + draft.policy.cancellation.approval_sla,
+    )
+
+
+def _is_worse(assessment: Assessment, approved: Mapping[str, Json]) -> bool:
+    """Whether a given approval no longer covers this: worse feasibility, more that stays, or a higher cost."""
+    order = ["FULLY_CANCELLABLE", "PARTIALLY_CANCELLABLE", "REQUIRES_MANUAL_REVIEW", "NOT_CANCELLABLE"]
+    return (
+        order.index(assessment.feasibility) > order.index(str(approved["feasibility"]))
+        or not set(assessment.retained_ids) <= set(approved["retained"])
+        or assessment.cost.amount_minor > int(approved["cost"])
+    )
+
+
+def _past_review(draft: Draft, request: Request, assessment: Assessment) -> Request:
+    """Review is over or was not needed: a blocking charge is offered before anything is undone."""
+    offer = assessment.offer
+    if offer and request.charge is None:
+        status = "WAIVED" if offer.waived else "OFFERED" if offer.blocking else "RECORDED"
+        request = draft.change_request(request.request_id, charge=offer.to_json(status))
+        if status == "OFFERED":
+            draft.record(
+                "CHARGE_OFFERED",
+                "REQUEST",
+                request.request_id,
+                request_id=request.request_id,
+                code=offer.code,
+                amount=offer.amount.to_json(),
+            )
+    if request.charge and request.charge["status"] == "OFFERED":
+        return draft.move_request(
+            request.request_id,
+            "AWAITING_CHARGE_DECISION",
+            "CANCELLATION_AWAITS_CHARGE",
+            round=request.round + 1,
+        )
+    return draft.move_request(
+        request.request_id, "APPROVED", "CANCELLATION_APPROVED", note={"automatic": request.approval is None}
+    )
+
+
+def assessment_document(draft: Draft, request: Request, assessment: Assessment) -> dict[str, Json]:
+    """The assessment as 2-api shows it; stored with the request, and given by a preview."""
+    nodes = draw_graph(draft, assessment.impacts, request.dispositions, reversing_elsewhere(draft, request.request_id))
+    effect_of = {node.original.task_id: str(node.effect_id) for node in nodes}
+    return {
+        "feasibility": assessment.feasibility,
+        "manualReviewRequired": assessment.manual_review_required,
+        "automatic": assessment.automatic,
+        "taskImpacts": [impact.to_json() for impact in assessment.impacts],
+        "compensations": [
+            {
+                "taskType": node.task_type,
+                "purpose": node.purpose,
+                "reverses": str(node.effect_id),
+                "dependsOn": [effect_of[task_id] for task_id in node.after],
+            }
+            for node in nodes
+        ],
+        "retainedEffects": [
+            {
+                "taskId": str(impact.task.task_id),
+                "taskType": impact.task.task_type,
+                "effectId": str(impact.effect.effect_id) if impact.effect else None,
+                "externalEffectLevel": impact.type.external_effect_level,
+            }
+            for impact in assessment.retained
+        ],
+        "blockers": [blocker.to_json() for blocker in assessment.blockers],
+        "estimatedCost": assessment.cost.to_json(),
+        "orderVersion": draft.head.version,
+        "planVersion": draft.head.plan_version,
+        "ledgerVersion": draft.head.sequence,
+        "policyVersion": draft.policy_version,
+        "trace": [rule.to_json() for rule in assessment.trace],
+        "assessedAt": format_time(draft.now),
+    }
+
+
+def reversing_elsewhere(draft: Draft, request_id: RequestId) -> frozenset[EffectId]:
+    """Effects that another plan, past its own commit point, is already reversing."""
+    return frozenset(
+        task.reverses
+        for task in draft.tasks.values()
+        if task.kind == "COMPENSATION"
+        and task.reverses
+        and task.state not in {"SUPERSEDED", "RETAINED", "NOT_REQUIRED"}
+        and draft.plans[task.plan_id].request_id != request_id
+        and draft.plans[task.plan_id].state != "SUPERSEDED"
+    )
+
+
+def exhibit(draft: Draft, request: Request) -> str:
+    """What the review form shows: consequences and cost in words, at most 2 kB, no personal data."""
+    found = request.assessment or {}
+    cost = found.get("estimatedCost") or {}
+    counts: dict[str, int] = {}
+    for impact in found.get("taskImpacts", ()):
+        counts[impact["consequence"]] = counts.get(impact["consequence"], 0) + 1
+    lines = [
+        f"Feasibility: {found.get('feasibility')}",
+        f"Reason: {request.reason_code}",
+        f"Cost: {cost.get('amountMinor', 0) / 100:.2f} {cost.get('currency', '')}",
+        *(f"{count} × {consequence.replace('_', ' ').lower()}" for consequence, count in sorted(counts.items())),
+        *(f"Stays: {effect['taskType']}" for effect in found.get("retainedEffects", ())[:10]),
+        *(f"Blocker: {blocker['message']}" for blocker in found.get("blockers", ())[:5]),
+    ]
+    return "\n".join(lines)[:2000]
+
+
+# -- decisions ---------------------------------------------------------------------------------------------------
+
+
+def find_request(draft: Draft, request_id: RequestId) -> Request:
+    request = draft.requests.get(request_id)
+    if request is None:
+        raise RequestNotFound
+    return request
+
+
+def check_four_eyes(draft: Draft, request: Request, person: str) -> None:
+    """The person, not the role: neither who asked nor for whom it was asked may decide (I8)."""
+    if person in {request.requested_by, request.on_behalf_of}:
+        raise FourEyes
+
+
+def approve(draft: Draft, command: ApproveCancellation) -> Request:
+    request = find_request(draft, command.request_id)
+    check_four_eyes(draft, request, draft.actor.subject)
+    if request.status != "REQUIRES_APPROVAL":
+        raise RequestClosed(f"The request is {request.status}; only REQUIRES_APPROVAL can be approved.")
+    if command.invalid:
+        raise Unprocessable(errors=command.invalid)
+    _check_dispositions(draft, request, command.dispositions)
+    seen = request.assessment or {}
+    decision = {
+        "decision": "APPROVED",
+        "by": draft.actor.subject,
+        "at": format_time(draft.now),
+        "comment": command.comment,
+        "round": request.round,
+    }
+    request = draft.change_request(
+        request.request_id,
+        dispositions=dict(command.dispositions),
+        decisions=(*request.decisions, decision),
+        approval={
+            "feasibility": seen["feasibility"],
+            "by": draft.actor.subject,
+            "retained": [effect["taskId"] for effect in seen["retainedEffects"]],
+            "cost": seen["estimatedCost"]["amountMinor"],
+        },
+    )
+    fresh = assess_cancellation(draft, request)
+    if fresh.fingerprint == request.fingerprint and not _is_worse(fresh, request.approval or {}):
+        request = _past_review(draft, request, fresh)
+    else:
+        draft.move_request(request.request_id, "ASSESSING", "CANCELLATION_STALE")
+        request = conclude_assessment(draft, draft.requests[request.request_id])
+    draft.send("review-decided", _review_key(draft, request.request_id))
+    return request
+
+
+def _review_key(draft: Draft, request_id: RequestId) -> str:
+    """The wait of the review that has just been decided: the round it was shown in."""
+    return draft.before.requests[request_id].wait_key
+
+
+def _check_dispositions(draft: Draft, request: Request, dispositions: Mapping[str, str]) -> None:
+    manual = {
+        impact["taskId"]: impact
+        for impact in (request.assessment or {})["taskImpacts"]
+        if impact["consequence"] == "MANUAL"
+    }
+    problems = [
+        FieldError("/dispositions", f"task {task_id} needs RETAIN, COMPENSATE or MANUAL")
+        for task_id in manual
+        if task_id not in dispositions
+    ]
+    for task_id, disposition in dispositions.items():
+        if task_id not in manual:
+            problems.append(FieldError("/dispositions", f"task {task_id} is not one that a person must judge"))
+        elif disposition == "COMPENSATE" and not draft.fulfillment_types[manual[task_id]["type"]].compensation:
+            problems.append(FieldError("/dispositions", f"{manual[task_id]['type']} has no compensation"))
+    if problems:
+        raise DispositionRequired(errors=tuple(problems))
+
+
+def reject(draft: Draft, command: RejectCancellation) -> Request:
+    request = find_request(draft, command.request_id)
+    check_four_eyes(draft, request, draft.actor.subject)
+    if request.status != "REQUIRES_APPROVAL":
+        raise RequestClosed(f"The request is {request.status}; only REQUIRES_APPROVAL can be rejected.")
+    reason = draft.policy.reason_codes["cancellation"].get(request.reason_code)
+    if reason and not reason.refusable:
+        raise ReasonNotRefusable
+    if command.invalid:
+        raise Unprocessable(errors=command.invalid)
+    decision = {
+        "decision": "REJECTED",
+        "by": draft.actor.subject,
+        "at": format_time(draft.now),
+        "comment": command.reason,
+        "round": request.round,
+    }
+    request = draft.change_request(request.request_id, decisions=(*request.decisions, decision))
+    draft.send("review-decided", _review_key(draft, request.request_id))
+    return reject_request(draft, request, "REJECTED_BY_REVIEW", [])
+
+
+def reject_request(draft: Draft, request: Request, outcome: str, blockers: list[dict[str, str]]) -> Request:
+    """The order goes on: what the request held is free again, exactly once."""
+    request = draft.move_request(
+        request.request_id,
+        "REJECTED",
+        "CANCELLATION_REJECTED",
+        outcome=outcome,
+        note={"outcome": outcome, "blockers": [b["code"] for b in blockers]},
+    )
+    let_go(draft, request)
+    return request
+
+
+def let_go(draft: Draft, request: Request) -> None:
+    draft.unhold(str(request.request_id))
+    draft.order_holds = draft.order_holds - {str(request.request_id)}
+
+
+def withdraw(draft: Draft, command: WithdrawCancellation) -> Request:
+    """Until the commit point the asker may change their mind; then it is too late to un-undo."""
+    request = find_request(draft, command.request_id)
+    if request.has_ended:
+        raise RequestClosed(f"The request has ended ({request.status}).")
+    if request.committed_at:
+        raise CompensationStarted
+    if command.invalid:
+        raise Unprocessable(errors=command.invalid)
+    before = request
+    if request.plan_id:
+        supersede_plan(draft, request.plan_id)
+    request = draft.move_request(
+        request.request_id, "WITHDRAWN", "CANCELLATION_WITHDRAWN", outcome="WITHDRAWN", waiting=False
+    )
+    let_go(draft, request)
+    if before.status == "REQUIRES_APPROVAL":
+        draft.send("review-decided", before.wait_key)
+    elif before.status == "AWAITING_CHARGE_DECISION":
+        draft.send("charge-decided", before.wait_key)
+    elif before.waiting:
+        draft.send("closure-quiesced", before.wait_key)
+    return request
+
+
+def answer_charge(draft: Draft, command: AnswerCharge) -> Request:
+    request = find_request(draft, command.request_id)
+    if request.status != "AWAITING_CHARGE_DECISION" or not request.charge:
+        raise ChargeNotOpen
+    if command.invalid:
+        raise Unprocessable(errors=command.invalid)
+    if _charge_is_due(request, draft.now):
+        raise ChargeNotOpen("The time to answer the charge has passed.")
+    draft.send("charge-decided", request.wait_key)
+    if not command.accepted:
+        return _end_charge(draft, request, "DECLINED", "CHARGE_DECLINED")
+    draft.record(
+        "CHARGE_ACCEPTED",
+        "REQUEST",
+        request.request_id,
+        request_id=request.request_id,
+        code=request.charge["code"],
+        amount=request.charge["amount"],
+    )
+    request = draft.change_request(request.request_id, charge={**request.charge, "status": "ACCEPTED"})
+    fresh = assess_cancellation(draft, request)
+    if fresh.fingerprint != request.fingerprint:
+        draft.move_request(request.request_id, "ASSESSING", "CANCELLATION_STALE")
+        return conclude_assessment(draft, draft.requests[request.request_id])
+    return draft.move_request(request.request_id, "APPROVED", "CANCELLATION_APPROVED", note={"automatic": False})
+
+
+def _charge_is_due(request: Request, now: datetime) -> bool:
+    return now >= datetime.fromisoformat(str((request.charge or {})["respondBy"]))
+
+
+def _end_charge(draft: Draft, request: Request, status: str, kind: str) -> Request:
+    charge = dict(request.charge or {})
+    draft.record(kind, "REQUEST", request.request_id, request_id=request.request_id, code=charge["code"])
+    request = draft.change_request(request.request_id, charge={**charge, "status": status})
+    return reject_request(draft, request, f"CHARGE_{status}", [])
+
+
+def record_review(draft: Draft, command: RecordReview) -> Mapping[str, Json]:
+    """What became of a review round. A decision entered in Tasklist counts like one through the API: same checks, same
+    words; one that may not count is recorded as refused and the task is offered again."""
+    request = _current(draft, command.request_id, command.run)
+    if request is None or request.status != "REQUIRES_APPROVAL" or request.wait_key != command.wait_key:
+        return {"verdict": "decided"}
+    if command.decision not in {"approve", "reject"} or not command.reviewer:
+        return _refuse_review(draft, request, "NO_DECISION")
+    if "approver" not in draft.actor.roles:
+        return _refuse_review(draft, request, "ROLE_REQUIRED")
+    comment = (command.comment or "")[:500] or None
+    try:
+        if command.decision == "approve":
+            approve(draft, ApproveCancellation(command.order_id, command.request_id, comment))
+        else:
+            reject(draft, RejectCancellation(command.order_id, command.request_id, comment))
+    except (FourEyes, DispositionRequired, ReasonNotRefusable) as breach:
+        return _refuse_review(draft, request, breach.code)
+    return {"verdict": "decided"}
+
+
+def _refuse_review(draft: Draft, request: Request, code: str) -> Mapping[str, Json]:
+    draft.record("DECISION_REFUSED", "REQUEST", request.request_id, request_id=request.request_id, code=code)
+    return {"verdict": "again"}
+
+
+# -- plan ----------------------------------------------------------------------------------------------------------
+
+
+def plan_compensation(draft: Draft, command: PlanCompensation) -> Mapping[str, Json]:
+    """The look just before acting, then the plan from the ledger, stored as a whole."""
+    request = _current(draft, command.request_id, command.run)
+    if request is None:
+        return {"verdict": "stand_down"}
+    if request.status == "COMPENSATING" and request.plan_id:
+        return _planned(draft, draft.plans[request.plan_id])
+    if request.status != "APPROVED":
+        return {"verdict": "assess" if request.status in UNDECIDED else "stand_down"}
+    fresh = assess_cancellation(draft, request)
+    agreed = request.assessment or {}
+    if fresh.fingerprint != request.fingerprint or fresh.feasibility != agreed.get("feasibility"):
+        draft.move_request(
+            request.request_id,
+            "ASSESSING",
+            "CANCELLATION_STALE",
+            grace_until=draft.now + draft.policy.cancellation.grace,
+        )
+        return {"verdict": "assess"}
+    nodes = draw_graph(draft, fresh.impacts, request.dispositions, reversing_elsewhere(draft, request.request_id))
+    plan_id = PlanId(derive_id(request.request_id, "plan", request.version))
+    types = dict(draft.fulfillment_types)
+    for node in nodes:
+        types.setdefault(node.task_type, draft.policy.task_types[node.task_type])
+    plan = CompensationPlan(
+        plan_id,
+        request.request_id,
+        "PLANNED",
+        Run(draft.new_id("run")),
+        {node.task_type: types[node.task_type] for node in nodes},
+        draft.now,
+    )
+    store_plan(draft, plan, nodes)
+    draft.move_request(request.request_id, "COMPENSATING", "CANCELLATION_COMPENSATING", plan_id=plan_id)
+    draft.move_plan(plan_id, "IN_PROGRESS", "COMPENSATION_STARTED")
+    return _planned(draft, draft.plans[plan_id])
+
+
+def _planned(draft: Draft, plan: CompensationPlan) -> Mapping[str, Json]:
+    if not draft.tasks_of_plan(plan.plan_id):
+        return {"verdict": "done"}
+    return {
+        "verdict": "planned",
+        "plan_id": str(plan.plan_id),
+        "plan_run": str(plan.run),
+        "sla": format_duration(draft.policy.cancellation.compensation_sla),
+    }
+
+
+# -- what settle asks -------------------------------------------------------------------------------------------
+
+
+def covered_items(draft: Draft, request: Request) -> frozenset[str]:
+    """The items that this request takes with it."""
+    return find_closure(draft, request.scope, request.item_ids, request.request_id).items
+
+
+def retains(draft: Draft, item_id: str) -> bool:
+    """Whether an effect that is felt outside still stands for this item."""
+    return any(
+        effect.stands and effect.is_original and item_id in draft.tasks[effect.task_id].item_ids
+        for effect in draft.effects.values()
+        if effect.task_id in draft.tasks
+    )

@@ -1,0 +1,190 @@
+"""decide(draft, command) → Decision: one line per command to its wing, then `settle`. It must never do a wing's work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from domain import commands as ask
+from domain.cancellation import (
+    answer_charge,
+    approve,
+    assess,
+    begin_assessment,
+    plan_compensation,
+    record_review,
+    reject,
+    request_cancellation,
+    withdraw,
+)
+from domain.execution import Reported, claim_task, claim_verification, record_outcome
+from domain.fallout import assign_case, describe_wait, raise_jeopardy, record_repair, repair_case
+from domain.fulfillment import (
+    accept_order,
+    check_start_date,
+    decompose_order,
+    hold_order,
+    release_order,
+    release_tasks,
+    restart_plan,
+    validate_order,
+)
+from domain.order import Asset, Case, Decision, Draft, Request
+from domain.settle import settle
+from domain.values import AssetId, Json, TaskId
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What an order's acceptance looks at beside the order: the assets it aims at, and what relies on them."""
+
+    assets: Mapping[AssetId, Asset] = field(default_factory=dict)
+    relying: Mapping[AssetId, tuple[Asset, ...]] = field(default_factory=dict)
+
+
+def decide(draft: Draft, command: ask.Command, around: Surroundings) -> Decision:
+    """Carry one command to its end on a draft. Raises a Breach where the asker is wrong; then nothing is kept."""
+    reported = Reported()
+    told: Mapping[str, Json] | Request | Case | None = None
+    match command:
+        case ask.AcceptOrder():
+            accept_order(draft, command, around.assets, around.relying)
+        case ask.HoldOrder():
+            hold_order(draft, command)
+        case ask.ReleaseOrder():
+            release_order(draft, command)
+        case ask.ValidateOrder():
+            told = validate_order(draft, command)
+        case ask.CheckStartDate():
+            told = check_start_date(draft, command)
+        case ask.DecomposeOrder():
+            told = decompose_order(draft, command)
+        case ask.ReleaseTasks():
+            told = release_tasks(draft, command)
+        case ask.ClaimTask():
+            told = claim_task(draft, command)
+        case ask.ClaimVerification():
+            told = claim_verification(draft, command)
+        case ask.RecordOutcome():
+            told = record_outcome(draft, command, reported)
+        case ask.RequestCancellation():
+            told = request_cancellation(draft, command)
+        case ask.BeginAssessment():
+            told = begin_assessment(draft, command)
+        case ask.AssessCancellation():
+            told = assess(draft, command)
+        case ask.PlanCompensation():
+            told = plan_compensation(draft, command)
+        case ask.ApproveCancellation():
+            told = approve(draft, command)
+        case ask.RejectCancellation():
+            told = reject(draft, command)
+        case ask.WithdrawCancellation():
+            told = withdraw(draft, command)
+        case ask.AnswerCharge():
+            told = answer_charge(draft, command)
+        case ask.AssignCase():
+            told = assign_case(draft, command)
+        case ask.RepairCase():
+            told = repair_case(draft, command)
+        case ask.RaiseJeopardy():
+            told = raise_jeopardy(draft, command)
+        case ask.RecordReview():
+            told = record_review(draft, command)
+        case ask.RecordRepair():
+            told = record_repair(draft, command)
+        case ask.RestartFlow():
+            told = restart_plan(draft, command)
+        case _:
+            assert_never(command)
+    settle(draft, reported)
+    _raise_version(draft)
+    return _answer(draft, command, told)
+
+
+def _raise_version(draft: Draft) -> None:
+    """The ETag's number moves with content, shown state, plan version and, on a live order, requests; never with an
+    outcome alone (1-domain §11). Once per transaction."""
+    head, before = draft.head, draft.before.head
+    requests_moved = not before.has_ended and any(
+        request.version != (old.version if (old := draft.before.requests.get(request_id)) else 0)
+        for request_id, request in draft.requests.items()
+    )
+    moved = (
+        before.version == 0
+        or draft.content_changed
+        or head.state != before.state
+        or head.plan_version != before.plan_version
+        or requests_moved
+        or draft.order_holds != draft.before.order_holds
+    )
+    if moved:
+        draft.change_head(version=before.version + 1, updated_at=draft.now)
+
+
+def order_etag(version: int) -> str:
+    return f'"order-version-{version}"'
+
+
+def request_etag(version: int) -> str:
+    return f'"request-version-{version}"'
+
+
+def case_etag(version: int) -> str:
+    return f'"case-version-{version}"'
+
+
+def _answer(draft: Draft, command: ask.Command, told: Mapping[str, Json] | Request | Case | None) -> Decision:
+    """The body that the asker gets: of the object that the command was about, as it stands after settling."""
+    order_id = str(draft.head.order_id)
+    base = f"/api/v1/orders/{order_id}"
+    if isinstance(told, Request):
+        request = draft.requests[told.request_id]
+        link = f"{base}/cancellation-requests/{request.request_id}"
+        body = {
+            "cancellationRequestId": str(request.request_id),
+            "orderId": order_id,
+            "status": request.status,
+            "currentOrderState": draft.head.state,
+            "version": request.version,
+            **({"outcome": request.outcome} if request.outcome else {}),
+            "links": {"self": link, "order": base},
+        }
+        return Decision(draft, 202, body, request_etag(request.version), link)
+    if isinstance(told, Case):
+        case = draft.cases[told.case_id]
+        link = f"/api/v1/fallout-cases/{case.case_id}"
+        body = {
+            "caseId": str(case.case_id),
+            "orderId": order_id,
+            "status": case.status,
+            "version": case.version,
+            **({"resolution": case.resolution} if case.resolution else {}),
+            **({"n": case.repairs[-1]["n"]} if case.repairs else {}),
+            "currentOrderState": draft.head.state,
+            "links": {"self": link, "order": base},
+        }
+        return Decision(draft, 202, body, case_etag(case.version), link)
+    if told is not None:
+        return Decision(draft, 200, _with_case(draft, command, told))
+    body = {
+        "orderId": order_id,
+        "externalId": draft.head.external_id,
+        "state": draft.head.state,
+        "version": draft.head.version,
+        "links": {"self": base, "plan": f"{base}/plan", "timeline": f"{base}/timeline"},
+    }
+    return Decision(draft, 202, body, order_etag(draft.head.version), base)
+
+
+def _with_case(draft: Draft, command: ask.Command, told: Mapping[str, Json]) -> Mapping[str, Json]:
+    """A job that ran into a case is told which one, so that its flow can show it to people."""
+    if told.get("verdict") not in {"case", "exhausted"}:
+        return told
+    if isinstance(command, ask.RecordOutcome):
+        task_id: TaskId = draft.effects[command.effect_id].task_id
+    else:
+        assert isinstance(command, ask.ClaimTask | ask.ClaimVerification)
+        task_id = command.task_id
+    return {**told, **describe_wait(draft, task_id)}

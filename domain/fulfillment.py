@@ -1,0 +1,575 @@
+"""From an accepted order to running tasks: the door's checks, validation, decomposition, waves, the installed base.
+It must never judge a cancellation, and never know what an engine is."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+
+from domain.commands import (
+    AcceptOrder,
+    CheckStartDate,
+    DecomposeOrder,
+    HoldOrder,
+    OrderItem,
+    ReleaseOrder,
+    ReleaseTasks,
+    RestartFlow,
+    ValidateOrder,
+)
+from domain.errors import (
+    AssetNotModifiable,
+    ChangeActive,
+    DependentAsset,
+    FieldError,
+    ItemUnknown,
+    OfferingUnknown,
+    OrderTerminal,
+    PlanNotFound,
+    Unprocessable,
+)
+from domain.machines import check_move
+from domain.order import IN_FLIGHT, WINDOW, Asset, Draft, Head, Item, Order, Plan, Task
+from domain.policy import Policy, TaskType
+from domain.values import (
+    AssetId,
+    Json,
+    OrderId,
+    PlanId,
+    Run,
+    TaskId,
+    TenantId,
+    derive_id,
+    format_time,
+    parse_time,
+)
+
+OPERATOR_HOLD: Final = "operator"
+
+
+# -- the door -------------------------------------------------------------------------------------------------
+
+
+def blank_order(tenant_id: TenantId, command: AcceptOrder, policy_version: int, now: datetime) -> Order:
+    """The order before its first event: nothing but its row."""
+    return Order(
+        head=Head(
+            tenant_id=tenant_id,
+            order_id=command.order_id,
+            external_id=command.external_id,
+            order_type=command.order_type,
+            state="ACKNOWLEDGED",
+            base="ACKNOWLEDGED",
+            resume_state=None,
+            version=0,
+            sequence=0,
+            chain=b"",
+            content=command.content,
+            policy_version=policy_version,
+            plan_version=0,
+            run=Run(derive_id(command.order_id, "run", 1)),
+            created_at=now,
+            updated_at=now,
+        ),
+        items={},
+    )
+
+
+def accept_order(
+    draft: Draft,
+    command: AcceptOrder,
+    assets: Mapping[AssetId, Asset],
+    relying: Mapping[AssetId, tuple[Asset, ...]],
+) -> None:
+    """T01: refuse at the door what can be seen there, else take the order in with snapshots and asset locks.
+
+    assets: those that the items aim at · relying: per asset, the active assets that rely on it
+    """
+    if command.invalid:
+        raise Unprocessable(errors=command.invalid)
+    _check_items(draft.policy, command)
+    check_assets(draft.policy, command, assets, relying)
+    draft.record(
+        "ORDER_ACCEPTED",
+        "ORDER",
+        command.order_id,
+        after="ACKNOWLEDGED",
+        orderType=command.order_type,
+        policyVersion=draft.policy_version,
+        items=len(command.items),
+    )
+    for asked in command.items:
+        target = AssetId(asked.target_asset) if asked.target_asset else None
+        snapshot = assets[target].snapshot() if target else None
+        check_move("ITEM", None, "ACKNOWLEDGED")
+        draft.items[asked.item_id] = Item(
+            item_id=asked.item_id,
+            action=asked.action,
+            offering=asked.offering,
+            state="ACKNOWLEDGED",
+            base="ACKNOWLEDGED",
+            quantity=asked.quantity,
+            ordered_quantity=asked.quantity,
+            content=asked.content,
+            parent=asked.parent,
+            relies_on=asked.relies_on,
+            target_asset=target,
+            snapshot=snapshot,
+        )
+        draft.record("ITEM_STATE_CHANGED", "ITEM", asked.item_id, after="ACKNOWLEDGED")
+        if target and asked.action != "NO_CHANGE":
+            draft.locks_taken.add(target)
+    if draft.locks_taken:
+        draft.record(
+            "ASSET_MODIFICATION_STARTED",
+            "ORDER",
+            command.order_id,
+            assets=sorted(str(asset_id) for asset_id in draft.locks_taken),
+        )
+    draft.content_changed = True
+    draft.send("order-accepted", command.order_id, ttl=3600, order_id=command.order_id, run=draft.head.run)
+
+
+def _check_items(policy: Policy, command: AcceptOrder) -> None:
+    known = {item.item_id: item for item in command.items}
+    problems: list[FieldError] = []
+    for index, item in enumerate(command.items):
+        at = f"/items/{index}"
+        offering = policy.offerings.get(item.offering)
+        if offering is None:
+            raise OfferingUnknown(
+                f"The policy has no offering {item.offering!r}.",
+                errors=(FieldError(f"{at}/productOfferingId", "unknown offering"),),
+            )
+        if item.action != "NO_CHANGE" and offering.plan_for(command.order_type, item.action) is None:
+            raise OfferingUnknown(
+                f"{item.offering} has no plan for {item.action}.",
+                errors=(FieldError(f"{at}/action", f"not possible for {item.offering}"),),
+            )
+        for field, others in (
+            ("parentItemId", (item.parent,) if item.parent else ()),
+            ("reliesOn", item.relies_on),
+        ):
+            for other in others:
+                if other not in known:
+                    raise ItemUnknown(
+                        f"Item {item.item_id} names item {other}, which the order does not have.",
+                        errors=(FieldError(f"{at}/{field}", f"unknown item {other}"),),
+                    )
+        if item.action in {"MODIFY", "DISCONNECT"} and item.target_asset is None:
+            problems.append(FieldError(f"{at}/targetAssetId", f"{item.action} needs the asset it is about"))
+        parent = known.get(item.parent or "")
+        parent_offering = policy.offerings.get(parent.offering) if parent else None
+        if parent_offering is not None and item.offering not in {
+            *parent_offering.children.mandatory,
+            *parent_offering.children.optional,
+        }:
+            problems.append(FieldError(f"{at}/parentItemId", f"{item.offering} is not part of {parent_offering.name}"))
+        if item.action == "ADD":
+            present = {other.offering for other in command.items if other.parent == item.item_id}
+            problems += [
+                FieldError(at, f"{item.offering} needs {child} as a part")
+                for child in offering.children.mandatory
+                if child not in present
+            ]
+        if item.action == "ADD" and offering.requires and item.target_asset is None:
+            bases = {known[other].offering for other in item.relies_on}
+            if not bases & set(offering.requires):
+                problems.append(
+                    FieldError(f"{at}/reliesOn", f"{item.offering} needs one of {', '.join(offering.requires)}")
+                )
+    problems += [FieldError("/items", f"items {' and '.join(cycle)} wait for each other") for cycle in _cycles(known)]
+    if problems:
+        raise Unprocessable("The items do not fit together.", errors=tuple(problems))
+
+
+def _cycles(items: Mapping[str, OrderItem]) -> list[list[str]]:
+    """Circles over parents and over reliance, each named once by the item where it was met."""
+    found: list[list[str]] = []
+    for edges in (lambda i: (i.parent,) if i.parent else (), lambda i: i.relies_on):
+        done: set[str] = set()
+        for start in items:
+            path: list[str] = []
+            stack: list[tuple[str, bool]] = [(start, False)]
+            while stack:
+                item_id, leaving = stack.pop()
+                if leaving:
+                    done.add(path.pop())
+                elif item_id in path:
+                    found.append(path[path.index(item_id) :])
+                    stack.clear()
+                elif item_id not in done:
+                    path.append(item_id)
+                    stack.append((item_id, True))
+                    stack += [(other, False) for other in edges(items[item_id])]
+            if found:
+                return found
+    return found
+
+
+def check_assets(
+    policy: Policy,
+    command: AcceptOrder,
+    assets: Mapping[AssetId, Asset],
+    relying: Mapping[AssetId, tuple[Asset, ...]],
+) -> None:
+    """Whether each asset can be changed as asked: present, active, the customer's own, compatible, not relied on."""
+    customer = command.content.get("customer", {}).get("id")
+    ended = {item.target_asset for item in command.items if item.action == "DISCONNECT"}
+    for index, item in enumerate(command.items):
+        if item.target_asset is None:
+            continue
+        where = (FieldError(f"/items/{index}/targetAssetId", "see detail"),)
+        asset = assets.get(AssetId(item.target_asset))
+        if asset is None:
+            raise AssetNotModifiable("There is no such asset.", errors=where)
+        finding = find_asset_problem(policy, item.offering, item.action, asset, customer)
+        if finding:
+            raise AssetNotModifiable(finding, errors=where)
+        if item.action == "DISCONNECT":
+            left = [a for a in relying.get(asset.asset_id, ()) if a.asset_id not in ended]
+            if left:
+                raise DependentAsset(
+                    f"Asset {left[0].asset_id} ({left[0].offering}) relies on it; end both in one order.",
+                    errors=where,
+                    blocked_by=f"/api/v1/assets/{left[0].asset_id}",
+                )
+
+
+def find_asset_problem(policy: Policy, offering_name: str, action: str, asset: Asset, customer: Json) -> str | None:
+    """What stands against this action on this asset, in words; None where nothing does."""
+    if asset.state != "ACTIVE" and action != "RETURN":
+        return f"The asset is {asset.state}, not ACTIVE."
+    if asset.customer_id != customer:
+        return "The asset belongs to another customer."
+    offering = policy.offerings[offering_name]
+    if action == "ADD":
+        if offering.requires and asset.offering not in offering.requires:
+            return f"{offering_name} needs one of {', '.join(offering.requires)}; the asset is {asset.offering}."
+    elif action == "MODIFY":
+        if asset.offering not in (offering.compatible_from or (offering_name,)) and asset.offering != offering_name:
+            return f"{asset.offering} cannot be changed into {offering_name}."
+    elif action in {"DISCONNECT", "RETURN"} and asset.offering != offering_name:
+        return f"The asset is {asset.offering}, not {offering_name}."
+    return None
+
+
+# -- the flow asks ------------------------------------------------------------------------------------------------
+
+
+def validate_order(draft: Draft, command: ValidateOrder) -> Mapping[str, Json]:
+    """T02: what may have changed since the door. A redelivered job hears the same again."""
+    if _is_foreign(draft, command.run):
+        return {"verdict": "rejected" if draft.head.state == "REJECTED" else "stand_down"}
+    if draft.head.base == "ACKNOWLEDGED":
+        problem = _find_problem_since_door(draft)
+        if problem:
+            reject_order(draft, problem)
+            return {"verdict": "rejected"}
+        check_move("ORDER", "ACKNOWLEDGED", "VALIDATED")
+        draft.change_head(base="VALIDATED")
+        draft.record("ORDER_VALIDATED", "ORDER", draft.head.order_id)
+    return {"verdict": "valid"}
+
+
+def _is_foreign(draft: Draft, run: Run) -> bool:
+    return draft.head.has_ended or draft.head.run != run
+
+
+def _find_problem_since_door(draft: Draft) -> str | None:
+    for item in draft.items.values():
+        if item.offering not in draft.policy.offerings:
+            return f"The offering {item.offering} is no longer sold."
+    return None
+
+
+def reject_order(draft: Draft, reason: str) -> None:
+    draft.change_head(state="REJECTED", ended_at=draft.now)
+    draft.locks_released = True
+    draft.record("ORDER_REJECTED", "ORDER", draft.head.order_id, before="ACKNOWLEDGED", after="REJECTED", reason=reason)
+
+
+def check_start_date(draft: Draft, command: CheckStartDate) -> Mapping[str, Json]:
+    """T03's guard: wait for the wished date only if the order says that fulfillment should."""
+    if _is_foreign(draft, command.run):
+        return {"verdict": "stand_down"}
+    wished = draft.head.content.get("requestedStartDate")
+    if draft.head.content.get("startOnRequestedDate") and wished and draft.head.base == "VALIDATED":
+        start_at = parse_time(wished)
+        if start_at > draft.now:
+            draft.change_head(start_key=draft.head.start_key + 1)
+            return {
+                "verdict": "wait",
+                "start_at": format_time(start_at),
+                "wait_key": f"{draft.head.order_id}:{draft.head.start_key}",
+            }
+    return {"verdict": "go"}
+
+
+def decompose_order(draft: Draft, command: DecomposeOrder) -> Mapping[str, Json]:
+    """Store plan version 1 as a whole and start the items; a repeated question gets the plan that is there."""
+    if _is_foreign(draft, command.run):
+        return {"verdict": "stand_down"}
+    if draft.head.base == "VALIDATED":
+        _store_plan(draft)
+        draft.change_head(base="IN_PROGRESS", plan_version=1)
+        draft.content_changed = True
+        for item in draft.items.values():
+            if item.base == "ACKNOWLEDGED":
+                draft.change_item(item.item_id, base="IN_PROGRESS")
+    assert draft.plan is not None
+    return {"verdict": "planned", "plan_id": str(draft.plan.plan_id), "plan_run": str(draft.plan.run)}
+
+
+def _store_plan(draft: Draft) -> None:
+    plan_id = PlanId(derive_id(draft.head.order_id, "plan", 1))
+    tasks = draw_plan(draft.head.order_id, plan_id, draft.head.order_type, draft.items.values(), draft.policy)
+    types = copy_types(draft.policy, (task.task_type for task in tasks))
+    draft.plan = Plan(plan_id, 1, Run(draft.new_id("run")), types, draft.policy_version)
+    draft.record(
+        "ORDER_DECOMPOSED",
+        "ORDER",
+        draft.head.order_id,
+        planVersion=1,
+        tasks=len(tasks),
+        policyVersion=draft.policy_version,
+    )
+    for task in tasks:
+        draft.add_task(task)
+    for holder in draft.order_holds:
+        draft.hold((task.task_id for task in tasks), holder)
+
+
+def copy_types(policy: Policy, names: Iterable[str]) -> dict[str, TaskType]:
+    """The metadata that goes with a plan: its types, and those that undo or stop them."""
+    copied: dict[str, TaskType] = {}
+    for name in names:
+        row = policy.task_types[name]
+        for wanted in (name, row.compensation, row.withdrawal):
+            if wanted:
+                copied[wanted] = policy.task_types[wanted]
+    return copied
+
+
+def draw_plan(
+    order_id: uuid.UUID, plan_id: PlanId, order_type: str, items: Iterable[Item], policy: Policy
+) -> list[Task]:
+    """What the items decompose into, by the policy's plans: a graph of tasks, shared ones once per order.
+
+    Predecessors stand before their successors in the result; the policy's check has refused circles.
+    """
+    items = [item for item in items if item.action != "NO_CHANGE"]
+    key_of: dict[tuple[str, str], tuple[str, ...]] = {}
+    after: dict[tuple[str, ...], dict[tuple[str, ...], None]] = {}
+    shape: dict[tuple[str, ...], tuple[str, str, dict[str, None]]] = {}
+    steps = {item.item_id: policy.offerings[item.offering].plan_for(order_type, item.action) or () for item in items}
+    for item in items:
+        for step in steps[item.item_id]:
+            key = ("order", step.step, step.type) if step.per_order else (item.item_id, step.step, step.type)
+            key_of[item.item_id, step.step] = key
+            shape.setdefault(key, (step.step, step.type, {}))[2][item.item_id] = None
+            after.setdefault(key, {})
+    children = {item.item_id: [other.item_id for other in items if other.parent == item.item_id] for item in items}
+    for item in items:
+        near = {None: [item.item_id], "reliesOn": list(item.relies_on), "children": children[item.item_id]}
+        for step in steps[item.item_id]:
+            for where, name in step.predecessors():
+                for other in near[where]:
+                    earlier = key_of.get((other, name))
+                    if earlier and earlier != key_of[item.item_id, step.step]:
+                        after[key_of[item.item_id, step.step]][earlier] = None
+    id_of = {key: TaskId(derive_id(order_id, "task", 1, *key)) for key in shape}
+    tasks: list[Task] = []
+    for at in _in_order(after):
+        step_name, type_name, item_ids = shape[at]
+        depends_on = tuple(id_of[earlier] for earlier in after[at])
+        tasks.append(
+            Task(
+                task_id=id_of[at],
+                kind="FULFILLMENT",
+                plan_id=plan_id,
+                plan_version=1,
+                step=step_name,
+                task_type=type_name,
+                item_ids=tuple(item_ids),
+                state="PENDING" if depends_on else "READY",
+                depends_on=depends_on,
+                unmet=len(depends_on),
+            )
+        )
+    return tasks
+
+
+def _in_order(after: Mapping[tuple[str, ...], Mapping[tuple[str, ...], None]]) -> list[tuple[str, ...]]:
+    waiting = {key: len(earlier) for key, earlier in after.items()}
+    followers: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for key, earlier in after.items():
+        for other in earlier:
+            followers.setdefault(other, []).append(key)
+    ready = [key for key, count in waiting.items() if not count]
+    for key in ready:  # grows while it is walked
+        for follower in followers.get(key, ()):
+            waiting[follower] -= 1
+            if not waiting[follower]:
+                ready.append(follower)
+    return ready
+
+
+# -- waves ---------------------------------------------------------------------------------------------------------
+
+
+def release_tasks(draft: Draft, command: ReleaseTasks) -> Mapping[str, Json]:
+    """The walker asks what may start now; it alone hands tasks out, at most WINDOW at work at a time.
+
+    Answers {"tasks": [{task_id, release, job_type}], "closed"}; closed: this plan will never hand out anything again.
+    """
+    plan = draft.plans.get(command.plan_id) or draft.plan
+    if plan is None or plan.plan_id != command.plan_id or plan.run != command.run:
+        return {"tasks": [], "closed": True}
+    room = WINDOW - count_at_work(draft, command.plan_id)
+    wave = [task for task in draft.tasks_of_plan(command.plan_id) if may_be_handed(draft, task)][: max(room, 0)]
+    for task in wave:
+        draft.change_task(task.task_id, handed=True)
+    draft.change_plan(command.plan_id, woken=False)
+    return {
+        "tasks": [
+            {
+                "task_id": str(task.task_id),
+                "release": task.release,
+                "job_type": f"effect-{draft.task_type(task).system}",
+            }
+            for task in wave
+        ],
+        "closed": plan.closed,
+    }
+
+
+def may_be_handed(draft: Draft, task: Task) -> bool:
+    """Ready and free, or already under way and lost by the engine (a restart takes `handed` back)."""
+    if task.handed:
+        return False
+    return task.state in IN_FLIGHT or (task.state == "READY" and not draft.is_held(task) and task.purpose != "MANUAL")
+
+
+def count_at_work(draft: Draft, plan_id: PlanId) -> int:
+    """Tasks that cost the engine something right now; those that wait for the world do not count."""
+    return sum(
+        1
+        for task in draft.tasks_of_plan(plan_id)
+        if task.handed and task.state in {"READY", "IN_PROGRESS", "DISPATCHED"}
+    )
+
+
+def restart_plan(draft: Draft, command: RestartFlow) -> Mapping[str, Json]:
+    """Give a plan a new run: every unfinished task goes out again, whatever the old flow still believes."""
+    plan = draft.plans.get(command.plan_id) or draft.plan
+    if plan is None or plan.plan_id != command.plan_id:
+        raise PlanNotFound
+    run = Run(draft.new_id("run"))
+    for task in draft.tasks_of_plan(command.plan_id):
+        if not task.has_ended and task.handed:
+            draft.change_task(task.task_id, handed=False, release=task.release + 1)
+    draft.change_plan(command.plan_id, run=run, woken=True)
+    draft.record("FLOW_RESTARTED", "PLAN", command.plan_id, reason=command.reason)
+    draft.send("plan-restarted", run, ttl=3600, order_id=draft.head.order_id, plan_id=command.plan_id, run=run)
+    return {"run": str(run)}
+
+
+# -- operator's hold ----------------------------------------------------------------------------------------------
+
+
+def hold_order(draft: Draft, command: HoldOrder) -> None:
+    _check_operable(draft, command.invalid)
+    if OPERATOR_HOLD in draft.order_holds:
+        raise ChangeActive("The order is on hold already.")
+    draft.order_holds = draft.order_holds | {OPERATOR_HOLD}
+    draft.hold((task.task_id for task in draft.fulfillment_tasks() if not task.has_ended), OPERATOR_HOLD)
+    draft.record("ORDER_HELD", "ORDER", draft.head.order_id)
+
+
+def release_order(draft: Draft, command: ReleaseOrder) -> None:
+    _check_operable(draft, command.invalid)
+    if OPERATOR_HOLD not in draft.order_holds:
+        raise ChangeActive("The order is not on hold.")
+    draft.order_holds = draft.order_holds - {OPERATOR_HOLD}
+    draft.unhold(OPERATOR_HOLD)
+    draft.record("ORDER_RELEASED", "ORDER", draft.head.order_id)
+
+
+def _check_operable(draft: Draft, invalid: tuple[FieldError, ...]) -> None:
+    if draft.head.has_ended:
+        raise OrderTerminal
+    if invalid:
+        raise Unprocessable(errors=invalid)
+
+
+# -- the installed base ---------------------------------------------------------------------------------------------
+
+
+def write_asset(draft: Draft, item: Item) -> None:
+    """A completed item leaves its mark: ADD installs, MODIFY changes, DISCONNECT ends the asset; references are kept."""
+    references = {
+        task.task_type: {"externalReference": effect.external_reference, "output": effect.output}
+        for task in draft.fulfillment_tasks()
+        if item.item_id in task.item_ids
+        if (effect := draft.effect_of(task)) and effect.state == "CONFIRMED"
+    }
+    if item.action == "ADD":
+        asset_id = AssetId(derive_id(draft.head.order_id, "asset", item.item_id))
+        relies_on = [
+            str(base.target_asset or derive_id(draft.head.order_id, "asset", base.item_id))
+            for base in (draft.items[other] for other in item.relies_on)
+        ]
+        if item.target_asset:
+            relies_on.append(str(item.target_asset))
+        draft.assets[asset_id] = Asset(
+            asset_id=asset_id,
+            customer_id=str(draft.head.content.get("customer", {}).get("id", "")),
+            offering=item.offering,
+            configuration=item.content.get("configuration") or {},
+            state="ACTIVE",
+            version=1,
+            references=references,
+            relies_on=tuple(relies_on),
+            installed_by=OrderId(draft.head.order_id),
+            quantity=item.quantity,
+        )
+        draft.change_item(item.item_id, asset=asset_id)
+    elif item.target_asset and item.target_asset in draft.assets:
+        asset = draft.assets[item.target_asset]
+        if item.action == "MODIFY":
+            draft.assets[asset.asset_id] = replace(
+                asset,
+                offering=item.offering,
+                version=asset.version + 1,
+                configuration={**asset.configuration, **(item.content.get("configuration") or {})},
+                references={**asset.references, **references},
+            )
+        elif item.action == "DISCONNECT":
+            draft.assets[asset.asset_id] = replace(
+                asset,
+                state="TERMINATED",
+                version=asset.version + 1,
+                references={**asset.references, **references},
+            )
+
+
+def undo_asset(draft: Draft, item: Item) -> None:
+    """The asset follows its item's undoing: what ADD installed ends, what MODIFY or DISCONNECT touched is as before."""
+    if item.action == "ADD" and item.asset and item.asset in draft.assets:
+        asset = draft.assets[item.asset]
+        if asset.state != "TERMINATED":
+            draft.assets[asset.asset_id] = replace(asset, state="TERMINATED", version=asset.version + 1)
+    elif item.base == "COMPLETED" and item.snapshot and item.target_asset in draft.assets:
+        assert item.target_asset is not None
+        asset = draft.assets[item.target_asset]
+        draft.assets[asset.asset_id] = replace(
+            asset,
+            offering=item.snapshot["productOfferingId"],
+            configuration=item.snapshot["configuration"],
+            state=item.snapshot["state"],
+            version=asset.version + 1,
+        )

@@ -1,0 +1,464 @@
+"""What follows by itself after any command, to a fixpoint: readiness, commit points, ends, states, wake-ups.
+It is the only place where one wing's outcome means something for another; it must never decide what a person decides."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from domain.assessment import find_closure, is_quiet
+from domain.cancellation import covered_items, let_go, propose_orders, retains
+from domain.compensation import advance_plan, find_type, mark_block, supersede_plan
+from domain.execution import Reported, wait_key
+from domain.fallout import close_case, open_case, settle_cases
+from domain.fulfillment import OPERATOR_HOLD, count_at_work, may_be_handed, undo_asset, write_asset
+from domain.ledger import Effect
+from domain.machines import check_move, has_ended
+from domain.order import UNSTARTED, WINDOW, CompensationPlan, Draft, Item, Plan, Request, Task
+from domain.values import PlanId, Run, TaskId, derive_id
+
+_ASSESSING: Final = frozenset({"ASSESSING", "REQUIRES_APPROVAL", "AWAITING_CHARGE_DECISION", "APPROVED"})
+_ENDED_EVENTS: Final = {
+    "COMPLETED": "ORDER_COMPLETED",
+    "PARTIALLY_COMPLETED": "ORDER_PARTIALLY_COMPLETED",
+    "CANCELLED": "ORDER_CANCELLED",
+    "FAILED": "ORDER_FAILED",
+}
+
+
+def settle(draft: Draft, reported: Reported) -> None:
+    """Carry a draft to rest. Idempotent: settling a settled draft changes nothing."""
+    _reopen_waiting(draft)
+    for failure in reported.failures:
+        open_case(draft, failure.task, failure.category, failure.title)
+    for effect_id in reported.late:
+        _oblige(draft, draft.effects[effect_id])
+    while _step(draft):
+        pass
+    if not draft.head.has_ended:
+        _end_order(draft)
+    _show_items(draft)
+    _show_order(draft)
+    _wake(draft)
+
+
+def _step(draft: Draft) -> bool:
+    """One pass; True while anything moved, so that what it made possible is looked at again."""
+    moved = _ready(draft)
+    if not draft.whole:
+        return moved
+    moved |= settle_cases(draft)
+    for request in list(draft.requests.values()):
+        if request.status == "COMPENSATING" and request.plan_id:
+            moved |= _advance_cancellation(draft, draft.requests[request.request_id])
+    for plan in list(draft.plans.values()):
+        if plan.state in {"IN_PROGRESS", "BLOCKED"} and draft.requests[plan.request_id].has_ended:
+            moved |= _advance_obligations(draft, plan.plan_id)
+    moved |= _finish_items(draft)
+    return moved
+
+
+# -- tasks ----------------------------------------------------------------------------------------------------
+
+
+def _ready(draft: Draft) -> bool:
+    moved = False
+    for task in list(draft.fulfillment_tasks()):
+        if task.state == "PENDING" and task.unmet == 0:
+            draft.move_task(task.task_id, "READY")
+            moved = True
+    return moved
+
+
+def _reopen_waiting(draft: Draft) -> None:
+    """A task whose accepted effect was called off is unstarted again; its old flow is told by the outcome's wake-up."""
+    for task in list(draft.fulfillment_tasks()):
+        effect = draft.effect_of(task)
+        if (
+            task.state in {"WAITING_EXTERNAL", "OUTCOME_UNKNOWN"}
+            and effect
+            and effect.state == "NO_EFFECT"
+            and effect.reason == "withdrawn"
+        ):
+            draft.move_task(task.task_id, "READY", handed=False, release=task.release + 1)
+
+
+# -- one cancellation past its approval -----------------------------------------------------------------------
+
+
+def _advance_cancellation(draft: Draft, request: Request) -> bool:
+    assert request.plan_id is not None
+    plan_id = request.plan_id
+    if _resume_after_refused_withdrawal(draft, request, plan_id):
+        return True
+    moved = advance_plan(draft, plan_id)
+    for task in draft.tasks_of_plan(plan_id):
+        if task.state == "READY" and task.purpose == "MANUAL":
+            draft.move_task(task.task_id, "IN_FALLOUT")
+            open_case(draft, draft.tasks[task.task_id], "BUSINESS", f"Undo {task.step} by hand ({task.task_type})")
+            moved = True
+    tasks = draft.tasks_of_plan(plan_id)
+    if not request.committed_at and (any(_is_intent(task) for task in tasks) or all(task.has_ended for task in tasks)):
+        _commit(draft, request)
+        moved = True
+    request = draft.requests[request.request_id]
+    mark_block(draft, plan_id)
+    if (
+        request.committed_at
+        and all(task.has_ended for task in draft.tasks_of_plan(plan_id))
+        and not _open_effects(draft, request)
+    ):
+        _finish_cancellation(draft, request)
+        moved = True
+    return moved
+
+
+def _is_intent(task: Task) -> bool:
+    """The commit point (1-domain §4): the first undoing that was called for, or handed to a person."""
+    if task.purpose == "WITHDRAW":
+        return False
+    return task.effect_id is not None or task.state == "IN_FALLOUT"
+
+
+def _resume_after_refused_withdrawal(draft: Draft, request: Request, plan_id: PlanId) -> bool:
+    """Too late to stop it: the original is awaited, and the request is assessed again with that known."""
+    refused = tuple(
+        task.reverses
+        for task in draft.tasks_of_plan(plan_id)
+        if task.purpose == "WITHDRAW"
+        and task.state == "COMPLETED"
+        and task.reverses
+        and (effect := draft.effect_of(task))
+        and effect.state == "NO_EFFECT"
+        and draft.effects[task.reverses].is_open
+        and task.reverses not in request.refused_withdrawals
+    )
+    if not refused or request.committed_at:
+        return False
+    supersede_plan(draft, plan_id)
+    draft.move_request(
+        request.request_id,
+        "ASSESSING",
+        "CANCELLATION_STALE",
+        plan_id=None,
+        refused_withdrawals=(*request.refused_withdrawals, *refused),
+        grace_until=draft.now + draft.policy.cancellation.grace,
+        run=Run(draft.new_id("run")),
+    )
+    # The flow that ran the plan is on its way out; a new one assesses.
+    request = draft.requests[request.request_id]
+    draft.send(
+        "cancellation-requested",
+        f"{request.request_id}:{request.run}",
+        ttl=3600,
+        order_id=draft.head.order_id,
+        request_id=request.request_id,
+        run=request.run,
+    )
+    return True
+
+
+def _commit(draft: Draft, request: Request) -> None:
+    """From here only forward: what never started never will, failures become facts of the undoing."""
+    draft.change_request(request.request_id, committed_at=draft.now)
+    draft.record("CANCELLATION_COMMITTED", "REQUEST", request.request_id, request_id=request.request_id)
+    for task_id in find_closure(draft, request.scope, request.item_ids, request.request_id).tasks:
+        task = draft.tasks[task_id]
+        effect = draft.effect_of(task)
+        if task.state in UNSTARTED or (task.state == "FAILED" and (effect is None or effect.state == "NO_EFFECT")):
+            draft.move_task(task_id, "CANCELLED")
+
+
+def _open_effects(draft: Draft, request: Request) -> bool:
+    tasks = set(find_closure(draft, request.scope, request.item_ids, request.request_id).tasks)
+    return any(effect.is_open and effect.task_id in tasks for effect in draft.effects.values())
+
+
+# -- obligations ------------------------------------------------------------------------------------------------
+
+
+def _oblige(draft: Draft, effect: Effect) -> None:
+    """T11: it happened after its order or item had ended. The ended rows stay; beside them stands the duty to undo it."""
+    task = draft.tasks[effect.task_id]
+    open_case(
+        draft,
+        task,
+        "UNKNOWN_OUTCOME",
+        f"{task.task_type} took effect after it had been given up",
+        context="LATE_EFFECT",
+        blocking=False,
+    )
+    undone_by = draft.task_type(task).compensation
+    plan = next((plan for plan in reversed(draft.plans.values()) if plan.state != "SUPERSEDED"), None)
+    if undone_by is None or plan is None or effect.reverses or effect.withdraws:
+        return
+    types = {**plan.types, undone_by: find_type(draft, undone_by)}
+    run = Run(draft.new_id("run"))
+    if plan.state == "COMPLETED":
+        draft.move_plan(plan.plan_id, "IN_PROGRESS", "COMPENSATION_STARTED", completed_at=None)
+    draft.change_plan(plan.plan_id, types=types, run=run, closed=False, woken=True)
+    draft.add_task(
+        Task(
+            task_id=TaskId(derive_id(plan.plan_id, effect.effect_id, "OBLIGATION")),
+            kind="COMPENSATION",
+            plan_id=plan.plan_id,
+            step=task.step,
+            task_type=undone_by,
+            item_ids=task.item_ids,
+            state="PLANNED",
+            original_task=task.task_id,
+            reverses=effect.effect_id,
+            purpose="COMPENSATE",
+        )
+    )
+    draft.send("plan-restarted", run, ttl=3600, order_id=draft.head.order_id, plan_id=plan.plan_id, run=run)
+
+
+def _advance_obligations(draft: Draft, plan_id: PlanId) -> bool:
+    moved = advance_plan(draft, plan_id)
+    mark_block(draft, plan_id)
+    tasks = draft.tasks_of_plan(plan_id)
+    if all(task.has_ended for task in tasks):
+        draft.move_plan(plan_id, "COMPLETED", "COMPENSATION_COMPLETED", completed_at=draft.now, closed=True)
+        for case in draft.open_cases():
+            undone = any(task.original_task == case.task_id and task.state == "COMPLETED" for task in tasks)
+            if case.context == "LATE_EFFECT" and undone:
+                close_case(draft, case.case_id, "RESOLVED", "OBLIGATION_MET")
+        moved = True
+    return moved
+
+
+def _finish_cancellation(draft: Draft, request: Request) -> None:
+    """The ledger decides: nothing stands any more, or something stays and is proposed as a new order."""
+    assert request.plan_id is not None
+    if not has_ended("PLAN", draft.plans[request.plan_id].state):
+        draft.move_plan(request.plan_id, "COMPLETED", "COMPENSATION_COMPLETED", completed_at=draft.now, closed=True)
+    items = [draft.items[item_id] for item_id in sorted(covered_items(draft, request)) if item_id in draft.items]
+    kept = [item for item in items if retains(draft, item.item_id)]
+    for item in items:
+        if not has_ended("ITEM", item.state) or item.base == "COMPLETED":
+            draft.change_item(item.item_id, base="PARTIALLY_COMPLETED" if item in kept else "CANCELLED")
+            if item not in kept:
+                undo_asset(draft, item)
+    _write_retained_assets(draft, kept)
+    draft.move_request(
+        request.request_id,
+        "PARTIALLY_COMPLETED" if kept else "COMPLETED",
+        "CANCELLATION_COMPLETED",
+        outcome="PARTIALLY_CANCELLED" if kept else "CANCELLED",
+        proposals=tuple(propose_orders(draft, [draft.items[item.item_id] for item in kept])),
+    )
+    let_go(draft, request)
+
+
+def _write_retained_assets(draft: Draft, kept: list[Item]) -> None:
+    """An effect that stays and is followed by a DISCONNECT means that the customer now has the thing."""
+    for item in kept:
+        stays = any(
+            effect.stands
+            and effect.is_original
+            and item.item_id in draft.tasks[effect.task_id].item_ids
+            and (follow_up := draft.task_type(draft.tasks[effect.task_id]).follow_up) is not None
+            and follow_up.action == "DISCONNECT"
+            for effect in draft.effects.values()
+            if effect.task_id in draft.tasks
+        )
+        if stays and item.asset is None:
+            write_asset(draft, item)
+
+
+# -- items and the order ----------------------------------------------------------------------------------------
+
+
+def _finish_items(draft: Draft) -> bool:
+    """An item is complete when all its tasks are; one without tasks, with its last child."""
+    if draft.head.base != "IN_PROGRESS" or draft.plan is None:
+        return False
+    moved = False
+    tasks: dict[str, list[Task]] = {}
+    for task in draft.fulfillment_tasks():
+        if task.state != "SUPERSEDED":
+            for item_id in task.item_ids:
+                tasks.setdefault(item_id, []).append(task)
+    for item in list(draft.items.values()):
+        if item.base != "IN_PROGRESS" or item.state == "SUPERSEDED":
+            continue
+        own = tasks.get(item.item_id, [])
+        children = [other for other in draft.items.values() if other.parent == item.item_id]
+        if (
+            all(task.state == "COMPLETED" for task in own)
+            and all(child.base != "IN_PROGRESS" for child in children)
+            and (own or not children or any(child.base == "COMPLETED" for child in children))
+        ):
+            draft.change_item(item.item_id, base="COMPLETED")
+            if item.action != "NO_CHANGE":
+                write_asset(draft, item)
+            moved = True
+    return moved
+
+
+def _end_order(draft: Draft) -> None:
+    """T04: evaluated whenever nothing stands in the way; the items say how the order ended."""
+    if not draft.whole or (draft.head.base != "IN_PROGRESS" and not _was_cancelled(draft)):
+        return
+    if any(not request.has_ended for request in draft.requests.values()):
+        return
+    if any(case.blocking for case in draft.open_cases()) or any(e.is_open for e in draft.effects.values()):
+        return
+    bases = [item.base for item in draft.items.values() if item.state != "SUPERSEDED" and item.action != "NO_CHANGE"]
+    if any(not has_ended("ITEM", base) for base in bases):
+        return
+    delivered = {"COMPLETED", "PARTIALLY_COMPLETED"}
+    if all(base == "COMPLETED" for base in bases):
+        state = "COMPLETED"
+    elif all(base == "CANCELLED" for base in bases):
+        state = "CANCELLED"
+    elif "FAILED" in bases and not delivered & set(bases):
+        state = "FAILED"
+    else:
+        state = "PARTIALLY_COMPLETED"
+    before = draft.head.state
+    check_move("ORDER", before, state)
+    draft.change_head(state=state, resume_state=None, ended_at=draft.now)
+    draft.locks_released = True
+    if draft.plan and not draft.plan.closed:
+        draft.change_plan(draft.plan.plan_id, closed=True)
+    draft.record(_ENDED_EVENTS[state], "ORDER", draft.head.order_id, before=before, after=state)
+    if any(item.target_asset and item.action != "NO_CHANGE" for item in draft.items.values()):
+        draft.record("ASSET_MODIFICATION_COMPLETED", "ORDER", draft.head.order_id, outcome=state)
+
+
+def _was_cancelled(draft: Draft) -> bool:
+    """Before decomposition only a finished cancellation can end the order."""
+    return any(item.base == "CANCELLED" for item in draft.items.values())
+
+
+def _show_items(draft: Draft) -> None:
+    """Each item's shown state: final, or what its cancellation does with it, or how far it has come."""
+    if not draft.whole:
+        return
+    cover: dict[str, Request] = {}
+    for request in draft.requests.values():
+        if not request.has_ended:
+            for item_id in covered_items(draft, request):
+                if request.scope == "ORDER" or item_id not in cover:
+                    cover[item_id] = request
+    for item in list(draft.items.values()):
+        if item.action == "NO_CHANGE" and item.base == "ACKNOWLEDGED":
+            continue
+        shown = item.base
+        covering = cover.get(item.item_id)
+        if covering is not None and item.base in {"ACKNOWLEDGED", "IN_PROGRESS", "COMPLETED"}:
+            shown = _chain_state(covering)
+            if covering.scope == "ITEMS" and any(
+                case.blocking and case.request_id == covering.request_id for case in draft.open_cases()
+            ):
+                shown = "FALLOUT"
+        if shown != item.state:
+            for step in _path(item.state, shown):
+                draft.move_item(item.item_id, step)
+
+
+def _chain_state(request: Request) -> str:
+    if request.status == "ACCEPTED_FOR_ASSESSMENT":
+        return "CANCELLATION_REQUESTED"
+    return "CANCELLING" if request.status == "COMPENSATING" else "CANCELLATION_ASSESSING"
+
+
+def _path(before: str, after: str) -> list[str]:
+    """The chain is told step by step, even where one transaction runs through several."""
+    chain = ["CANCELLATION_REQUESTED", "CANCELLATION_ASSESSING", "CANCELLING"]
+    if after in {"CANCELLED", "PARTIALLY_COMPLETED"} and before not in {"FALLOUT", "CANCELLING"}:
+        start = chain.index(before) + 1 if before in chain else 0
+        return [*chain[start:], after]
+    if after in chain:
+        start = chain.index(before) + 1 if before in chain else 0
+        stop = chain.index(after) + 1
+        return chain[start:stop] if start < stop else [after]
+    if before in chain and after in {"ACKNOWLEDGED", "IN_PROGRESS", "COMPLETED"}:
+        return [after]
+    if before == "ACKNOWLEDGED" and after == "COMPLETED":
+        return ["IN_PROGRESS", "COMPLETED"]
+    return [after]
+
+
+def _show_order(draft: Draft) -> None:
+    """The shown state is recomputed, never restored: the highest thing that holds, and the next one down beneath it."""
+    if draft.head.has_ended or not draft.whole:
+        return
+    holding = list(_standing(draft))
+    state, resume = holding[0], next((other for other in holding[1:] if other != holding[0]), None)
+    if state != draft.head.state:
+        for step in _order_path(draft.head.state, state):
+            check_move("ORDER", draft.head.state, step)
+            draft.record("ORDER_STATE_CHANGED", "ORDER", draft.head.order_id, before=draft.head.state, after=step)
+            draft.change_head(state=step)
+    if resume != draft.head.resume_state:
+        draft.change_head(resume_state=resume)
+
+
+def _order_path(before: str, after: str) -> list[str]:
+    chain = ["CANCELLATION_REQUESTED", "CANCELLATION_ASSESSING", "CANCELLING"]
+    if before == "ACKNOWLEDGED" and after == "IN_PROGRESS":
+        return ["VALIDATED", "IN_PROGRESS"]
+    if after in chain and before in chain and chain.index(after) > chain.index(before):
+        return chain[chain.index(before) + 1 : chain.index(after) + 1]
+    return [after]
+
+
+def _standing(draft: Draft) -> list[str]:
+    """Everything that holds for a live order, highest first (1-domain §2)."""
+    found: list[str] = []
+    request = draft.order_request()
+    cases = [case for case in draft.open_cases() if case.blocking]
+    if request is not None:
+        if any(case.request_id == request.request_id and case.context == "COMPENSATION" for case in cases):
+            found.append("FALLOUT")
+        if request.status == "COMPENSATING":
+            found.append("CANCELLING")
+        elif request.status in _ASSESSING:
+            found.append("CANCELLATION_ASSESSING")
+        else:
+            found.append("CANCELLATION_REQUESTED")
+    if OPERATOR_HOLD in draft.order_holds:
+        found.append("ON_HOLD")
+    if any(case.context in {"FULFILLMENT", "RECONCILIATION"} for case in cases):
+        found.append("FALLOUT")
+    found.append(draft.head.base)
+    return found
+
+
+# -- wake-ups -----------------------------------------------------------------------------------------------------
+
+
+def _wake(draft: Draft) -> None:
+    """Tell the waiting flows that there is something to ask for. Level-triggered: a wake-up that was lost is made good
+    by the next transaction, the heartbeat or the reconciler; between a wake-up and its question none is sent again."""
+    plans: list[Plan | CompensationPlan] = [*draft.plans.values(), *([draft.plan] if draft.plan else [])]
+    for plan in plans:
+        before = draft.before.plans.get(plan.plan_id) or draft.before.plan
+        was_closed = before is not None and before.plan_id == plan.plan_id and before.closed
+        if plan.closed:
+            if not was_closed:
+                draft.send("plan-progressed", plan.run)
+        elif not plan.woken and _has_work(draft, plan.plan_id):
+            draft.change_plan(plan.plan_id, woken=True)
+            draft.send("plan-progressed", plan.run)
+    for task in draft.tasks.values():
+        before_task = draft.before.tasks.get(task.task_id)
+        if before_task is not None and before_task.state == "WAITING_EXTERNAL" and task.state != "WAITING_EXTERNAL":
+            effect = draft.before.effects.get(before_task.effect_id) if before_task.effect_id else None
+            if effect is not None:
+                draft.send("effect-outcome", wait_key(effect))
+    for request in list(draft.requests.values()):
+        if request.waiting and request.status == "ASSESSING":
+            closure = find_closure(draft, request.scope, request.item_ids, request.request_id)
+            if is_quiet(draft, request, closure):
+                draft.requests[request.request_id] = replace(request, waiting=False)
+                draft.send("closure-quiesced", request.wait_key)
+
+
+def _has_work(draft: Draft, plan_id: PlanId) -> bool:
+    if count_at_work(draft, plan_id) > WINDOW // 2:
+        return False
+    return any(may_be_handed(draft, task) for task in draft.tasks_of_plan(plan_id))
