@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -14,9 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.policy import (
+    AMENDMENT_CLASSES,
+    FEASIBILITIES,
+    PHASES,
+    REASON_KINDS,
+    SAFETY_RESULTS,
+    SHAPES,
+    AmendableField,
     Charge,
+    Children,
     EffectLevelAtLeast,
     FollowUp,
+    Offering,
     PlanStep,
     PointOfNoReturn,
     PolicyInvalid,
@@ -628,6 +639,19 @@ JSON: Final = st.recursive(
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
     max_leaves=4,
 )
+
+
+# -- the page -----------------------------------------------------------------------------------------------
+
+
+def test_the_reference_names_every_key_and_every_word_of_the_format() -> None:
+    page = (ROOT / "docs/policy.md").read_text()
+    rows = (TaskType, PointOfNoReturn, FollowUp, VerifyRule, PlanStep, Offering, Children, AmendableField)
+    keys = {field.name.removesuffix("_") for row in rows for field in dataclasses.fields(row)}
+    # `name` is the key of the row, `per_order` the answer to `per`
+    words = (keys - {"name", "per_order"}) | {"per", "amountMinor", "blocking", "respond_within", *REASON_KINDS}
+    words |= {*PHASES, *SAFETY_RESULTS, *FEASIBILITIES, *AMENDMENT_CLASSES, *REVERSIBILITIES, *EFFECT_LEVELS, *SHAPES}
+    assert not [word for word in sorted(words) if not re.search(rf"\b{word}\b", page)]
 
 
 # -- text ---------------------------------------------------------------------------------------------------------
