@@ -31,7 +31,7 @@ class PolicyInvalid(Unprocessable):
 
     code = "POLICY_INVALID"
 
-    def __init__(self, problems: tuple[Problem, ...]) -> None:
+    def __init__(self, problems: tuple[Problem, ...] = ()) -> None:
         super().__init__(errors=problems)
         self.problems = problems
 

@@ -75,6 +75,7 @@ ORDER_KEYS: Final = [
     "installationAddress",
     "appointment",
     "requestedStartDate",
+    "startOnRequestedDate",
     "quoteId",
     "priceAccepted",
     "items",
