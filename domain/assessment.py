@@ -188,18 +188,23 @@ def find_closure(draft: Draft, scope: str, chosen: Iterable[str], request_id: ob
                         {"itemId": item.item_id, "reliesOn": list(item.relies_on)},
                     )
                 )
-            elif inside and item.parent and item.parent not in taken and _is_mandatory(draft, item):
-                if rules.mandatory_child == "PULL_PARENT":
-                    taken.add(item.parent)
-                    grown = True
-                    trace.append(
-                        Rule(
-                            "closure.mandatory_child",
-                            "PULLED_PARENT",
-                            f"Item {item.parent} cannot be delivered without item {item.item_id}.",
-                            {"itemId": item.item_id, "parentItemId": item.parent},
-                        )
+            elif (
+                inside
+                and item.parent
+                and item.parent not in taken
+                and rules.mandatory_child == "PULL_PARENT"
+                and _is_mandatory(draft, item)
+            ):
+                taken.add(item.parent)
+                grown = True
+                trace.append(
+                    Rule(
+                        "closure.mandatory_child",
+                        "PULLED_PARENT",
+                        f"Item {item.parent} cannot be delivered without item {item.item_id}.",
+                        {"itemId": item.item_id, "parentItemId": item.parent},
                     )
+                )
     for item in draft.items.values():
         if item.item_id in taken and item.parent and item.parent not in taken and _is_mandatory(draft, item):
             blockers.append(

@@ -270,7 +270,7 @@ def _direction(draft: Draft, request: Request) -> Mapping[str, Json]:
             return {
                 "verdict": "review",
                 "wait_key": request.wait_key,
-                "exhibit": exhibit(draft, request),
+                "exhibit": exhibit(request),
                 "sla": format_duration(draft.policy.cancellation.approval_sla),
             }
         case "AWAITING_CHARGE_DECISION":
@@ -427,7 +427,7 @@ def reversing_elsewhere(draft: Draft, request_id: RequestId) -> frozenset[Effect
     )
 
 
-def exhibit(draft: Draft, request: Request) -> str:
+def exhibit(request: Request) -> str:
     """What the review form shows: consequences and cost in words, at most 2 kB, no personal data."""
     found = request.assessment or {}
     cost = found.get("estimatedCost") or {}
@@ -455,7 +455,7 @@ def find_request(draft: Draft, request_id: RequestId) -> Request:
     return request
 
 
-def check_four_eyes(draft: Draft, request: Request, person: str) -> None:
+def check_four_eyes(request: Request, person: str) -> None:
     """The person, not the role: neither who asked nor for whom it was asked may decide (I8)."""
     if person in {request.requested_by, request.on_behalf_of}:
         raise FourEyes
@@ -463,7 +463,7 @@ def check_four_eyes(draft: Draft, request: Request, person: str) -> None:
 
 def approve(draft: Draft, command: ApproveCancellation) -> Request:
     request = find_request(draft, command.request_id)
-    check_four_eyes(draft, request, draft.actor.subject)
+    check_four_eyes(request, draft.actor.subject)
     if request.status != "REQUIRES_APPROVAL":
         raise RequestClosed(f"The request is {request.status}; only REQUIRES_APPROVAL can be approved.")
     if command.invalid:
@@ -525,7 +525,7 @@ def _check_dispositions(draft: Draft, request: Request, dispositions: Mapping[st
 
 def reject(draft: Draft, command: RejectCancellation) -> Request:
     request = find_request(draft, command.request_id)
-    check_four_eyes(draft, request, draft.actor.subject)
+    check_four_eyes(request, draft.actor.subject)
     if request.status != "REQUIRES_APPROVAL":
         raise RequestClosed(f"The request is {request.status}; only REQUIRES_APPROVAL can be rejected.")
     reason = draft.policy.reason_codes["cancellation"].get(request.reason_code)

@@ -16,7 +16,7 @@ from domain.values import Actor, CaseId, EffectId, Json, OrderId, PlanId, Reques
 class Envelope:
     """Around a command: who asks, under which id, and what they believe to be true.
 
-    command_id: the same id is the same command · fingerprint: hash of the body; another body under the same id is
+    command_id: the same id, the same command · fingerprint: hash of the body; another body under the same id is
     IDEMPOTENCY_KEY_REUSED · if_match: the raw header, None where absent
     on_behalf_of: another person, named in the body by one who may (8.D8) · keep: whether the answer is kept as a
     receipt (False for commands whose repetition is harmless by itself)

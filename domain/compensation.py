@@ -292,7 +292,7 @@ def refundable_minor(draft: Draft, original: Effect) -> int:
 
 
 def compensation_input(draft: Draft, task: Task) -> dict[str, Json]:
-    """What an undoing is sent: the original with its reference, the asset, whom to reach now, and money if it is due."""
+    """What an undoing is sent: the original, the asset, whom to reach now, and the money if it is due."""
     original = draft.effects[task.reverses] if task.reverses else None
     item = draft.items.get(task.item_ids[0]) if task.item_ids else None
     body: dict[str, Json] = {

@@ -1,4 +1,4 @@
-"""decide(draft, command) → Decision: one line per command to its wing, then `settle`. It must never do a wing's work."""
+"""decide(draft, command) → Decision: one line per command to its wing, then `settle`; never a wing's own work."""
 
 from __future__ import annotations
 

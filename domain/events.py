@@ -1,4 +1,4 @@
-"""What is told to the world: one row per kind of fact; audit and Kafka speak of the same facts. It must never carry the whole order."""
+"""What is told to the world: one row per kind of fact, the same for audit and Kafka; never the whole order."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Reported:
 def claim_task(draft: Draft, command: ClaimTask) -> Mapping[str, Json]:
     """The gate before every outside call. Whoever does not get {"verdict": "call"} calls nobody."""
     task = draft.tasks.get(command.task_id)
-    if task is None or _is_stale(draft, task, command.release):
+    if task is None or _is_stale(task, command.release):
         return _STAND_DOWN
     task_type = draft.task_type(task)
     effect = draft.effect_of(task)
@@ -69,7 +69,7 @@ def claim_task(draft: Draft, command: ClaimTask) -> Mapping[str, Json]:
     return _call(draft, draft.tasks[task.task_id], task_type, effect)
 
 
-def _is_stale(draft: Draft, task: Task, release: int) -> bool:
+def _is_stale(task: Task, release: int) -> bool:
     return task.release != release or not task.handed
 
 
@@ -135,7 +135,7 @@ def _reclaim(draft: Draft, task: Task, task_type: TaskType, effect: Effect) -> M
         return {"verdict": BUSY, "wait": (effect.lease_until - draft.now).total_seconds()}
     if draft.is_held(task):
         # It may have happened or not; while somebody holds the task, that is found out by asking, not by doing.
-        return _become_unknown(draft, task, task_type, effect, "the caller died; the outcome is not known")
+        return _become_unknown(draft, task, effect, "the caller died; the outcome is not known")
     return _call(draft, task, task_type, effect)
 
 
@@ -209,10 +209,10 @@ def record_outcome(draft: Draft, command: RecordOutcome, reported: Reported) -> 
         case "NO_EFFECT":
             _refuse(draft, task, effect, command, reported)
         case "ACCEPTED":
-            _accept(draft, task, task_type, effect)
+            _accept(draft, task, effect)
         case "UNKNOWN":
             if command.attempt == effect.attempt and not effect.accepted_at:
-                return _become_unknown(draft, task, task_type, effect, command.reason)
+                return _become_unknown(draft, task, effect, command.reason)
         case "MISSING":
             return _missing(draft, task, task_type, effect, reported)
         case "UNREACHABLE":
@@ -257,7 +257,7 @@ def _refuse(draft: Draft, task: Task, effect: Effect, command: RecordOutcome, re
     )
 
 
-def _accept(draft: Draft, task: Task, task_type: TaskType, effect: Effect) -> None:
+def _accept(draft: Draft, task: Task, effect: Effect) -> None:
     if effect.accepted_at is None:
         draft.change_effect(effect.effect_id, accepted_at=draft.now, lease_until=None)
         draft.record("EFFECT_ACCEPTED", "EFFECT", effect.effect_id, taskId=str(task.task_id))
@@ -265,9 +265,7 @@ def _accept(draft: Draft, task: Task, task_type: TaskType, effect: Effect) -> No
         draft.move_task(task.task_id, "WAITING_EXTERNAL")
 
 
-def _become_unknown(
-    draft: Draft, task: Task, task_type: TaskType, effect: Effect, reason: str | None
-) -> Mapping[str, Json]:
+def _become_unknown(draft: Draft, task: Task, effect: Effect, reason: str | None) -> Mapping[str, Json]:
     changes: dict[str, Json] = {
         "failures": effect.failures + 1,
         "lease_until": None,
@@ -415,7 +413,7 @@ def _verdict(draft: Draft, task: Task) -> Mapping[str, Json]:
 def claim_verification(draft: Draft, command: ClaimVerification) -> Mapping[str, Json]:
     """Whether the system should be asked; an answer that has come meanwhile is told without asking."""
     task = draft.tasks.get(command.task_id)
-    if task is None or _is_stale(draft, task, command.release):
+    if task is None or _is_stale(task, command.release):
         return _STAND_DOWN
     effect = draft.effect_of(task)
     if task.state not in {"OUTCOME_UNKNOWN", "WAITING_EXTERNAL"} or effect is None:

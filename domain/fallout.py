@@ -1,4 +1,4 @@
-"""Cases: failures that a person manages, and the repairs that end them. It must never repair without saying who and why."""
+"""Cases: failures that a person manages, and the repairs that end them; never a repair without who and why."""
 
 from __future__ import annotations
 

@@ -510,7 +510,7 @@ def _check_operable(draft: Draft, invalid: tuple[FieldError, ...]) -> None:
 
 
 def write_asset(draft: Draft, item: Item) -> None:
-    """A completed item leaves its mark: ADD installs, MODIFY changes, DISCONNECT ends the asset; references are kept."""
+    """A completed item leaves its mark: ADD installs, MODIFY changes, DISCONNECT ends; references are kept."""
     references = {
         task.task_type: {"externalReference": effect.external_reference, "output": effect.output}
         for task in draft.fulfillment_tasks()

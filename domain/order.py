@@ -32,7 +32,7 @@ from domain.values import (
 
 TaskKind = Literal["FULFILLMENT", "COMPENSATION"]
 
-# What a claimed task is called, and what its outcome makes of it, per kind of task: the two machines differ in words only.
+# What a claimed task is called, and what its refusal makes of it: the two machines differ in words only.
 RUNNING: Final[Mapping[TaskKind, str]] = {"FULFILLMENT": "IN_PROGRESS", "COMPENSATION": "DISPATCHED"}
 REFUSED: Final[Mapping[TaskKind, str]] = {"FULFILLMENT": "FAILED", "COMPENSATION": "IN_FALLOUT"}
 MACHINE_OF: Final[Mapping[TaskKind, str]] = {"FULFILLMENT": "TASK", "COMPENSATION": "COMPENSATION_TASK"}
@@ -647,6 +647,23 @@ class Draft:
         for task_id, holders in list(self.holds.items()):
             if holder in holders:
                 self.holds[task_id] = holders - {holder}
+
+    def result(self) -> Order:
+        """The order as this draft leaves it: what the store writes, and what the next command would load."""
+        return Order(
+            head=self.head,
+            items=self.items,
+            plan=self.plan,
+            tasks=self.tasks,
+            effects=self.effects,
+            holds={task_id: holders for task_id, holders in self.holds.items() if holders},
+            requests=self.requests,
+            plans=self.plans,
+            cases=self.cases,
+            assets=self.assets,
+            order_holds=self.order_holds,
+            whole=self.whole,
+        )
 
     # -- the order's own state ------------------------------------------------------------------------
 

@@ -1,5 +1,7 @@
 """What follows by itself after any command, to a fixpoint: readiness, commit points, ends, states, wake-ups.
-It is the only place where one wing's outcome means something for another; it must never decide what a person decides."""
+
+The only place where one wing's outcome means something for another; it must never decide what a person decides.
+"""
 
 from __future__ import annotations
 
@@ -178,7 +180,7 @@ def _open_effects(draft: Draft, request: Request) -> bool:
 
 
 def _oblige(draft: Draft, effect: Effect) -> None:
-    """T11: it happened after its order or item had ended. The ended rows stay; beside them stands the duty to undo it."""
+    """T11: it happened after all. The ended rows stay as they are; beside them stands the duty to undo it."""
     task = draft.tasks[effect.task_id]
     open_case(
         draft,

@@ -1,0 +1,211 @@
+"""The one door: a command goes in, one transaction happens or does not, an answer comes out. It must never call an
+outside system, and never decide; what it knows is how to lock, load, keep and answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+
+from domain import commands as ask
+from domain.decide import Surroundings, case_etag, decide, order_etag, request_etag
+from domain.errors import (
+    AssetBusy,
+    Breach,
+    CaseNotFound,
+    ChangeActive,
+    ExternalIdTaken,
+    IdempotencyInFlight,
+    IdempotencyKeyReused,
+    Malformed,
+    OrderNotFound,
+    PreconditionRequired,
+    RequestNotFound,
+    VersionStale,
+)
+from domain.fulfillment import blank_order
+from domain.order import Decision, Draft, Order
+from domain.store.orders import (
+    claim_receipt,
+    find_asset_holder,
+    find_external_id_holder,
+    load_order,
+    load_surroundings,
+    lock_order,
+    read_receipt,
+    write_draft,
+)
+from domain.store.policies import PolicyBook
+from domain.store.pool import Connection, Pool, tenant_transaction
+from domain.values import Json, OrderId
+
+_ETAG: Final = re.compile(r'(W/)?"([^"]*)"')
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the asker gets. status: HTTP's, for whoever speaks HTTP · replayed: the command had been done before."""
+
+    status: int
+    body: Mapping[str, Json]
+    etag: str | None = None
+    location: str | None = None
+    replayed: bool = False
+
+
+class Door:
+    """Carries commands out, one transaction each. One instance per process, for all tenants."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._policies = PolicyBook()
+
+    async def handle(self, envelope: ask.Envelope, command: ask.Command) -> Answer:
+        """Do it once, whoever asks how often. Raises a Breach where the asker is wrong; asyncpg's errors where the
+        database is ill."""
+        try:
+            async with tenant_transaction(self._pool, envelope.tenant_id) as connection:
+                return await self._transact(connection, envelope, command)
+        except asyncpg.UniqueViolationError as violation:
+            raise await self._translate(envelope, command, violation) from violation
+
+    async def _transact(self, connection: Connection, envelope: ask.Envelope, command: ask.Command) -> Answer:
+        if envelope.keep:
+            try:
+                first = await claim_receipt(connection, envelope.tenant_id, envelope.command_id, envelope.fingerprint)
+            except asyncpg.LockNotAvailableError as busy:
+                raise IdempotencyInFlight from busy
+            if not first:
+                return await self._replay(connection, envelope)
+        draft, around = await self._load(connection, envelope, command)
+        check_precondition(draft.before, envelope, command)
+        decision = decide(draft, command, around)
+        if has_changed(draft) or envelope.keep:
+            await write_draft(
+                connection,
+                draft,
+                command_id=envelope.command_id,
+                answer=_stored(decision),
+                trace_parent=envelope.trace_parent,
+            )
+        return Answer(decision.status, decision.body, decision.etag, decision.location)
+
+    async def _load(
+        self, connection: Connection, envelope: ask.Envelope, command: ask.Command
+    ) -> tuple[Draft, Surroundings]:
+        around = Surroundings()
+        order: Order | None
+        if isinstance(command, ask.AcceptOrder):
+            wanted = {item.target_asset for item in command.items if item.target_asset}
+            around, now, version = await load_surroundings(connection, envelope.tenant_id, wanted)
+            policy = await self._policies.read(connection, version)
+            order = blank_order(envelope.tenant_id, command, version or 0, now)
+        else:
+            if not await lock_order(connection, envelope.tenant_id, command.order_id):
+                raise OrderNotFound
+            # A statement of its own, begun after the lock is ours: an older snapshot would miss what was written
+            # while we waited.
+            order, now, version = await load_order(connection, envelope.tenant_id, command.order_id)
+            assert order is not None
+            policy = await self._policies.read(connection, version)
+        draft = Draft(
+            order,
+            actor=envelope.actor,
+            on_behalf_of=envelope.on_behalf_of,
+            now=now,
+            command_id=envelope.command_id,
+            policy=policy,
+            policy_version=version or 0,
+        )
+        return draft, around
+
+    async def _replay(self, connection: Connection, envelope: ask.Envelope) -> Answer:
+        fingerprint, answer = await read_receipt(connection, envelope.tenant_id, envelope.command_id)
+        if fingerprint != envelope.fingerprint:
+            raise IdempotencyKeyReused
+        return Answer(200, answer["body"], answer.get("etag"), answer.get("location"), replayed=True)
+
+    async def _translate(
+        self, envelope: ask.Envelope, command: ask.Command, violation: asyncpg.UniqueViolationError
+    ) -> Breach:
+        """A broken constraint says by its name who stands in the way."""
+        order_id = command.order_id
+        async with tenant_transaction(self._pool, envelope.tenant_id, read_only=True) as connection:
+            match violation.constraint_name:
+                case "asset_change_lock_one_holder":
+                    assert isinstance(command, ask.AcceptOrder)
+                    wanted = [item.target_asset for item in command.items if item.target_asset]
+                    holder = await find_asset_holder(connection, envelope.tenant_id, wanted)
+                    return AssetBusy(blocked_by=_order_link(holder))
+                case "customer_order_live_external_id":
+                    assert isinstance(command, ask.AcceptOrder)
+                    taken = await find_external_id_holder(connection, envelope.tenant_id, command.external_id or "")
+                    return ExternalIdTaken(blocked_by=_order_link(taken))
+                case "cancellation_request_one_active":
+                    return ChangeActive(blocked_by=_order_link(order_id))
+        raise violation
+
+
+def _order_link(order_id: UUID | OrderId | None) -> str | None:
+    return f"/api/v1/orders/{order_id}" if order_id else None
+
+
+def _stored(decision: Decision) -> Json:
+    return {"body": decision.body, "etag": decision.etag, "location": decision.location}
+
+
+def has_changed(draft: Draft) -> bool:
+    """Whether there is anything to write: most questions of the flows change nothing when asked again."""
+    before = draft.before
+    return bool(
+        draft.events
+        or draft.messages
+        or draft.attempts
+        or draft.head is not before.head
+        or draft.plan is not before.plan
+        or draft.tasks != before.tasks
+        or draft.effects != before.effects
+        or draft.requests != before.requests
+        or draft.plans != before.plans
+        or draft.cases != before.cases
+        or draft.holds != before.holds
+        or draft.assets != before.assets
+    )
+
+
+def check_precondition(order: Order, envelope: ask.Envelope, command: ask.Command) -> None:
+    """404 · 428 · 412 in that order: what a command changes must be what its asker has seen. Strong comparison only.
+
+    The product's own parts need no precondition: they ask by ids that name one state of things.
+    """
+    match command:
+        case ask.RequestCancellation() | ask.HoldOrder() | ask.ReleaseOrder():
+            expected = order_etag(order.head.version)
+        case ask.ApproveCancellation() | ask.RejectCancellation() | ask.WithdrawCancellation() | ask.AnswerCharge():
+            request = order.requests.get(command.request_id)
+            if request is None:
+                raise RequestNotFound
+            expected = request_etag(request.version)
+        case ask.AssignCase() | ask.RepairCase():
+            case = order.cases.get(command.case_id)
+            if case is None:
+                raise CaseNotFound
+            expected = case_etag(case.version)
+        case _:
+            return
+    given = envelope.if_match
+    if given is None:
+        raise PreconditionRequired
+    given = given.strip()
+    if given == "*":
+        raise VersionStale("Name the version that you have read; '*' names none.")
+    tags = [tag.strip() for tag in given.split(",")]
+    parsed = [_ETAG.fullmatch(tag) for tag in tags]
+    if not all(parsed):
+        raise Malformed('If-Match takes the ETag as it was given, in quotes: "order-version-17".')
+    if not any(match and not match[1] and tag == expected for match, tag in zip(parsed, tags, strict=True)):
+        raise VersionStale

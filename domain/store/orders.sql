@@ -1,0 +1,182 @@
+-- The order and everything under it.
+
+-- name: claim_receipt
+-- The first to insert carries the command out; anybody else waits for that transaction and then finds its answer.
+insert into receipt (tenant_id, command_id, fingerprint) values (:tenant_id, :command_id, :fingerprint)
+on conflict (tenant_id, command_id) do nothing
+returning true;
+
+-- name: read_receipt
+select fingerprint, answer::text as answer from receipt where tenant_id = :tenant_id and command_id = :command_id;
+
+-- name: lock_order
+-- Only the lock: children read in this statement would be older than it.
+select 1 from customer_order where tenant_id = :tenant_id and order_id = :order_id for update;
+
+-- name: load_order
+select json_build_object(
+    'now', clock_timestamp(),
+    'policy', (
+        select version from policy
+        where tenant_id in (:tenant_id, '00000000-0000-0000-0000-000000000000') and effective_from <= clock_timestamp()
+        order by tenant_id = :tenant_id desc, effective_from desc, version desc limit 1),
+    'head', (select row_to_json(o) from customer_order o where tenant_id = :tenant_id and order_id = :order_id),
+    'items', (select json_agg(i order by position) from order_item i where tenant_id = :tenant_id and order_id = :order_id),
+    'plan', (
+        select row_to_json(p) from fulfillment_plan p
+        where tenant_id = :tenant_id and order_id = :order_id order by version desc limit 1),
+    'tasks', (
+        select json_agg(t) from fulfillment_task t where tenant_id = :tenant_id and order_id = :order_id),
+    'holds', (select json_agg(h) from task_hold h where tenant_id = :tenant_id and order_id = :order_id),
+    'effects', (select json_agg(e order by intended_at) from effect e where tenant_id = :tenant_id and order_id = :order_id),
+    'requests', (
+        select json_agg(r order by requested_at) from cancellation_request r
+        where tenant_id = :tenant_id and order_id = :order_id),
+    'plans', (
+        select json_agg(p order by created_at) from compensation_plan p
+        where tenant_id = :tenant_id and order_id = :order_id),
+    'undoings', (
+        select json_agg(t) from compensation_task t where tenant_id = :tenant_id and order_id = :order_id),
+    'edges', (
+        select json_agg(json_build_array(task_id, depends_on)) from compensation_task_dependency
+        where tenant_id = :tenant_id and order_id = :order_id),
+    'cases', (
+        select json_agg(c order by opened_at) from fallout_case c where tenant_id = :tenant_id and order_id = :order_id),
+    'assets', (
+        select json_agg(a) from asset a where tenant_id = :tenant_id and asset_id in (
+            select unnest(array[target_asset, asset]) from order_item
+            where tenant_id = :tenant_id and order_id = :order_id))
+)::text as document;
+
+-- name: load_surroundings
+-- For an order that does not exist yet: the time, the policy in force, the assets it aims at and what relies on them.
+select json_build_object(
+    'now', clock_timestamp(),
+    'policy', (
+        select version from policy
+        where tenant_id in (:tenant_id, '00000000-0000-0000-0000-000000000000') and effective_from <= clock_timestamp()
+        order by tenant_id = :tenant_id desc, effective_from desc, version desc limit 1),
+    'assets', (select json_agg(a) from asset a where tenant_id = :tenant_id and asset_id = any(:asset_ids::uuid[])),
+    'relying', (
+        select json_agg(a) from asset a
+        where tenant_id = :tenant_id and state = 'ACTIVE' and relies_on && :asset_ids::uuid[]::text[])
+)::text as document;
+
+-- name: write_order
+-- One statement for everything that a decision changed; what it did not touch is not among the rows.
+with rows as (select :rows::jsonb as r),
+o as (
+    insert into customer_order (
+        tenant_id, order_id, external_id, order_type, state, base, resume_state, version, sequence, chain, content,
+        policy_version, plan_version, run, start_key, order_holds, created_at, updated_at, ended_at)
+    select
+        tenant_id, order_id, external_id, order_type, state, base, resume_state, version, sequence, chain, content,
+        policy_version, plan_version, run, start_key, order_holds, created_at, updated_at, ended_at
+    from rows, jsonb_populate_recordset(null::customer_order, r->'customer_order')
+    on conflict (tenant_id, order_id) do update set
+        state = excluded.state, base = excluded.base, resume_state = excluded.resume_state, version = excluded.version,
+        sequence = excluded.sequence, chain = excluded.chain, content = excluded.content,
+        plan_version = excluded.plan_version, run = excluded.run, start_key = excluded.start_key,
+        order_holds = excluded.order_holds, updated_at = excluded.updated_at, ended_at = excluded.ended_at),
+i as (
+    insert into order_item select d.* from rows, jsonb_populate_recordset(null::order_item, r->'order_item') d
+    on conflict (tenant_id, order_id, item_id) do update set
+        state = excluded.state, base = excluded.base, offering = excluded.offering, quantity = excluded.quantity,
+        content = excluded.content, asset = excluded.asset),
+p as (
+    insert into fulfillment_plan
+    select d.* from rows, jsonb_populate_recordset(null::fulfillment_plan, r->'fulfillment_plan') d
+    on conflict (tenant_id, plan_id) do update set
+        run = excluded.run, closed = excluded.closed, woken = excluded.woken),
+t as (
+    insert into fulfillment_task
+    select d.* from rows, jsonb_populate_recordset(null::fulfillment_task, r->'fulfillment_task') d
+    on conflict (tenant_id, task_id) do update set
+        state = excluded.state, unmet = excluded.unmet, release = excluded.release, handed = excluded.handed,
+        effect_id = excluded.effect_id, superseded_by = excluded.superseded_by, started_at = excluded.started_at,
+        ended_at = excluded.ended_at),
+h as (
+    insert into task_hold select d.* from rows, jsonb_populate_recordset(null::task_hold, r->'task_hold') d
+    on conflict do nothing),
+u as (
+    delete from task_hold using rows, jsonb_populate_recordset(null::task_hold, r->'unhold') d
+    where task_hold.tenant_id = d.tenant_id and task_hold.task_id = d.task_id and task_hold.holder = d.holder),
+e as (
+    insert into effect select d.* from rows, jsonb_populate_recordset(null::effect, r->'effect') d
+    on conflict (tenant_id, effect_id) do update set
+        state = excluded.state, basis = excluded.basis, output = excluded.output,
+        external_reference = excluded.external_reference, reason = excluded.reason, attempt = excluded.attempt,
+        failures = excluded.failures, lease_until = excluded.lease_until, called_at = excluded.called_at,
+        accepted_at = excluded.accepted_at, unknown_since = excluded.unknown_since, missed_at = excluded.missed_at,
+        settled_at = excluded.settled_at, reversed_by = excluded.reversed_by),
+a as (
+    insert into external_call_attempt
+    select d.* from rows, jsonb_populate_recordset(null::external_call_attempt, r->'external_call_attempt') d
+    on conflict (tenant_id, effect_id, attempt) do update set
+        finished_at = excluded.finished_at, outcome = excluded.outcome, detail = excluded.detail),
+c as (
+    insert into cancellation_request
+    select d.* from rows, jsonb_populate_recordset(null::cancellation_request, r->'cancellation_request') d
+    on conflict (tenant_id, request_id) do update set
+        status = excluded.status, run = excluded.run, version = excluded.version, round = excluded.round,
+        waiting = excluded.waiting, grace_until = excluded.grace_until, sla_at = excluded.sla_at,
+        assessed_at = excluded.assessed_at, assessment = excluded.assessment, fingerprint = excluded.fingerprint,
+        policy_version = excluded.policy_version, charge = excluded.charge, approval = excluded.approval,
+        dispositions = excluded.dispositions, decisions = excluded.decisions, proposals = excluded.proposals,
+        refused_withdrawals = excluded.refused_withdrawals, plan_id = excluded.plan_id, outcome = excluded.outcome,
+        jeopardy = excluded.jeopardy, committed_at = excluded.committed_at, ended_at = excluded.ended_at),
+cp as (
+    insert into compensation_plan
+    select d.* from rows, jsonb_populate_recordset(null::compensation_plan, r->'compensation_plan') d
+    on conflict (tenant_id, plan_id) do update set
+        state = excluded.state, run = excluded.run, types = excluded.types, closed = excluded.closed,
+        woken = excluded.woken, committed_at = excluded.committed_at, completed_at = excluded.completed_at),
+ct as (
+    insert into compensation_task
+    select d.* from rows, jsonb_populate_recordset(null::compensation_task, r->'compensation_task') d
+    on conflict (tenant_id, task_id) do update set
+        state = excluded.state, unmet = excluded.unmet, release = excluded.release, handed = excluded.handed,
+        effect_id = excluded.effect_id, started_at = excluded.started_at, ended_at = excluded.ended_at),
+cd as (
+    insert into compensation_task_dependency
+    select d.* from rows, jsonb_populate_recordset(null::compensation_task_dependency, r->'edge') d
+    on conflict do nothing),
+f as (
+    insert into fallout_case select d.* from rows, jsonb_populate_recordset(null::fallout_case, r->'fallout_case') d
+    on conflict (tenant_id, case_id) do update set
+        status = excluded.status, category = excluded.category, blocking = excluded.blocking, title = excluded.title,
+        context = excluded.context, owner = excluded.owner, incident_key = excluded.incident_key,
+        version = excluded.version, repairs = excluded.repairs, resolution = excluded.resolution,
+        jeopardy = excluded.jeopardy, closed_at = excluded.closed_at),
+s as (
+    insert into asset select d.* from rows, jsonb_populate_recordset(null::asset, r->'asset') d
+    on conflict (tenant_id, asset_id) do update set
+        offering = excluded.offering, configuration = excluded.configuration, state = excluded.state,
+        version = excluded.version, system_references = excluded.system_references, relies_on = excluded.relies_on,
+        quantity = excluded.quantity),
+l as (
+    insert into asset_change_lock (tenant_id, asset_id, order_id)
+    select d.tenant_id, d.asset_id, d.order_id
+    from rows, jsonb_populate_recordset(null::asset_change_lock, r->'lock') d order by d.asset_id),
+x as (
+    delete from asset_change_lock using rows, jsonb_populate_recordset(null::asset_change_lock, r->'unlock') d
+    where asset_change_lock.tenant_id = d.tenant_id and asset_change_lock.order_id = d.order_id),
+au as (
+    insert into audit_entry select d.* from rows, jsonb_populate_recordset(null::audit_entry, r->'audit_entry') d),
+ob as (
+    insert into outbox (tenant_id, order_id, sequence, event_id, type, at, payload, trace_parent)
+    select d.tenant_id, d.order_id, d.sequence, d.event_id, d.type, d.at, d.payload, d.trace_parent
+    from rows, jsonb_populate_recordset(null::outbox, r->'outbox') d order by d.sequence),
+eo as (
+    insert into engine_outbox (tenant_id, order_id, message_id, name, correlation_key, variables, ttl)
+    select d.tenant_id, d.order_id, d.message_id, d.name, d.correlation_key, d.variables, d.ttl
+    from rows, jsonb_populate_recordset(null::engine_outbox, r->'engine_outbox') d)
+update receipt set answer = rows.r->'answer' from rows
+where receipt.tenant_id = :tenant_id and receipt.command_id = :command_id;
+
+-- name: find_asset_holder
+select order_id from asset_change_lock where tenant_id = :tenant_id and asset_id = any(:asset_ids::uuid[]) limit 1;
+
+-- name: find_external_id_holder
+select order_id from customer_order
+where tenant_id = :tenant_id and external_id = :external_id and ended_at is null;

@@ -1,0 +1,60 @@
+"""Connections and transactions of the application's role; it must never hand out one without its tenant."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import asyncpg
+
+from domain.store.queries import Query
+from domain.values import TenantId
+
+Connection = asyncpg.pool.PoolConnectionProxy
+Pool = asyncpg.Pool
+
+# A lock is waited for so long, a statement lasts so long; then the caller hears about it and tries again.
+LIMITS: Final = {"lock_timeout": "2s", "statement_timeout": "5s", "timezone": "UTC", "jit": "off"}
+
+
+async def _keep(connection: Any) -> None:
+    """Nothing to reset between users: every setting of ours is local to its transaction."""
+
+
+async def open_pool(database_url: str, *, size: int = 16, name: str = "recourse") -> Pool:
+    """A pool of up to `size` connections. Raises OSError or asyncpg.PostgresError where no database answers."""
+    return await asyncpg.create_pool(
+        database_url,
+        min_size=min(2, size),
+        max_size=size,
+        reset=_keep,
+        server_settings={**LIMITS, "application_name": name},
+    )
+
+
+@asynccontextmanager
+async def tenant_transaction(pool: Pool, tenant_id: TenantId, *, read_only: bool = False) -> AsyncIterator[Connection]:
+    """One transaction that sees one tenant. The tenant is a parsed UUID, so it may stand in simple-protocol text."""
+    async with pool.acquire() as connection:
+        mode = "begin isolation level repeatable read read only" if read_only else "begin"
+        await connection.execute(f"{mode}; set local recourse.tenant = '{tenant_id}'")
+        try:
+            yield connection
+        except BaseException:
+            if not connection.is_closed():
+                await connection.execute("rollback")
+            raise
+        await connection.execute("commit")
+
+
+async def fetch_row(connection: Connection, query: Query, **values: Any) -> asyncpg.Record | None:
+    return await connection.fetchrow(query.text, *query.arguments(values))
+
+
+async def fetch_all(connection: Connection, query: Query, **values: Any) -> list[asyncpg.Record]:
+    return await connection.fetch(query.text, *query.arguments(values))
+
+
+async def run(connection: Connection, query: Query, **values: Any) -> str:
+    return await connection.execute(query.text, *query.arguments(values))
