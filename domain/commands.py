@@ -16,7 +16,7 @@ from domain.values import Actor, CaseId, EffectId, Json, OrderId, PlanId, Reques
 class Envelope:
     """Around a command: who asks, under which id, and what they believe to be true.
 
-    command_id: the same id, the same command · fingerprint: hash of the body; another body under the same id is
+    command_id: the same id, the same command · fingerprint: hash of the body; another body under this id is
     IDEMPOTENCY_KEY_REUSED · if_match: the raw header, None where absent
     on_behalf_of: another person, named in the body by one who may (8.D8) · keep: whether the answer is kept as a
     receipt (False for commands whose repetition is harmless by itself)
@@ -34,7 +34,7 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True)
 class OrderItem:
-    """One item as asked for, in the shape of 2-api; `content` holds configuration, price and the client's own fields."""
+    """One item as asked for; `content` holds configuration, price and what else the client said of it."""
 
     item_id: str
     action: str

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-import asyncpg
-
 from domain import commands as ask
 from domain.decide import Surroundings, case_etag, decide, order_etag, request_etag
 from domain.errors import (
@@ -40,7 +38,7 @@ from domain.store.orders import (
     write_draft,
 )
 from domain.store.policies import PolicyBook
-from domain.store.pool import Connection, Pool, tenant_transaction
+from domain.store.pool import Connection, LockTimeout, Pool, UniqueViolation, tenant_transaction
 from domain.values import Json, OrderId
 
 _ETAG: Final = re.compile(r'(W/)?"([^"]*)"')
@@ -70,14 +68,14 @@ class Door:
         try:
             async with tenant_transaction(self._pool, envelope.tenant_id) as connection:
                 return await self._transact(connection, envelope, command)
-        except asyncpg.UniqueViolationError as violation:
+        except UniqueViolation as violation:
             raise await self._translate(envelope, command, violation) from violation
 
     async def _transact(self, connection: Connection, envelope: ask.Envelope, command: ask.Command) -> Answer:
         if envelope.keep:
             try:
                 first = await claim_receipt(connection, envelope.tenant_id, envelope.command_id, envelope.fingerprint)
-            except asyncpg.LockNotAvailableError as busy:
+            except LockTimeout as busy:
                 raise IdempotencyInFlight from busy
             if not first:
                 return await self._replay(connection, envelope)
@@ -129,9 +127,7 @@ class Door:
             raise IdempotencyKeyReused
         return Answer(200, answer["body"], answer.get("etag"), answer.get("location"), replayed=True)
 
-    async def _translate(
-        self, envelope: ask.Envelope, command: ask.Command, violation: asyncpg.UniqueViolationError
-    ) -> Breach:
+    async def _translate(self, envelope: ask.Envelope, command: ask.Command, violation: UniqueViolation) -> Breach:
         """A broken constraint says by its name who stands in the way."""
         order_id = command.order_id
         async with tenant_transaction(self._pool, envelope.tenant_id, read_only=True) as connection:

@@ -19,7 +19,7 @@ from domain.fulfillment import blank_order
 from domain.ledger import Effect
 from domain.order import Case, CompensationPlan, Decision, Draft, Order, Request, Task
 from domain.policy import Policy, parse_policy, read_policy_text
-from domain.values import Actor, OrderId, PlanId, RequestId, Run, TaskId, TenantId, system_actor
+from domain.values import Actor, EffectId, OrderId, PlanId, RequestId, Run, TaskId, TenantId, system_actor
 
 ROOT = Path(__file__).parent.parent
 TENANT = TenantId(uuid.UUID("00000000-0000-4000-8000-000000000001"))
@@ -91,7 +91,7 @@ class World:
         self.messages: list[Message] = []
         self.events: list[Event] = []
         self.calls: list[Mapping[str, Any]] = []
-        self.pending: list[tuple[Mapping[str, Any], str]] = []
+        self.handed: list[dict[str, Any]] = []
 
     # -- asking -----------------------------------------------------------------------------------------
 
@@ -154,36 +154,30 @@ class World:
         return told
 
     def report(self, call: Mapping[str, Any], answer: Mapping[str, Any], source: Any = "CALL") -> Mapping[str, Any]:
-        return self.do(
-            ask.RecordOutcome(
-                self.order_id,
-                call["effect_id"] if isinstance(call["effect_id"], uuid.UUID) else uuid.UUID(call["effect_id"]),
-                source=source,  # type: ignore[arg-type]
-                attempt=call["attempt"] if source == "CALL" else None,
-                **answer,
-            )
-        ).body
+        effect_id = EffectId(uuid.UUID(str(call["effect_id"])))
+        attempt = call["attempt"] if source == "CALL" else None
+        command = ask.RecordOutcome(self.order_id, effect_id, source=source, attempt=attempt, **answer)
+        return self.do(command).body
 
     def run_flow(self, outside: Outside = confirmed, *, only: set[str] | None = None) -> World:
         """Release, claim, call and report until nothing more can be handed out.
 
-        `only`: names of task types that are called; others stay claimed by nobody.
+        `only`: names of task types that are called; jobs of others wait, as if their workers were slow.
         """
         moved = True
         while moved:
             moved = False
-            plans: list[Any] = [self.the_order.plan, *self.the_order.plans.values()]
-            for plan in plans:
-                if plan is None:
+            for plan in [self.the_order.plan, *self.the_order.plans.values()]:
+                if plan is not None:
+                    self.handed += self.release(plan.plan_id)
+            for handed in list(self.handed):
+                if only is not None and self.task_by_id(handed["task_id"]).task_type not in only:
                     continue
-                for handed in self.release(plan.plan_id):
-                    task = self.task_by_id(handed["task_id"])
-                    if only is not None and task.task_type not in only:
-                        continue
-                    told = self.claim(handed)
-                    if told["verdict"] == "call":
-                        self.report(told, outside(told))
-                        moved = True
+                self.handed.remove(handed)
+                told = self.claim(handed)
+                if told["verdict"] == "call":
+                    self.report(told, outside(told))
+                    moved = True
         return self
 
     def run_to(self, *types: str, outside: Outside = confirmed) -> World:

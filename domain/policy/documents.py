@@ -218,7 +218,7 @@ _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 # -- mapping → typed parts ------------------------------------------------------------------------------
 
 
-class Refused(Exception):  # noqa: N818 — a verdict on a part, like the breaches
+class Refused(Exception):
     """A part could not be read; its problems are noted where they are."""
 
 

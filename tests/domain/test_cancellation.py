@@ -1,0 +1,551 @@
+"""Cancellation as decisions: what the policy says of an order that has come this far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from domain import commands as ask
+from domain.errors import (
+    ChangeActive,
+    CompensationStarted,
+    DispositionRequired,
+    FourEyes,
+    OrderTerminal,
+    ReasonUnknown,
+    RequestClosed,
+    ScopeInvalid,
+)
+from domain.values import Actor, RequestId
+from tests.builders import AGENT, APPROVER, World, an_item, an_order, changed_telecom, confirmed
+
+
+def accepted(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"state": "ACCEPTED"}
+
+
+def refused(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"state": "NO_EFFECT", "reason": "not here"}
+
+
+def silent(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"state": "UNKNOWN", "reason": "timed out"}
+
+
+def only(types: dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]]) -> Callable[..., Mapping[str, Any]]:
+    return lambda call: types.get(call["body"]["taskType"], confirmed)(call)
+
+
+# -- the golden scenario, and before it ------------------------------------------------------------------
+
+
+def test_before_fulfillment_starts_the_cancellation_is_full_and_its_plan_empty() -> None:
+    world = World().accept()
+    request = world.judge(world.cancel())
+    assert (request.status, world.state) == ("COMPLETED", "CANCELLED")
+    assert request.assessment is not None
+    assert request.assessment["feasibility"] == "FULLY_CANCELLABLE"
+    assert world.undoings() == {}
+    assert world.calls == []
+    assert {item.state for item in world.the_order.items.values()} == {"CANCELLED"}
+
+
+def test_a_reservation_is_released_and_what_had_not_started_never_will() -> None:
+    world = World().accept().decompose().run_to("reserve-inventory")
+    request = world.cancel()
+    assert world.state == "CANCELLATION_REQUESTED"
+    request = world.judge(request)
+    assert (request.status, world.state) == ("COMPENSATING", "CANCELLING")
+    assert world.undoings() == {"release-inventory": "READY"}
+    world.run_flow()
+    assert world.state == "CANCELLED"
+    assert world.request(request.request_id).status == "COMPLETED"
+    assert world.effect("reserve-inventory").state == "REVERSED"
+    assert world.task("reserve-inventory").state == "COMPENSATED"
+    assert world.task("activate-service").state == "CANCELLED"
+    assert world.called("release-inventory") == 1
+    kinds = [event.kind for event in world.events]
+    for kind in ("CANCELLATION_REQUESTED", "CANCELLATION_ASSESSED", "COMPENSATION_STARTED", "ORDER_CANCELLED"):
+        assert kind in kinds
+
+
+def test_an_accepted_original_is_awaited_before_anything_is_undone() -> None:
+    """EC2: the port's assignment is under way when the cancellation comes; nobody undoes what may yet happen."""
+    world = World().accept().decompose()
+    world.run_flow(only({"assign-resource": accepted}), only={"reserve-inventory", "assign-resource"})
+    call = next(call for call in world.calls if call["body"]["taskType"] == "assign-resource")
+    request = world.cancel()
+    assert world.begin(request)["verdict"] == "wait"
+    told = world.assess(request)  # asked too early: a new wait, with a key of its own
+    assert told["verdict"] == "wait"
+    world.report(call, {"state": "CONFIRMED", "external_reference": "port-7"}, source="CALLBACK")
+    assert [message.key for message in world.sent("closure-quiesced")] == [told["wait_key"]]
+    request = world.judge(request)
+    assert set(world.undoings()) == {"release-inventory", "release-resource"}
+    world.run_flow()
+    assert world.state == "CANCELLED"
+
+
+def test_grace_runs_out_and_the_plan_goes_on_without_the_straggler() -> None:
+    """EC9: a forced path is on record, in jeopardy, and its undoing waits for the original."""
+    world = World().accept().decompose()
+    world.run_flow(only({"assign-resource": accepted}), only={"reserve-inventory", "assign-resource"})
+    call = next(call for call in world.calls if call["body"]["taskType"] == "assign-resource")
+    request = world.cancel()
+    world.begin(request)
+    world.wait(timedelta(minutes=2))
+    request = world.judge(request)
+    assert request.jeopardy
+    assert {"GRACE_EXPIRED", "JEOPARDY_RAISED"} <= {event.kind for event in world.events}
+    assert world.undoings() == {"release-inventory": "READY", "release-resource": "AWAITING_ORIGINAL"}
+    world.run_flow()
+    assert world.state == "CANCELLING"
+    world.report(call, {"state": "CONFIRMED", "external_reference": "port-7"}, source="CALLBACK")
+    world.run_flow()
+    assert world.state == "CANCELLED"
+    assert world.effect("assign-resource").state == "REVERSED"
+
+
+def test_an_original_that_fails_after_all_needs_no_undoing() -> None:
+    """EC5: the straggler says no; its undoing is NOT_REQUIRED and nobody is called."""
+    world = World().accept().decompose()
+    world.run_flow(only({"assign-resource": accepted}), only={"assign-resource"})
+    call = world.calls[-1]
+    request = world.cancel()
+    world.begin(request)
+    world.wait(timedelta(minutes=2))
+    world.judge(request)
+    world.report(call, {"state": "NO_EFFECT", "reason": "no port"}, source="CALLBACK")
+    assert world.undoings() == {"release-resource": "NOT_REQUIRED"}
+    assert world.state == "CANCELLED"
+    assert world.called("release-resource") == 0
+
+
+def test_an_unknown_outcome_is_verified_not_guessed() -> None:
+    """EC3: neither a blind undoing nor a blind skip."""
+    world = World().accept().decompose()
+    world.run_flow(only({"reserve-inventory": silent}), only={"reserve-inventory"})
+    request = world.cancel()
+    assert world.begin(request)["verdict"] == "wait"
+    world.wait(timedelta(minutes=2))
+    world.judge(request)
+    assert world.undoings() == {"release-inventory": "AWAITING_ORIGINAL"}
+    effect = world.effect("reserve-inventory")
+    call = {"effect_id": effect.effect_id}
+    world.report(call, {"state": "CONFIRMED", "external_reference": "r-1"}, source="VERIFICATION")
+    world.run_flow()
+    assert world.state == "CANCELLED"
+    assert world.called("release-inventory") == 1
+
+
+def test_nothing_is_undone_for_work_that_nobody_outside_has_felt() -> None:
+    """EC6: COMPLETED without an outside effect needs no undoing; IN_PROGRESS with one does."""
+
+    def plan(document: dict[str, Any]) -> None:
+        document["task_types"]["check-credit"] = {
+            "system": "cpq",
+            "operation": "check",
+            "external_effect_level": "NO_EXTERNAL_EFFECT",
+            "reversibility": "AUTOMATIC",
+        }
+        document["offerings"]["router"]["plans"]["ADD"].insert(0, {"step": "check", "type": "check-credit"})
+
+    world = World(changed_telecom(plan)).accept(an_order(an_item(offering="router"))).decompose()
+    world.run_to("check-credit", "reserve-inventory")
+    request = world.judge(world.cancel())
+    assert request.assessment is not None
+    by_type = {impact["type"]: impact["consequence"] for impact in request.assessment["taskImpacts"]}
+    assert by_type == {
+        "check-credit": "NOTHING_TO_UNDO",
+        "reserve-inventory": "COMPENSATE",
+        "ship-device": "NOT_STARTED_WILL_NOT_START",
+    }
+
+
+# -- what the policy says of orders that have come further ------------------------------------------------
+
+FIBER = (
+    "reserve-inventory",
+    "assign-resource",
+    "create-appointment",
+    "ship-device",
+    "perform-visit",
+    "activate-service",
+    "start-billing",
+)
+
+
+@pytest.mark.parametrize(
+    ("done", "feasibility", "status", "retained"),
+    [
+        ((), "FULLY_CANCELLABLE", "COMPLETED", set()),
+        (FIBER[:1], "FULLY_CANCELLABLE", "COMPENSATING", set()),
+        (FIBER[:3], "FULLY_CANCELLABLE", "COMPENSATING", set()),
+        # Shipped: the device comes back by a RETURN order, and its reservation is spent.
+        (FIBER[:4], "PARTIALLY_CANCELLABLE", "REQUIRES_APPROVAL", {"ship-device", "reserve-inventory"}),
+        # The technician has been there: the visit stays, and with it its booking.
+        (
+            FIBER[:5],
+            "PARTIALLY_CANCELLABLE",
+            "REQUIRES_APPROVAL",
+            {"ship-device", "reserve-inventory", "perform-visit", "create-appointment"},
+        ),
+        # Active: a new DISCONNECT order ends it; the port stays with the service.
+        (FIBER[:6], "PARTIALLY_CANCELLABLE", "REQUIRES_APPROVAL", set(FIBER[:6])),
+    ],
+)
+def test_the_further_the_order_the_more_stays(
+    done: tuple[str, ...], feasibility: str, status: str, retained: set[str]
+) -> None:
+    world = World().accept().decompose().run_to(*done)
+    request = world.judge(world.cancel())
+    assert request.assessment is not None
+    assert request.assessment["feasibility"] == feasibility
+    assert request.status == status
+    assert {effect["taskType"] for effect in request.assessment["retainedEffects"]} == retained
+    assert request.assessment["trace"][-1]["sentence"]
+
+
+def test_a_partial_cancellation_ends_partially_completed_and_proposes_what_is_left() -> None:
+    world = World().accept().decompose().run_to(*FIBER[:6])
+    request = world.judge(world.cancel())
+    world.do(ask.ApproveCancellation(world.order_id, request.request_id, "agreed"), APPROVER)
+    assert world.request(request.request_id).status == "APPROVED"
+    world.plan(request)
+    world.run_flow()
+    request = world.request(request.request_id)
+    assert (world.state, request.status) == ("PARTIALLY_COMPLETED", "PARTIALLY_COMPLETED")
+    assert {(p["orderType"], p["items"][0]["action"]) for p in request.proposals} == {
+        ("RETURN", "RETURN"),
+        ("DISCONNECT", "DISCONNECT"),
+    }
+    assert [asset.state for asset in world.the_order.assets.values()] == ["ACTIVE"]
+
+
+def test_unknown_reversibility_is_never_fully_cancellable() -> None:
+    """EC7, with the disposition that approving it needs."""
+    world = World().accept(an_order(an_item(offering="legacy-contract"))).decompose().run_to("legacy-contract-note")
+    request = world.judge(world.cancel())
+    assert (request.status, request.assessment and request.assessment["feasibility"]) == (
+        "REQUIRES_APPROVAL",
+        "REQUIRES_MANUAL_REVIEW",
+    )
+    approve = ask.ApproveCancellation(world.order_id, request.request_id)
+    with pytest.raises(DispositionRequired):
+        world.do(approve, APPROVER)
+    note = str(world.task("legacy-contract-note").task_id)
+    world.do(ask.ApproveCancellation(world.order_id, request.request_id, dispositions={note: "MANUAL"}), APPROVER)
+    world.plan(request)
+    assert world.state == "FALLOUT"
+    assert world.the_order.head.resume_state == "CANCELLING"
+    assert world.open_case().context == "COMPENSATION"
+
+
+def test_a_block_makes_the_cancellation_impossible_and_the_order_goes_on() -> None:
+    world = (
+        World().accept(an_order(an_item(offering="mobile-port-in"))).decompose().run_to("ship-device", "port-number")
+    )
+    request = world.judge(world.cancel())
+    assert (request.status, request.outcome, world.state) == ("REJECTED", "NOT_CANCELLABLE", "IN_PROGRESS")
+    world.run_flow()
+    assert world.state == "COMPLETED"
+
+
+def test_a_withdrawal_goes_first_and_alone() -> None:
+    world = World().accept().decompose()
+    world.run_flow(only({"ship-device": accepted}), only=set(FIBER[:4]))
+    request = world.judge(world.cancel())
+    assert world.request(request.request_id).assessment is not None
+    states = world.undoings()
+    assert states["stop-shipment"] == "READY"
+    assert {state for name, state in states.items() if name != "stop-shipment"} == {"PLANNED"}
+    world.run_flow()
+    assert world.state == "CANCELLED"
+    assert world.effect("ship-device").state == "NO_EFFECT"
+    assert world.called("release-inventory") == 1
+
+
+def test_a_refused_withdrawal_sends_the_request_back_to_its_assessment() -> None:
+    world = World().accept().decompose()
+    world.run_flow(only({"ship-device": accepted}), only=set(FIBER[:4]))
+    shipment = next(call for call in world.calls if call["body"]["taskType"] == "ship-device")
+    request = world.judge(world.cancel())
+    world.run_flow(only({"stop-shipment": refused}))
+    request = world.request(request.request_id)
+    assert (request.status, request.committed_at) == ("ASSESSING", None)
+    assert world.called("release-inventory") == 0
+    assert world.begin(request)["verdict"] == "wait"
+    world.report(shipment, {"state": "CONFIRMED", "external_reference": "s-1"}, source="CALLBACK")
+    request = world.judge(request)
+    assert request.status == "REQUIRES_APPROVAL"
+    assert world.called("stop-shipment") == 1
+
+
+def test_undoing_follows_the_reverse_of_doing_and_undo_after() -> None:
+    """EC15: billing stops, the service goes, the number is given back: in this order, whoever is faster."""
+
+    def reversible(document: dict[str, Any]) -> None:
+        activation = document["task_types"]["activate-service"]
+        activation["reversibility"] = "AUTOMATIC"
+        del activation["irreversible_after_state"]
+        document["task_types"]["ship-device"]["compensation"] = "collect-parcel"
+        document["task_types"]["collect-parcel"] = {
+            "system": "shipping",
+            "operation": "collect",
+            "external_effect_level": "CUSTOMER_VISIBLE",
+            "reversibility": "NONE",
+        }
+        document["task_types"]["ship-device"].pop("irreversible_after_state")
+        # Something behind billing that never happens, so that the order is still alive when all else is done.
+        document["offerings"]["mobile-sim"]["plans"]["ADD"].append(
+            {"step": "welcome", "type": "reserve-inventory", "after": ["bill"]}
+        )
+
+    world = World(changed_telecom(reversible)).accept(an_order(an_item(offering="mobile-sim"))).decompose()
+    world.run_to("assign-number", "ship-device", "activate-service", "start-billing")
+    world.judge(world.cancel())
+    world.calls.clear()
+    world.run_flow()
+    order = [call["body"]["taskType"] for call in world.calls]
+    assert order.index("stop-billing") < order.index("deactivate-service") < order.index("release-number")
+    refund = next(call for call in world.calls if call["body"]["taskType"] == "stop-billing")["body"]["input"]
+    assert refund["refund"] == {"amountMinor": 3999, "currency": "EUR"}
+    assert world.state == "CANCELLED"
+
+
+# -- people -----------------------------------------------------------------------------------------------
+
+
+def under_review() -> tuple[World, RequestId]:
+    world = World().accept().decompose().run_to(*FIBER[:4])
+    return world, world.judge(world.cancel()).request_id
+
+
+def test_whoever_asked_may_not_approve_under_any_role() -> None:
+    """EC41."""
+    world, request_id = under_review()
+    both = Actor(AGENT.subject, frozenset({"agent", "approver"}))
+    with pytest.raises(FourEyes):
+        world.do(ask.ApproveCancellation(world.order_id, request_id), both)
+    with pytest.raises(FourEyes):
+        world.do(ask.RejectCancellation(world.order_id, request_id), both)
+    assert world.request(request_id).status == "REQUIRES_APPROVAL"
+
+
+def test_exactly_one_decision_counts() -> None:
+    """EC42."""
+    world, request_id = under_review()
+    world.do(ask.RejectCancellation(world.order_id, request_id, "no"), APPROVER)
+    assert (world.request(request_id).status, world.state) == ("REJECTED", "IN_PROGRESS")
+    for again in (
+        ask.ApproveCancellation(world.order_id, request_id),
+        ask.RejectCancellation(world.order_id, request_id),
+        ask.WithdrawCancellation(world.order_id, request_id),
+    ):
+        with pytest.raises(RequestClosed):
+            world.do(again, APPROVER)
+
+
+def test_what_became_irreversible_during_the_review_is_found_before_acting() -> None:
+    """EC8: the review was about a booking that could still be cancelled; by the time of the approval it cannot."""
+    world = World().accept().decompose().run_to(*FIBER[:3])
+    request = world.cancel(force_manual_review=True)
+    request = world.judge(request)
+    assert request.assessment is not None
+    assert request.assessment["feasibility"] == "FULLY_CANCELLABLE"
+    world.wait(timedelta(days=12))
+    world.do(ask.ApproveCancellation(world.order_id, request.request_id), APPROVER)
+    request = world.request(request.request_id)
+    assert request.status == "REQUIRES_APPROVAL"
+    assert request.assessment is not None
+    assert request.assessment["feasibility"] == "PARTIALLY_CANCELLABLE"
+    assert world.undoings() == {}
+
+
+def test_a_withdrawn_request_lets_the_order_go_on_exactly_once() -> None:
+    """EC43, the early half: what it held starts again, and nothing twice."""
+    world = World().accept().decompose()
+    request = world.judge(world.cancel(force_manual_review=True))
+    assert world.release() == []
+    world.do(ask.WithdrawCancellation(world.order_id, request.request_id), AGENT)
+    assert world.state == "IN_PROGRESS"
+    world.run_flow()
+    assert world.state == "COMPLETED"
+    assert all(world.called(step) == 1 for step in FIBER)
+
+
+def test_once_compensation_is_dispatched_it_is_too_late_to_withdraw() -> None:
+    """EC43, the late half."""
+    world = World().accept().decompose().run_to("reserve-inventory")
+    request = world.judge(world.cancel())
+    [handed] = world.release(world.compensation().plan_id)
+    world.claim(handed)
+    with pytest.raises(CompensationStarted):
+        world.do(ask.WithdrawCancellation(world.order_id, request.request_id), AGENT)
+
+
+def test_planned_but_not_dispatched_can_still_be_withdrawn() -> None:
+    world = World().accept().decompose().run_to("reserve-inventory")
+    request = world.judge(world.cancel())
+    [handed] = world.release(world.compensation().plan_id)
+    world.do(ask.WithdrawCancellation(world.order_id, request.request_id), AGENT)
+    assert world.claim(handed)["verdict"] == "stand_down"
+    world.run_flow()
+    assert world.state == "COMPLETED"
+    assert world.called("release-inventory") == 0
+
+
+# -- charges ------------------------------------------------------------------------------------------------
+
+
+def late() -> World:
+    world = World().accept().decompose().run_to(*FIBER[:3])
+    return world.wait(timedelta(days=10, hours=9))  # less than a day before the appointment
+
+
+def test_late_undoing_costs_and_waits_for_the_customers_word() -> None:
+    world = late()
+    request = world.judge(world.cancel())
+    assert request.status == "AWAITING_CHARGE_DECISION"
+    assert request.charge is not None
+    assert request.charge["amount"] == {"amountMinor": 2500, "currency": "EUR"}
+    world.do(ask.AnswerCharge(world.order_id, request.request_id, True), AGENT)
+    world.plan(request)
+    world.run_flow()
+    assert world.state == "CANCELLED"
+
+
+@pytest.mark.parametrize("how", ["declined", "expired"])
+def test_no_word_or_a_no_leaves_the_order_as_it_was(how: str) -> None:
+    """EC54."""
+    world = late()
+    request = world.judge(world.cancel())
+    if how == "declined":
+        world.do(ask.AnswerCharge(world.order_id, request.request_id, False), AGENT)
+    else:
+        world.wait(timedelta(days=2))
+        assert world.assess(request)["verdict"] == "rejected"
+    assert (world.request(request.request_id).status, world.state) == ("REJECTED", "IN_PROGRESS")
+    assert world.undoings() == {}
+
+
+def test_a_reason_can_waive_the_charge() -> None:
+    world = late()
+    request = world.judge(world.cancel("CANNOT_DELIVER"))
+    assert request.status == "COMPENSATING"
+    assert request.charge is not None
+    assert request.charge["status"] == "WAIVED"
+
+
+# -- the door ---------------------------------------------------------------------------------------------------
+
+
+def test_a_second_order_cancellation_is_refused_with_the_first_named() -> None:
+    world = World().accept().decompose()
+    request = world.cancel()
+    with pytest.raises(ChangeActive) as refusal:
+        world.cancel()
+    assert str(request.request_id) in (refusal.value.blocked_by or "")
+
+
+def test_the_same_may_be_asked_again_after_a_rejection() -> None:
+    """EC39."""
+    world, request_id = under_review()
+    world.do(ask.RejectCancellation(world.order_id, request_id), APPROVER)
+    assert world.cancel().status == "ACCEPTED_FOR_ASSESSMENT"
+
+
+def test_a_completed_order_is_not_touched_and_new_orders_are_proposed() -> None:
+    """EC46 in the core: the row is the same object, byte for byte, but for the audit's place in it."""
+    world = World().accept().decompose().run_flow()
+    before = world.the_order
+    request = world.cancel()
+    assert (request.status, request.outcome) == ("REJECTED", "NEW_ORDER_REQUIRED")
+    assert world.the_order.head == before.head
+    assert {p["items"][0]["action"] for p in request.proposals} >= {"DISCONNECT", "RETURN"}
+
+
+def test_a_cancelled_order_takes_no_further_change() -> None:
+    world = World().accept()
+    world.judge(world.cancel())
+    with pytest.raises(OrderTerminal):
+        world.cancel()
+
+
+@pytest.mark.parametrize(
+    ("wish", "breach"),
+    [
+        ({"reason": "BECAUSE"}, ReasonUnknown),
+        ({"item_ids": ("1",)}, ScopeInvalid),
+        ({"scope": "ITEMS"}, ScopeInvalid),
+        ({"scope": "ITEMS", "item_ids": ("1", "1")}, ScopeInvalid),
+    ],
+)
+def test_a_wish_that_contradicts_itself_changes_nothing(wish: dict[str, Any], breach: type[Exception]) -> None:
+    world = World().accept().decompose()
+    before = world.the_order
+    with pytest.raises(breach):
+        world.cancel(**wish)
+    assert world.the_order is before
+
+
+# -- failures on the way -------------------------------------------------------------------------------------------
+
+
+def test_a_refused_effect_opens_a_case_and_retry_mends_it() -> None:
+    world = World().accept().decompose()
+    world.run_flow(only({"reserve-inventory": refused}), only={"reserve-inventory"})
+    assert (world.state, world.the_order.head.resume_state) == ("FALLOUT", "IN_PROGRESS")
+    case = world.open_case()
+    first = world.effect("reserve-inventory").effect_id
+    world.do(ask.RepairCase(world.order_id, case.case_id, "RETRY", "SYSTEM_RECOVERED"), Actor("olga"))
+    assert world.state == "IN_PROGRESS"
+    world.run_flow()
+    assert world.state == "COMPLETED"
+    assert world.effect("reserve-inventory").effect_id != first  # after a no, a new wish needs a new id
+
+
+def test_a_failed_undoing_blocks_and_resumes_where_it_was() -> None:
+    """Lesson §27 tests 11 and 12 in the core."""
+    world = World().accept().decompose().run_to("reserve-inventory", "assign-resource")
+    request = world.judge(world.cancel())
+    world.run_flow(only({"release-inventory": refused}))
+    assert (world.state, world.the_order.head.resume_state) == ("FALLOUT", "CANCELLING")
+    assert world.compensation().state == "BLOCKED"
+    assert world.called("release-resource") == 1  # its independents go on
+    case = world.open_case()
+    world.do(ask.RepairCase(world.order_id, case.case_id, "RETRY", "SYSTEM_RECOVERED"), Actor("olga"))
+    world.run_flow()
+    assert (world.state, world.request(request.request_id).status) == ("CANCELLED", "COMPLETED")
+
+
+def test_an_effect_that_comes_true_after_the_end_is_undone_without_touching_the_order() -> None:
+    """T11: the terminal row stays; beside it an obligation reopens the plan, and is met once."""
+    world = World().accept().decompose()
+    world.run_flow(only({"assign-resource": accepted}), only={"assign-resource"})
+    call = world.calls[-1]
+    request = world.cancel()
+    world.begin(request)
+    world.wait(timedelta(minutes=2))
+    world.judge(request)
+    world.report(call, {"state": "NO_EFFECT", "reason": "no"}, source="CALLBACK")
+    assert world.state == "CANCELLED"
+    ended = world.the_order.head
+    for _ in range(3):
+        world.report(call, {"state": "CONFIRMED", "external_reference": "late"}, source="CALLBACK")
+    assert world.open_case().context == "LATE_EFFECT"
+    world.run_flow()
+    assert world.called("release-resource") == 1
+    assert world.effect("assign-resource").state == "REVERSED"
+    assert not [case for case in world.the_order.cases.values() if case.is_open]
+    assert world.the_order.head == ended
+
+
+def test_a_withdrawn_reviewer_has_nothing_left_to_decide() -> None:
+    world, request_id = under_review()
+    world.do(ask.WithdrawCancellation(world.order_id, request_id), AGENT)
+    with pytest.raises(RequestClosed):
+        world.do(ask.ApproveCancellation(world.order_id, request_id), APPROVER)
