@@ -27,9 +27,7 @@ class SettingsError(Exception):
 
 def _postgres_url(value: str) -> str:
     parts = urlsplit(value)
-    if value and not (
-        parts.scheme in {"postgresql", "postgres"} and parts.hostname and parts.path.strip("/")
-    ):
+    if value and not (parts.scheme in {"postgresql", "postgres"} and parts.hostname and parts.path.strip("/")):
         raise ValueError("wants postgresql://user:password@host:port/database")
     return value
 
@@ -130,6 +128,9 @@ class Settings(BaseSettings):
 
     simulator_host: str = "127.0.0.1"
     simulator_port: Port = 8090
+
+    health_host: str = "127.0.0.1"
+    health_port: Port | None = None
 
     systems: Annotated[dict[str, System], Field(repr=False)] = {}
 

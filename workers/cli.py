@@ -1,0 +1,463 @@
+"""The command line: ends with 0 only when what was asked is true, says in a line what is wrong; no logic here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
+
+import typer
+
+if TYPE_CHECKING:
+    from workers.local.doctor import Finding
+    from workers.local.home import Home
+    from workers.runtime import Main
+    from workers.settings import Settings
+
+# Modules of ours are imported inside the commands: `recourse --help` and `status` answer at once.
+
+app = typer.Typer(
+    name="recourse",
+    help="Cancel, amend and compensate orders that are already on their way.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+models = typer.Typer(help="The BPMN models.", no_args_is_help=True)
+policy = typer.Typer(help="The business rules.", no_args_is_help=True)
+app.add_typer(models, name="models")
+app.add_typer(policy, name="policy")
+
+PolicyFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="YAML or JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Answer as JSON on standard output.")]
+
+_FAILED, _USAGE = 1, 2
+
+# Libraries whose exceptions mean that something else is down or refuses us: told in a line.
+_OUTAGES = frozenset({"asyncpg", "grpc", "httpx", "aiokafka"})
+
+
+def fail(message: str, code: int = _FAILED) -> typer.Exit:
+    """Say on standard error why the command ends; raise what this returns."""
+    typer.secho(message, fg="red", err=True)
+    return typer.Exit(code)
+
+
+def show(value: Any, as_json: bool, text: str) -> None:
+    """Print the answer, for a program or for a person."""
+    typer.echo(json.dumps(value, indent=2, default=str) if as_json else text)
+
+
+def local_settings(*needed: str) -> Settings:
+    """The settings, completed by those of the local stack where the environment is silent."""
+    from workers.local.home import Home, read_json
+    from workers.settings import load_settings
+
+    told = read_json(Home(load_settings().state_dir).environment_file)
+    for name, value in told.items():
+        os.environ.setdefault(name, str(value))
+    return load_settings(*needed)
+
+
+# -- the embedded stack ---------------------------------------------------------------------------
+
+
+@app.command()
+def up(
+    detach: Annotated[bool, typer.Option("--detach", help="Return when it is ready.")] = False,
+    light: Annotated[bool, typer.Option("--light", help="Without Operate and Tasklist.")] = False,  # noqa: ARG001
+    systems: Annotated[
+        str | None, typer.Option(help='Your outside systems: `{"inventory": {"url": "http://…", "secret": "…"}}`.')
+    ] = None,
+    policy_file: Annotated[
+        Path | None, typer.Option("--policy", exists=True, dir_okay=False, help="Your policy instead of telecom.")
+    ] = None,
+) -> None:
+    """Start PostgreSQL, Kafka, Camunda and our processes here, and keep them running until Ctrl-C.
+
+    Harmless on a running stack. An existing PostgreSQL, Kafka or Camunda is used instead of an embedded one
+    when RECOURSE_OWNER_DATABASE_URL, RECOURSE_KAFKA_BOOTSTRAP or RECOURSE_ENGINE_GRPC and _ENGINE_REST are set.
+
+    `recourse up --detach --light && recourse status`
+    """
+    from workers.local.home import Home
+    from workers.settings import load_settings
+
+    settings = load_settings()
+    home = Home(settings.state_dir)
+    home.prepare()
+    if _is_ready(home):
+        _print_addresses(home)
+    elif detach:
+        _up_detached(home)
+    else:
+        _up_in_foreground(settings, home, systems, policy_file)
+
+
+def _up_in_foreground(settings: Settings, home: Home, systems: str | None, policy_file: Path | None) -> None:
+    from workers.local.stack import build_stack
+    from workers.local.supervisor import Supervisor, find_children, only_supervisor, stop_children
+
+    started = time.monotonic()
+
+    def say(subject: str, message: str) -> None:
+        elapsed = time.monotonic() - started
+        colour = "red" if message.startswith("!!") else "green" if message.startswith("ready") else None
+        typer.secho(f"{elapsed:6.1f} s  {subject:<11} {message}", fg=colour)
+        if not subject:
+            _print_addresses(home)
+
+    async def run() -> None:
+        if left := find_children(home):
+            say("supervisor", f"!! {', '.join(left)} of a run that was killed are stopped first")
+            await stop_children(left, say)
+        stack = build_stack(settings, systems=systems, policy=policy_file, say=say)
+        await Supervisor(stack, say).run()
+
+    while True:
+        with only_supervisor(home) as alone:
+            if alone:
+                asyncio.run(run())
+                return
+        if _is_ready(home):
+            _print_addresses(home)
+            return
+        time.sleep(0.3)
+
+
+def _up_detached(home: Home) -> None:
+    """Start `up` again in a session of its own and show what it says until it is ready or gone."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--detach"]
+    log = home.log_file("supervisor")
+    with log.open("ab") as output:
+        shown = output.tell()
+        supervisor = subprocess.Popen(
+            [sys.executable, "-m", "workers.cli", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+    with log.open("rb") as said:
+        said.seek(shown)
+        while True:
+            code = supervisor.poll()
+            ready = code is None and _is_ready(home)
+            for line in said:
+                typer.echo(line.decode(errors="replace").rstrip())
+            if ready:
+                return
+            if code is not None:
+                raise typer.Exit(code)
+            time.sleep(0.2)
+
+
+def _is_ready(home: Home) -> bool:
+    from workers.local.status import read_status
+
+    return asyncio.run(read_status(home)).ready
+
+
+def _print_addresses(home: Home) -> None:
+    from workers.local.home import read_json
+
+    status = read_json(home.status_file)
+    for name in ("api", "engineGrpc", "engineRest", "kafka", "operate", "tasklist"):
+        if status.get(name):
+            typer.echo(f"            {name:<11} {status[name]}")
+    typer.echo(f"            {'logs':<11} {home.log_file('any').parent}")
+    typer.echo("            a token:    recourse token --subject alice --role agent")
+
+
+@app.command()
+def down(as_json: AsJson = False) -> None:
+    """Stop the embedded stack of this state folder, also one whose `up` was killed. Data are kept."""
+    from workers.local.home import Home
+    from workers.local.supervisor import stop_stack
+    from workers.settings import load_settings
+
+    stopped: list[str] = []
+
+    def say(subject: str, message: str) -> None:
+        stopped.append(subject)
+        if not as_json:
+            typer.echo(f"{subject:<11} {message}")
+
+    ran = asyncio.run(stop_stack(Home(load_settings().state_dir), say))
+    show({"stopped": ran}, as_json, "stopped" if ran else "nothing was running")
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """Addresses, processes and whether all of it is ready (then the exit code is 0)."""
+    from workers.local.home import Home
+    from workers.local.status import read_status
+    from workers.settings import load_settings
+
+    found = asyncio.run(read_status(Home(load_settings().state_dir)))
+    lines = [
+        f"{name:<14} {value}" for name, value in found.as_json().items() if name != "processes" and value is not None
+    ]
+    lines += [f"  {name:<12} pid {pid}" for name, pid in found.processes.items()]
+    show(found.as_json(), as_json, "\n".join(lines))
+    if not found.ready:
+        raise typer.Exit(_FAILED)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Examine ports, disk, memory, downloads, parts and settings; exit code 1 if anything is red."""
+    from dataclasses import asdict
+
+    from workers.local.doctor import examine
+
+    findings = examine()
+    show([asdict(finding) for finding in findings], as_json, "\n".join(_line(finding) for finding in findings))
+    if not all(finding.healthy for finding in findings):
+        raise typer.Exit(_FAILED)
+
+
+def _line(finding: Finding) -> str:
+    mark = "ok " if finding.healthy else "BAD"
+    advice = f" → {finding.advice}" if finding.advice else ""
+    text = f"{mark}  {finding.subject:<28} {finding.found} (wanted: {finding.wanted}){advice}"
+    return text if finding.healthy else typer.style(text, fg="red")
+
+
+@app.command()
+def download() -> None:
+    """Fetch the Java parts into the cache ahead of time (about 344 MB, once)."""
+    from workers.local.artifacts import fetch_artifacts, missing_artifacts, read_lock
+    from workers.settings import load_settings
+
+    cache = load_settings().cache
+    missing = missing_artifacts(read_lock(), cache)
+    typer.echo(f"{len(missing)} files, {sum(a.size for a in missing) / 1e6:.0f} MB, into {cache}")
+    shown = -1
+
+    def report(done: int, total: int) -> None:
+        nonlocal shown
+        tenth = 10 * done // total
+        if tenth > shown:
+            shown = tenth
+            typer.echo(f"{done / 1e6:.0f} of {total / 1e6:.0f} MB")
+            sys.stdout.flush()
+
+    fetch_artifacts(missing, cache, report)
+
+
+@app.command()
+def token(
+    subject: Annotated[str, typer.Option(help="The person.")],
+    role: Annotated[list[str], typer.Option(help="agent, approver, operator, auditor or admin; again for more.")],
+    tenant: Annotated[UUID | None, typer.Option(help="Default: the tenant of everyone who names none.")] = None,
+    ttl: Annotated[int, typer.Option(help="Seconds it is valid; negative: expired since.")] = 3600,
+    audience: Annotated[str | None, typer.Option(help="Default: the API's own.")] = None,
+    issuer: Annotated[str | None, typer.Option(help="Default: the local issuer.")] = None,
+    name: Annotated[str | None, typer.Option(help="The person's name.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a token of the local issuer.
+
+    `curl -H "Authorization: Bearer $(recourse token --subject alice --role agent)" …/api/v1/orders`
+    """
+    from workers.local.issuer import DEFAULT_TENANT, mint_token
+
+    settings = local_settings("issuer", "issuer_key_file")
+    assert settings.issuer_key_file is not None
+    if not settings.issuer_key_file.exists():
+        raise fail(f"{settings.issuer_key_file} is missing: the local issuer is made by `recourse up`")
+    minted = mint_token(
+        settings.issuer_key_file,
+        subject=subject,
+        roles=role,
+        tenant=tenant or DEFAULT_TENANT,
+        issuer=issuer or settings.issuer,
+        audience=audience or settings.audience,
+        ttl=ttl,
+        name=name,
+    )
+    show({"token": minted}, as_json, minted)
+
+
+# -- schema, models, policy -----------------------------------------------------------------------
+
+
+@app.command()
+def migrate(as_json: AsJson = False) -> None:
+    """Bring the database to this release's schema; safe to repeat, and from several places at once."""
+    from workers.migrate import run_migrations
+
+    outcome = asyncio.run(run_migrations(local_settings("owner_database_url")))
+    told = {"applied": outcome.applied, "version": outcome.version, "ahead": outcome.ahead}
+    applied = ", ".join(outcome.applied) or "nothing to apply"
+    show(told, as_json, f"schema version {outcome.version}: {applied}")
+
+
+@models.command("lint")
+def models_lint(as_json: AsJson = False) -> None:
+    """Check every model against the rules for Camunda 8 (needs the development packages)."""
+    from dataclasses import asdict
+
+    from workers.models import lint_models
+
+    problems = lint_models()
+    text = "\n".join(str(problem) for problem in problems) or "clean"
+    show([asdict(problem) for problem in problems], as_json, text)
+    if problems:
+        raise typer.Exit(_FAILED)
+
+
+@models.command("deploy")
+def models_deploy(as_json: AsJson = False) -> None:
+    """Deploy all models and forms together; what the engine already has keeps its version."""
+    from workers.models import deploy_models
+
+    deployed = asyncio.run(deploy_models(local_settings("engine_grpc").engine_grpc))
+    show(deployed, as_json, ", ".join(f"{row['id']} v{row['version']}" for row in deployed))
+
+
+@policy.command("check")
+def policy_check(file: PolicyFile, as_json: AsJson = False) -> None:
+    """Say everything that is wrong with a policy; nothing is stored.
+
+    `recourse policy check my.policy.yaml`
+    """
+    from domain.policy import PolicyInvalid, parse_policy, read_policy_text
+
+    try:
+        found = parse_policy(read_policy_text(file.read_bytes()))
+    except PolicyInvalid as error:
+        problems = [{"path": problem.path, "message": problem.message} for problem in error.problems]
+        show({"valid": False, "problems": problems}, as_json, str(error))
+        raise typer.Exit(_FAILED) from error
+    show({"valid": True, "policy": found.name, "problems": []}, as_json, f"{found.name}: good")
+
+
+@policy.command("load")
+def policy_load(
+    file: Annotated[
+        Path | None, typer.Argument(exists=True, dir_okay=False, help="Default: the telecom policy of the product.")
+    ] = None,
+    tenant: Annotated[UUID | None, typer.Option(help="Default: all tenants without a policy of their own.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put a policy in force as a new version; the same document again keeps its version.
+
+    `recourse policy load my.policy.yaml --tenant 6f1c…`
+    """
+    from workers.policies import load_policy
+    from workers.runtime import project_file
+
+    text = (file or project_file("domain/telecom.policy.yaml")).read_bytes()
+    loaded = asyncio.run(load_policy(local_settings("database_url"), text, tenant))
+    show(loaded, as_json, f"{loaded['policy']} is version {loaded['version']}")
+
+
+# -- our processes --------------------------------------------------------------------------------
+
+
+@app.command()
+def api() -> None:
+    """Serve the HTTP API."""
+    from workers.api.app import run
+
+    _serve("api", run, "database_url", "issuer")
+
+
+@app.command()
+def worker(name: Annotated[str, typer.Argument(help="`all`, or one family of jobs.")]) -> None:
+    """Work on the engine's jobs."""
+    from workers.jobs.fleet import run
+
+    if name != "all":
+        raise fail(f"there is no family {name}: say `all`", _USAGE)
+    _serve("workers", run, "database_url", "engine_grpc", "systems")
+
+
+@app.command()
+def relay() -> None:
+    """Carry what was decided to Kafka and to the engine."""
+    from workers.relay.run import run
+
+    _serve("relay", run, "relay_database_url", "kafka_bootstrap", "engine_grpc")
+
+
+@app.command()
+def reconcile() -> None:
+    """Compare our truth with the engine's and the outside systems', and mend what may be mended."""
+    from workers.reconciler import run
+
+    _serve("reconciler", run, "database_url", "auditor_database_url", "engine_grpc")
+
+
+@app.command()
+def simulate() -> None:
+    """Play all outside systems, with faults on demand."""
+    from workers.simulator.app import run
+
+    _serve("simulator", run, "systems")
+
+
+def _serve(name: str, main: Main, *needed: str) -> None:
+    from workers.runtime import run_process
+
+    run_process(name, main, local_settings(*needed))
+
+
+# -- the edge -------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Run a command; what may be expected to go wrong is told in a line, not in a traceback."""
+    try:
+        app()
+    except Exception as error:
+        told = _explain(error)
+        if told is None:
+            raise
+        message, code = told
+        typer.secho(message, fg="red", err=True)
+        raise SystemExit(code) from error
+
+
+def _explain(error: Exception) -> tuple[str, int] | None:
+    """What to say and the exit code; None for what nobody expected."""
+    from domain.errors import Breach
+    from workers.local.artifacts import ArtifactError
+    from workers.local.home import HomeError
+    from workers.local.parts import PartError
+    from workers.local.processes import CommandError
+    from workers.local.supervisor import StartError
+    from workers.migrate import MigrationError
+    from workers.models import ModelsRefusedError, ToolsMissingError
+    from workers.settings import SettingsError
+
+    match error:
+        case SettingsError():
+            return str(error), _USAGE
+        case StartError():
+            return "\n".join(failure.text for failure in error.failures), _FAILED
+        case Breach():
+            return f"{error.code}: {error}", _FAILED
+        case ArtifactError() | CommandError() | HomeError() | MigrationError() | PartError():
+            return str(error), _FAILED
+        case ModelsRefusedError() | ToolsMissingError():
+            return str(error), _FAILED
+        case OSError():
+            return f"{error.filename}: {error.strerror}" if error.filename else f"no connection: {error}", _FAILED
+    if type(error).__module__.partition(".")[0] in _OUTAGES:
+        return f"{type(error).__name__}: {error}", _FAILED
+    return None
+
+
+if __name__ == "__main__":
+    main()

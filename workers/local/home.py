@@ -1,0 +1,168 @@
+"""The state folder of an embedded stack: its data, ports, secrets and logs; it must never move or lose them."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Preferred, so that a stack has the same addresses every day; another is chosen where one is taken.
+PREFERRED_PORTS: Mapping[str, int] = {
+    "api": 8080,
+    "simulator": 8090,
+    "postgres": 25432,
+    "kafka": 29092,
+    "kafka-controller": 29093,
+    "engine-grpc": 26500,
+    "engine-command": 26501,
+    "engine-internal": 26502,
+    "engine-rest": 28080,
+    "engine-management": 29600,
+    "workers": 29610,
+    "relay": 29611,
+    "reconciler": 29612,
+}
+_SECRETS = ("owner_password", "app_password", "relay_password", "auditor_password", "system_secret")
+
+# PostgreSQL refuses to run as root; this one owns nothing else.
+SERVANT = "nobody"
+
+
+class HomeError(Exception):
+    """The state folder cannot be used; the message says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Paths below the state folder. `prepare` makes them; nothing else here writes but what its name says."""
+
+    path: Path
+
+    @property
+    def status_file(self) -> Path:
+        return self.path / "status.json"
+
+    @property
+    def environment_file(self) -> Path:
+        """What our processes were started with, for the commands that a person runs beside them (0600)."""
+        return self.path / "environment.json"
+
+    @property
+    def issuer_key_file(self) -> Path:
+        return self.path / "issuer.pem"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held by the supervisor as long as it lives."""
+        return self.path / "supervisor.lock"
+
+    def data(self, part: str) -> Path:
+        return self.path / part
+
+    def pid_file(self, part: str) -> Path:
+        return self.path / "run" / f"{part}.pid"
+
+    def log_file(self, part: str) -> Path:
+        return self.path / "log" / f"{part}.log"
+
+    def prepare(self) -> None:
+        """Make the folders; HomeError when they cannot be made, or the database could not enter them."""
+        try:
+            for folder in (self.path, self.path / "run", self.path / "log"):
+                folder.mkdir(parents=True, exist_ok=True)
+            for folder in (self.path / "run", self.path / "log"):
+                folder.chmod(0o700)
+            self.path.chmod(0o711 if os.geteuid() == 0 else 0o700)
+        except OSError as error:
+            raise HomeError(f"{error.filename}: {error.strerror}. Name another folder in RECOURSE_HOME") from error
+        if os.geteuid() == 0:
+            check_open_to_all(self.path, "RECOURSE_HOME")
+
+    def ports(self) -> dict[str, int]:
+        """The remembered ports; empty before the first start."""
+        return {name: int(port) for name, port in read_json(self.path / "ports.json").items()}
+
+    def choose_ports(self, fixed: Mapping[str, int]) -> dict[str, int]:
+        """Remembered or preferred ports where free, others where not; `fixed` ones are taken as they are."""
+        remembered = self.ports()
+        chosen = dict(fixed)
+        taken = set(fixed.values())
+        for name, preferred in PREFERRED_PORTS.items():
+            if name in fixed:
+                continue
+            port = next(
+                (p for p in (remembered.get(name), preferred) if p and p not in taken and is_port_free(p)), None
+            )
+            while port is None or port in taken:
+                port = free_port()
+            chosen[name] = port
+            taken.add(port)
+        write_json(self.path / "ports.json", chosen)
+        return chosen
+
+    def secrets(self) -> dict[str, str]:
+        """Passwords and the callback secret of this stack, made up once."""
+        file = self.path / "secrets.json"
+        known = {name: str(value) for name, value in read_json(file).items()}
+        if missing := [name for name in _SECRETS if name not in known]:
+            known |= {name: secrets.token_hex(24) for name in missing}
+            write_json(file, known)
+        return known
+
+
+def is_port_free(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether a server could listen there now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True
+
+
+def free_port() -> int:
+    """A port that the system says is free."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def check_open_to_all(path: Path, setting: str) -> None:
+    """HomeError when somebody other than root could not walk to this folder."""
+    for folder in (path, *path.parents):
+        if folder.exists() and not folder.stat().st_mode & 0o001:
+            raise HomeError(
+                f"{folder} is closed to other users, and PostgreSQL (which does not run as root) must reach {path}. "
+                f"Name a folder elsewhere in {setting}, or run as an ordinary user"
+            )
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a file; empty when there is none yet."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def write_json(file: Path, value: Mapping[str, Any]) -> None:
+    """Write for the owner's eyes only and in one step: a reader sees the old or the new, never half."""
+    write_private(file, json.dumps(value, indent=2) + "\n")
+
+
+def write_private(file: Path, text: str) -> None:
+    """The same for any text."""
+    new = file.with_name(f".{file.name}.{os.getpid()}")
+    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    new.replace(file)

@@ -1,0 +1,229 @@
+"""Puts the embedded stack together: which parts run here, what each is told, in which order; it starts nothing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import orjson
+
+from workers.local.artifacts import Artifact, missing_artifacts, read_lock
+from workers.local.engine import Engine
+from workers.local.home import Home, is_port_free, write_json
+from workers.local.issuer import ensure_key
+from workers.local.kafka import Broker
+from workers.local.parts import Part, Step, answers_http
+from workers.local.postgres import Server
+from workers.local.processes import Command, run_command
+from workers.settings import Settings, SettingsError, variable_name
+
+_LOCALHOST = "127.0.0.1"
+
+# name → (arguments of our command, what must be there first)
+_OURS: Mapping[str, tuple[tuple[str, ...], frozenset[str]]] = {
+    "simulator": (("simulate",), frozenset()),
+    "api": (("api",), frozenset({"policy"})),
+    "workers": (("worker", "all"), frozenset({"policy", "models"})),
+    "relay": (("relay",), frozenset({"policy", "kafka", "engine"})),
+    "reconciler": (("reconcile",), frozenset({"policy", "engine"})),
+}
+
+# Settings that are an existing part's address: given, that part is used and none is started.
+_DATABASE, _KAFKA, _ENGINE = "owner_database_url", "kafka_bootstrap", "engine_grpc"
+
+Say = Callable[[str, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Everything a supervisor needs: the pieces, the environment of our processes, and the addresses to show."""
+
+    home: Home
+    pieces: tuple[Part | Step, ...]
+    environment: Mapping[str, str]
+    addresses: Mapping[str, str]
+
+
+def build_stack(settings: Settings, *, systems: str | None, policy: Path | None, say: Say) -> Stack:
+    """Choose ports, make secrets and settle every process's settings; files are written, nothing is started.
+
+    Raises SettingsError for what is given wrongly, HomeError for a folder that cannot be used.
+    """
+    _check_external(settings)
+    home = Home(settings.state_dir)
+    home.prepare()
+    ports = home.choose_ports(_fixed_ports(settings))
+    secrets = home.secrets()
+    ensure_key(home.issuer_key_file)
+
+    server = Server(home.data("postgres"), ports["postgres"], secrets["owner_password"], settings.cache)
+    broker = Broker(home.data("kafka"), ports["kafka"], ports["kafka-controller"], settings.cache)
+    engine = Engine(
+        home.data("engine"),
+        grpc_port=ports["engine-grpc"],
+        command_port=ports["engine-command"],
+        internal_port=ports["engine-internal"],
+        rest_port=ports["engine-rest"],
+        management_port=ports["engine-management"],
+        cache=settings.cache,
+    )
+    told = _environment(settings, home, ports, secrets, server, broker, engine, systems)
+    environment = {**os.environ, **told}
+    write_json(home.environment_file, told)
+
+    embedded: list[Part | Step] = []
+    wanted: list[Artifact] = []  # what the parts that run here are made of
+    if not settings.owner_database_url:
+        embedded += [server.part(), Step("database", frozenset({"postgres"}), server.create_database)]
+    if not settings.kafka_bootstrap:
+        embedded.append(broker.part())
+        wanted += read_lock("kafka")
+    if not settings.engine_grpc:
+        embedded.append(engine.part())
+        wanted += read_lock("engine")
+    if missing_artifacts(wanted, settings.cache):
+        embedded.append(_command_step("download", ("download",), set(), environment, say))
+
+    load = ("policy", "load", *([str(policy)] if policy else []))
+    steps = [
+        _command_step("migrate", ("migrate",), {"database"}, environment, say),
+        _command_step("policy", load, {"migrate"}, environment, say),
+        _command_step("models", ("models", "deploy"), {"engine"}, environment, say),
+    ]
+    hosts = {"api": reachable_host(settings.api_host), "simulator": reachable_host(settings.simulator_host)}
+    ours = [_our_part(name, hosts.get(name, _LOCALHOST), ports[name], environment) for name in _OURS]
+    pieces = (*embedded, *steps, *ours)
+    return Stack(home, tuple(_without_external(pieces)), environment, _addresses(told))
+
+
+def _check_external(settings: Settings) -> None:
+    for given, needed in (("database_url", _DATABASE), ("engine_rest", _ENGINE), (_ENGINE, "engine_rest")):
+        if getattr(settings, given) and not getattr(settings, needed):
+            raise SettingsError({variable_name(needed): f"is needed beside {variable_name(given)}"})
+
+
+def _fixed_ports(settings: Settings) -> dict[str, int]:
+    fixed = {}
+    for name, field in (("api", "api_port"), ("simulator", "simulator_port")):
+        if field in settings.model_fields_set:
+            port = getattr(settings, field)
+            if not is_port_free(port):
+                raise SettingsError({variable_name(field): f"{port} is taken by another program"})
+            fixed[name] = port
+    return fixed
+
+
+def _environment(
+    settings: Settings,
+    home: Home,
+    ports: Mapping[str, int],
+    secrets: Mapping[str, str],
+    server: Server,
+    broker: Broker,
+    engine: Engine,
+    systems: str | None,
+) -> dict[str, str]:
+    owner = urlsplit(settings.owner_database_url or server.owner_url)
+
+    def role_url(role: str) -> str:
+        password = secrets[f"{role}_password"]
+        return f"postgresql://recourse_{role}:{quote(password)}@{owner.hostname}:{owner.port or 5432}{owner.path}"
+
+    api = f"http://{reachable_host(settings.api_host)}:{ports['api']}"
+    simulator = {
+        "url": f"http://{reachable_host(settings.simulator_host)}:{ports['simulator']}",
+        "secret": secrets["system_secret"],
+    }
+    told = {
+        "owner_database_url": owner.geturl(),
+        "database_url": settings.database_url or role_url("app"),
+        "relay_database_url": settings.relay_database_url or role_url("relay"),
+        "auditor_database_url": settings.auditor_database_url or role_url("auditor"),
+        "kafka_bootstrap": settings.kafka_bootstrap or broker.address,
+        "engine_grpc": settings.engine_grpc or engine.grpc_address,
+        "engine_rest": settings.engine_rest or engine.rest_url,
+        "api_host": settings.api_host,
+        "api_port": str(ports["api"]),
+        "public_url": settings.public_url or api,
+        "simulator_host": settings.simulator_host,
+        "simulator_port": str(ports["simulator"]),
+        "systems": orjson.dumps({"*": simulator, **_read_systems(systems, settings)}).decode(),
+        "state_dir": str(home.path),
+        "cache": str(settings.cache),
+    }
+    if settings.issuer:
+        told["issuer"] = settings.issuer
+    else:
+        told |= {"issuer": f"{api}/issuer", "issuer_key_file": str(home.issuer_key_file)}
+    return {variable_name(field): value for field, value in told.items()}
+
+
+def _read_systems(given: str | None, settings: Settings) -> dict[str, object]:
+    if given is None:
+        return {name: system.model_dump() for name, system in settings.systems.items()}
+    try:
+        found = orjson.loads(given)
+    except orjson.JSONDecodeError as error:
+        raise SettingsError({"--systems": "wants JSON"}) from error
+    if not isinstance(found, dict):
+        raise SettingsError({"--systems": 'wants {"name": {"url": "http://…", "secret": "…"}}'})
+    return found
+
+
+def _our_command(arguments: tuple[str, ...], environment: Mapping[str, str]) -> Command:
+    return Command([sys.executable, "-m", "workers.cli", *arguments], environment)
+
+
+def _command_step(
+    name: str, arguments: tuple[str, ...], needs: set[str], environment: Mapping[str, str], say: Say
+) -> Step:
+    async def run() -> None:
+        await run_command(_our_command(arguments, environment), lambda line: say(name, line))
+
+    return Step(name, frozenset(needs), run)
+
+
+def _our_part(name: str, host: str, port: int, environment: Mapping[str, str]) -> Part:
+    arguments, needs = _OURS[name]
+
+    async def prepare() -> Command:
+        return _our_command(arguments, {**environment, variable_name("health_port"): str(port)})
+
+    return Part(
+        name=name,
+        needs=needs,
+        prepare=prepare,
+        probe=lambda: answers_http(host, port, "/readyz"),
+        address=f"http://{host}:{port}",
+    )
+
+
+def reachable_host(host: str) -> str:
+    """Where a server that listens on `host` answers from this machine."""
+    return _LOCALHOST if host in {"0.0.0.0", "::", ""} else host  # noqa: S104 - compared, not bound
+
+
+def _without_external(pieces: tuple[Part | Step, ...]) -> list[Part | Step]:
+    """The pieces, no longer waiting for what somebody else runs."""
+    here = {piece.name for piece in pieces}
+    return [_needing_only(piece, here) for piece in pieces]
+
+
+def _needing_only(piece: Part | Step, here: set[str]) -> Part | Step:
+    if isinstance(piece, Step):
+        return Step(piece.name, piece.needs & here, piece.run)
+    return Part(piece.name, piece.needs & here, piece.prepare, piece.probe, piece.address, piece.patience)
+
+
+def _addresses(told: Mapping[str, str]) -> dict[str, str]:
+    return {
+        "api": told[variable_name("public_url")],
+        "database": told[variable_name("database_url")],
+        "kafka": told[variable_name("kafka_bootstrap")],
+        "engineGrpc": told[variable_name("engine_grpc")],
+        "engineRest": told[variable_name("engine_rest")],
+    }
