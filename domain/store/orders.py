@@ -344,7 +344,7 @@ async def write_draft(
     await run(
         connection,
         _SQL["write_order"],
-        rows=orjson.dumps(rows, default=_plain).decode(),
+        rows=orjson.dumps(rows, default=_plain, option=orjson.OPT_PASSTHROUGH_DATACLASS).decode(),
         tenant_id=draft.head.tenant_id,
         command_id=command_id,
     )
