@@ -1,0 +1,92 @@
+"""Asks and mends the engine where the job library cannot: readiness, who completed a user task, incidents. It must
+never be asked for an order's state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+import httpx
+from pyzeebe.proto.gateway_pb2 import ResolveIncidentRequest, TopologyRequest, UpdateJobRetriesRequest
+from pyzeebe.proto.gateway_pb2_grpc import GatewayStub
+
+_SECONDS: Final = 5.0
+_DONE: Final = "COMPLETED"
+# The engine has no search at all (it runs without the consoles' storage), or will not let us in.
+_NO_SEARCH: Final = frozenset({400, 401, 403, 404, 405, 500, 501, 503})
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """Who completed a user task. `assignee` None: nobody was assigned, so nobody has decided."""
+
+    assignee: str | None
+
+
+class NotYetVisibleError(Exception):
+    """The engine's search lags behind; ask again in a moment."""
+
+
+class NoSearchError(Exception):
+    """This engine cannot be searched: it runs without the consoles."""
+
+
+class Engine:
+    """The engine's gateway, over gRPC and (for searching) REST; `close` when done."""
+
+    def __init__(self, channel: grpc.aio.Channel, rest_url: str) -> None:
+        self._stub: Any = GatewayStub(channel)
+        self._rest = httpx.AsyncClient(base_url=rest_url, timeout=_SECONDS, trust_env=False) if rest_url else None
+
+    async def is_ready(self) -> bool:
+        """Whether every partition has a healthy leader; False, too, while nobody answers."""
+        try:
+            topology = await self._stub.Topology(TopologyRequest(), timeout=_SECONDS)
+        except grpc.aio.AioRpcError:
+            return False
+        led = {
+            partition.partitionId
+            for broker in topology.brokers
+            for partition in broker.partitions
+            if partition.role == partition.LEADER and partition.health == partition.HEALTHY
+        }
+        return bool(led) and len(led) == topology.partitionsCount
+
+    async def find_completion(self, process_instance_key: int, before: int) -> Completion:
+        """Who completed the newest user task of this instance that began before the element instance `before`.
+
+        Raises NotYetVisibleError while the search does not show it as completed, NoSearchError where there is no
+        search, httpx.TransportError where nobody answers.
+        """
+        if self._rest is None:
+            raise NoSearchError
+        answer = await self._rest.post(
+            "/v2/user-tasks/search", json={"filter": {"processInstanceKey": process_instance_key}}
+        )
+        if answer.status_code in _NO_SEARCH:
+            raise NoSearchError
+        answer.raise_for_status()
+        tasks = [task for task in answer.json()["items"] if _key(task, "elementInstanceKey") < before]
+        # A person sees the task in the same index that answers here: the newest one shown is the one they completed.
+        newest = max(tasks, key=lambda task: _key(task, "elementInstanceKey"), default=None)
+        if newest is None or newest.get("state") != _DONE:
+            raise NotYetVisibleError
+        return Completion(newest.get("assignee") or None)
+
+    async def resolve_incident(self, incident_key: int, job_key: int | None, retries: int = 3) -> None:
+        """Give the job its retries back and let the flow go on. Raises grpc.aio.AioRpcError."""
+        if job_key is not None:
+            await self._stub.UpdateJobRetries(
+                UpdateJobRetriesRequest(jobKey=job_key, retries=retries), timeout=_SECONDS
+            )
+        await self._stub.ResolveIncident(ResolveIncidentRequest(incidentKey=incident_key), timeout=_SECONDS)
+
+    async def close(self) -> None:
+        if self._rest is not None:
+            await self._rest.aclose()
+
+
+def _key(task: dict[str, Any], name: str) -> int:
+    """Keys are numbers in one version of the engine's API and text in the next."""
+    return int(task.get(name) or 0)

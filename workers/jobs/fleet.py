@@ -1,0 +1,437 @@
+"""The fleet: one poller per job type on pyzeebe's wire, in a profile that loses nothing. It must never stop polling
+because the engine is ill, and never leave a job's end to chance.
+
+pyzeebe's own worker sleeps five seconds after every failed poll, never repeats a completion and loses the jobs of a
+poll that is open when it stops; its adapter, which speaks the protocol, is what runs below.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import math
+import os
+import random
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from typing import Any, Final
+
+import grpc
+import structlog
+from prometheus_client import Counter, Gauge, Histogram
+from pyzeebe import Job, create_insecure_channel
+from pyzeebe.errors import (
+    JobAlreadyDeactivatedError,
+    JobNotFoundError,
+    PyZeebeError,
+    ZeebeBackPressureError,
+)
+from pyzeebe.grpc_internals.zeebe_adapter import ZeebeAdapter
+
+from domain.handle import Door
+from domain.policy import PolicyInvalid, parse_policy
+from domain.store.outages import OUTAGES
+from domain.store.policies import list_documents
+from domain.store.pool import Pool, open_pool
+from domain.store.staff import read_roles
+from domain.values import Json
+from workers.gateways.engine import Engine
+from workers.gateways.systems import Systems
+from workers.jobs.job import Context, JobSpec, Means
+from workers.jobs.outcome import Again, Done, Later, OutageClock, Reply, Stuck, VariableError, describe, judge
+from workers.jobs.registry import handlers
+from workers.settings import Settings, SettingsError, variable_name
+from workers.telemetry import serve_health
+
+log = structlog.get_logger(__name__)
+
+# Handlers at work at once, over all job types; beyond it a type gets one place at a time, so none can starve another.
+RUNNING: Final = 48
+# Commands on the wire to the engine at once; fewer while it pushes back.
+COMMANDS: Final = 24
+# A poll that finds nothing stays open this long. Stopping waits for it: the engine may be handing jobs to it.
+LONG_POLL: Final = timedelta(seconds=5)
+DRAIN: Final = timedelta(seconds=25)
+POLICY_REFRESH: Final = timedelta(seconds=3)
+
+_COMMAND_SECONDS: Final = 5.0
+_POLL_RETRY: Final = 0.05
+_POLL_RETRY_LONGEST: Final = 2.0
+_GATHER_SECONDS: Final = 0.05
+_POOL_SIZE: Final = 16
+# Versions are numbered before they are committed: look back a little, so that one that commits late is not missed.
+_LATE_VERSIONS: Final = 3
+
+_FINISHED = Counter("recourse_jobs_finished", "Jobs by what became of them", ["job_type", "reply"])
+_LOST = Counter("recourse_jobs_lost", "Jobs that the engine had given to another worker when we finished", ["job_type"])
+_PUSHED_BACK = Counter("recourse_engine_pushed_back", "Commands that the engine was too busy for")
+_AT_WORK = Gauge("recourse_jobs_at_work", "Jobs at work", ["job_type"])
+_SECONDS = Histogram("recourse_job_seconds", "From a job's arrival to the end of its handler", ["job_type"])
+
+
+def open_channel(address: str) -> grpc.aio.Channel:
+    """A channel to the engine in the one safe profile: it reconnects for ever, within two seconds."""
+    return create_insecure_channel(
+        address,
+        channel_options=(
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 2_000),
+            ("grpc.max_receive_message_length", 16 * 2**20),
+        ),
+    )
+
+
+class Pressure:
+    """How many commands may be on the wire: halved when the engine pushes back, one more after a round of successes."""
+
+    def __init__(self, most: int = COMMANDS) -> None:
+        self._most = most
+        self._allowed = float(most)
+        self._busy = 0
+        self._free = asyncio.Condition()
+
+    @property
+    def allowed(self) -> int:
+        return int(self._allowed)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        async with self._free:
+            await self._free.wait_for(lambda: self._busy < int(self._allowed))
+            self._busy += 1
+        try:
+            yield
+        except ZeebeBackPressureError:
+            _PUSHED_BACK.inc()
+            self._allowed = max(2.0, self._allowed / 2)
+            raise
+        else:
+            self._allowed = min(float(self._most), self._allowed + 1 / self._allowed)
+        finally:
+            async with self._free:
+                self._busy -= 1
+                self._free.notify_all()
+
+
+class Fleet:
+    """All pollers of one process. `serve` until cancelled; then it drains."""
+
+    def __init__(self, wire: ZeebeAdapter, means: Means) -> None:
+        self._wire = wire
+        self._means = means
+        self._pressure = Pressure()
+        self._clock = OutageClock()
+        self._pollers: dict[str, _Poller] = {}
+        self._stopping = asyncio.Event()
+        self._name = f"{socket.gethostname()}-{os.getpid()}"
+
+    @property
+    def at_work(self) -> int:
+        return sum(poller.at_work for poller in self._pollers.values())
+
+    @property
+    def job_types(self) -> frozenset[str]:
+        return frozenset(self._pollers)
+
+    def employ(self, specs: Mapping[str, JobSpec]) -> None:
+        """Start a poller for every job type that has none; none is ever taken away, old plans may need it."""
+        for spec in specs.values():
+            poller = self._pollers.get(spec.job_type)
+            if poller is None:
+                self._pollers[spec.job_type] = _Poller(
+                    self._wire, spec, self._name, self._finish_within, self._room, self._stopping
+                )
+            else:
+                poller.spec = spec  # a newer policy may allow longer calls
+
+    def troubles(self) -> dict[str, str]:
+        """Job type → why it is not served. A poll that came back lately is the only sign of life that counts."""
+        patience = 3 * LONG_POLL.total_seconds()
+        now = time.monotonic()
+        return {
+            poller.spec.job_type: f"no good poll for {now - poller.last_good:.0f} s"
+            for poller in self._pollers.values()
+            if now - poller.last_good > patience and not poller.is_full
+        }
+
+    async def drain(self) -> None:
+        """Stop polling, wait for the polls that are open, finish what runs. Gives up after DRAIN."""
+        self._stopping.set()
+        try:
+            async with asyncio.timeout(DRAIN.total_seconds()):
+                await asyncio.gather(*(poller.drained() for poller in self._pollers.values()))
+        except TimeoutError:
+            log.warning("stopped with jobs at work; the engine will hand them out again", jobs=self.at_work)
+
+    def _room(self) -> int:
+        """Places that one more poll may fill; at least one, so that a crowd elsewhere stops nobody."""
+        return max(RUNNING - self.at_work, 1)
+
+    async def _finish_within(self, spec: JobSpec, job: Job) -> None:
+        started = time.monotonic()
+        ends = started + spec.timeout.total_seconds()
+        context = Context(self._means, job, gives_up_at=ends)
+        order_id = job.variables.get("order_id")
+        with structlog.contextvars.bound_contextvars(job_type=job.type, job_key=job.key, order_id=order_id):
+            reply = await self._carry_out(spec, context)
+            _SECONDS.labels(job.type).observe(time.monotonic() - started)
+            _FINISHED.labels(job.type, type(reply).__name__.lower()).inc()
+            context.crash("before-complete")
+            await self._send(job, reply, ends)
+            context.crash("after-complete")
+
+    async def _carry_out(self, spec: JobSpec, context: Context) -> Reply:
+        try:
+            reply = await spec.handler(context)
+        # The edge: whatever a handler raises ends its job by the table, and nothing ends the poller.
+        except Exception as error:  # noqa: BLE001
+            reply = judge(error, self._clock)
+            log.warning("job not done", code=reply.code, **describe(error))  # type: ignore[union-attr]
+            return reply
+        self._clock.note_health()
+        if isinstance(reply, Stuck):
+            log.warning("job stuck", code=reply.code, subject=reply.subject)
+        return reply
+
+    async def _send(self, job: Job, reply: Reply, ends: float) -> None:
+        """Tell the engine, again and again until the lease ends. What was committed stays; a lost completion comes
+        back as the same job and gets the same answer."""
+        attempt = 0
+        while True:
+            try:
+                async with self._pressure.turn(), asyncio.timeout(_COMMAND_SECONDS):
+                    return await self._tell(job, reply)
+            except (JobNotFoundError, JobAlreadyDeactivatedError):
+                _LOST.labels(job.type).inc()
+                log.warning("the engine no longer waits for this job")
+                return None
+            except (PyZeebeError, TimeoutError) as error:
+                if isinstance(reply, Done) and _is_too_large(error):
+                    log.warning("the engine does not take the variables", **describe(error))
+                    reply = Stuck("VARIABLES_REFUSED")
+                attempt += 1
+                pause = min(0.05 * 2**attempt, 2.0) * random.uniform(0.5, 1.5)
+                if time.monotonic() + pause > ends:
+                    log.warning("the engine was not told before the lease ended", **describe(error))
+                    return None
+                await asyncio.sleep(pause)
+
+    async def _tell(self, job: Job, reply: Reply) -> None:
+        match reply:
+            case Done(variables):
+                await self._wire.complete_job(job.key, dict(variables))
+            case Later(seconds, code):
+                await self._fail(job, job.retries, seconds, code, None)
+            case Again(seconds, code):
+                await self._fail(job, job.retries - 1, seconds, code, None)
+            case Stuck(code, subject):
+                await self._fail(job, 0, 0.0, code, subject)
+
+    async def _fail(self, job: Job, retries: int, seconds: float, code: str, subject: str | None) -> None:
+        text = f"{code} {subject}" if subject else f"{code} {_correlation(self._means, job)}"
+        await self._wire.fail_job(
+            job_key=job.key,
+            retries=max(retries, 0),
+            message=text,
+            retry_back_off_ms=math.ceil(seconds * 1000),
+            variables={},
+        )
+
+
+def _correlation(means: Means, job: Job) -> str:
+    """The id under which log and receipt know this job; its key where the job lacks even the ids."""
+    try:
+        return str(Context(means, job, 0.0).correlation_id)
+    except VariableError:
+        return str(job.key)
+
+
+def _is_too_large(error: Exception) -> bool:
+    return "exceeds maximum size" in str(error.__cause__ or error) or "INVALID_ARGUMENT" in str(error.__cause__ or "")
+
+
+class _Poller:
+    """One job type: a long poll at a time, its jobs as tasks, a limit of its own."""
+
+    def __init__(
+        self,
+        wire: ZeebeAdapter,
+        spec: JobSpec,
+        name: str,
+        finish: Callable[[JobSpec, Job], Coroutine[Any, Any, None]],
+        room: Callable[[], int],
+        stopping: asyncio.Event,
+    ) -> None:
+        self.spec = spec
+        self.last_good = time.monotonic()
+        self._wire = wire
+        self._name = name
+        self._finish = finish
+        self._room = room
+        self._stopping = stopping
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._freed = asyncio.Event()
+        self._loop = asyncio.create_task(self._poll(), name=f"poll {spec.job_type}")
+
+    @property
+    def at_work(self) -> int:
+        return len(self._tasks)
+
+    @property
+    def is_full(self) -> bool:
+        return self.at_work >= self.spec.limit
+
+    async def drained(self) -> None:
+        """Return when the open poll has come back and its jobs, and all others, have ended."""
+        await self._loop
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _poll(self) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            room = await self._gather_room()
+            if not room:
+                continue
+            try:
+                async for job in self._wire.activate_jobs(
+                    task_type=self.spec.job_type,
+                    worker=self._name,
+                    timeout=math.ceil(self.spec.timeout.total_seconds() * 1000),
+                    max_jobs_to_activate=room,
+                    variables_to_fetch=self.spec.fetch,
+                    request_timeout=math.ceil(LONG_POLL.total_seconds() * 1000),
+                ):
+                    self._start(job)
+            except PyZeebeError as error:
+                failures += 1
+                log.log(
+                    logging.WARNING if failures == 1 else logging.DEBUG,
+                    "poll failed",
+                    job_type=self.spec.job_type,
+                    **describe(error),
+                )
+                pause = min(_POLL_RETRY * 2 ** min(failures - 1, 10), _POLL_RETRY_LONGEST)
+                await self._wait(self._stopping, pause * random.uniform(0.7, 1.3))
+            else:
+                failures = 0
+                self.last_good = time.monotonic()
+
+    async def _gather_room(self) -> int:
+        """How many jobs to ask for: a handful at once is cheaper for the engine than one and one and one; 0 when
+        there is no place (ask again)."""
+        ends = time.monotonic() + _GATHER_SECONDS
+        while not self._stopping.is_set():
+            free = self.spec.limit - self.at_work
+            left = ends - time.monotonic()
+            if free and (2 * free >= self.spec.limit or left <= 0):
+                return min(free, self._room())
+            self._freed.clear()
+            await self._wait(self._freed, left if free else _GATHER_SECONDS * 10)
+        return 0
+
+    async def _wait(self, event: asyncio.Event, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(seconds, 0.001)):
+                await event.wait()
+
+    def _start(self, job: Job) -> None:
+        task = asyncio.create_task(self._finish(self.spec, job), name=f"{job.type} {job.key}")
+        self._tasks.add(task)
+        _AT_WORK.labels(job.type).set(self.at_work)
+        task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        _AT_WORK.labels(self.spec.job_type).set(self.at_work)
+        self._freed.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a job was left to its lease", job_type=self.spec.job_type, **describe(error))
+
+
+# -- the process -------------------------------------------------------------------------------------------------
+
+
+async def run(settings: Settings) -> None:
+    """`recourse worker all`: every job type of the models and of every policy, until cancelled; then drain."""
+    if not settings.auditor_database_url:
+        raise SettingsError({variable_name("auditor_database_url"): "is not set"})
+    troubles: dict[str, str] = {"database": "not reached yet"}
+    fleet: Fleet | None = None
+
+    def tell_troubles() -> Mapping[str, str]:
+        return troubles | (fleet.troubles() if fleet else {})
+
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(serve_health(settings, tell_troubles))
+        pool = await _reach(settings.database_url, _POOL_SIZE)
+        stack.push_async_callback(_close_pool, pool)
+        auditor = await _reach(settings.auditor_database_url, 1)
+        stack.push_async_callback(_close_pool, auditor)
+        channel = open_channel(settings.engine_grpc)
+        stack.push_async_callback(channel.close)
+        engine = Engine(channel, settings.engine_rest)
+        stack.push_async_callback(engine.close)
+        systems = Systems(settings.systems)
+        stack.push_async_callback(systems.close)
+        means = Means(settings, Door(pool), systems, engine, functools.partial(read_roles, pool))
+        fleet = Fleet(ZeebeAdapter(channel, max_connection_retries=-1), means)
+        stack.push_async_callback(fleet.drain)
+        troubles.clear()
+        fleet.employ(handlers())
+        await _follow_policies(auditor, fleet)
+
+
+async def _reach(database_url: str, size: int) -> Pool:
+    """A pool, as soon as the database lets us in; an outage at start is no reason to die."""
+    clock = OutageClock(longest=5.0)
+    while True:
+        try:
+            return await open_pool(database_url, size=size, name="workers")
+        except OUTAGES as outage:
+            log.warning("the database does not let us in yet", **describe(outage))
+            await asyncio.sleep(clock.next_pause())
+
+
+async def _close_pool(pool: Pool) -> None:
+    try:
+        async with asyncio.timeout(_COMMAND_SECONDS):
+            await pool.close()
+    except TimeoutError:
+        pool.terminate()
+
+
+async def _follow_policies(auditor: Pool, fleet: Fleet) -> None:
+    """Serve the systems of every policy that was ever in force: plans carry the types of their day with them."""
+    calls: dict[str, timedelta] = {}
+    known: set[int] = set()
+    while True:
+        try:
+            async with auditor.acquire() as connection:
+                documents = await list_documents(connection, max(known, default=0) - _LATE_VERSIONS)
+        except OUTAGES as outage:
+            log.warning("policies not read", **describe(outage))
+            documents = []
+        for version, document in documents:
+            if version not in known:
+                known.add(version)
+                _note_calls(calls, version, document)
+        fleet.employ(handlers(calls))
+        await asyncio.sleep(POLICY_REFRESH.total_seconds())
+
+
+def _note_calls(calls: dict[str, timedelta], version: int, document: Json) -> None:
+    try:
+        policy = parse_policy(document)
+    except PolicyInvalid:
+        # Written by another release and not understood by this one; its orders are served by workers that do.
+        log.exception("policy not understood", version=version)
+        return
+    for task_type in policy.task_types.values():
+        calls[task_type.system] = max(calls.get(task_type.system, timedelta()), task_type.timeout)
