@@ -221,6 +221,8 @@ def begin_assessment(draft: Draft, command: BeginAssessment) -> Mapping[str, Jso
     request = _current(draft, command.request_id, command.run)
     if request is None or request.committed_at:
         return {"verdict": "stand_down"}
+    if is_parked(draft, request):
+        return _park(draft, request)
     if request.status == "ACCEPTED_FOR_ASSESSMENT":
         request = draft.move_request(
             request.request_id,
@@ -231,6 +233,17 @@ def begin_assessment(draft: Draft, command: BeginAssessment) -> Mapping[str, Jso
     if request.status != "ASSESSING":
         return {"verdict": "quiet"}
     return _quiet_or_wait(draft, request)
+
+
+def is_parked(draft: Draft, request: Request) -> bool:
+    """An item's cancellation waits while one of the whole order is under way (§8), unless it is past its own commit."""
+    return request.scope == "ITEMS" and not request.committed_at and draft.order_request() is not None
+
+
+def _park(draft: Draft, request: Request) -> Mapping[str, Json]:
+    """Wait for the larger cancellation to end; `wait` is how long the flow sleeps before it asks by itself."""
+    request = draft.change_request(request.request_id, round=request.round + 1, waiting=True)
+    return {"verdict": "parked", "wait_key": request.wait_key, "wait": "PT10M"}
 
 
 def _quiet_or_wait(draft: Draft, request: Request) -> Mapping[str, Json]:
@@ -250,6 +263,8 @@ def assess(draft: Draft, command: AssessCancellation) -> Mapping[str, Json]:
     if request is None:
         ended = draft.requests.get(command.request_id)
         return {"verdict": "rejected" if ended and ended.status == "REJECTED" else "stand_down"}
+    if is_parked(draft, request):
+        return {**_park(draft, request), "verdict": "wait"}
     if request.status == "ACCEPTED_FOR_ASSESSMENT":
         return {"verdict": "wait", "wait_key": request.wait_key, "wait": "PT1S"}
     if request.status == "ASSESSING":
@@ -660,6 +675,8 @@ def plan_compensation(draft: Draft, command: PlanCompensation) -> Mapping[str, J
     request = _current(draft, command.request_id, command.run)
     if request is None:
         return {"verdict": "stand_down"}
+    if is_parked(draft, request):
+        return {"verdict": "assess"}
     if request.status == "COMPENSATING" and request.plan_id:
         return _planned(draft, draft.plans[request.plan_id])
     if request.status != "APPROVED":

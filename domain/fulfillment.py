@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
+from domain.assessment import find_closure
 from domain.commands import (
     AcceptOrder,
     CheckStartDate,
@@ -326,7 +327,8 @@ def decompose_order(draft: Draft, command: DecomposeOrder) -> Mapping[str, Json]
 
 def _store_plan(draft: Draft) -> None:
     plan_id = PlanId(derive_id(draft.head.order_id, "plan", 1))
-    tasks = draw_plan(draft.head.order_id, plan_id, draft.head.order_type, draft.items.values(), draft.policy)
+    items = [item for item in draft.items.values() if not item.has_ended]
+    tasks = draw_plan(draft.head.order_id, plan_id, draft.head.order_type, items, draft.policy)
     types = copy_types(draft.policy, (task.task_type for task in tasks))
     draft.plan = Plan(plan_id, 1, Run(draft.new_id("run")), types, draft.policy_version)
     draft.record(
@@ -339,8 +341,12 @@ def _store_plan(draft: Draft) -> None:
     )
     for task in tasks:
         draft.add_task(task)
-    for holder in draft.order_holds:
-        draft.hold((task.task_id for task in tasks), holder)
+    if OPERATOR_HOLD in draft.order_holds:
+        draft.hold((task.task_id for task in tasks), OPERATOR_HOLD)
+    for request in draft.requests.values():
+        if not request.has_ended:  # what a waiting cancellation covers does not start under its hands
+            closure = find_closure(draft, request.scope, request.item_ids, request.request_id)
+            draft.hold(closure.tasks, str(request.request_id))
 
 
 def copy_types(policy: Policy, names: Iterable[str]) -> dict[str, TaskType]:
@@ -362,6 +368,7 @@ def draw_plan(
     Predecessors stand before their successors in the result; the policy's check has refused circles.
     """
     items = [item for item in items if item.action != "NO_CHANGE"]
+    known = {item.item_id for item in items}
     key_of: dict[tuple[str, str], tuple[str, ...]] = {}
     after: dict[tuple[str, ...], dict[tuple[str, ...], None]] = {}
     shape: dict[tuple[str, ...], tuple[str, str, dict[str, None]]] = {}
@@ -377,7 +384,7 @@ def draw_plan(
         near = {None: [item.item_id], "reliesOn": list(item.relies_on), "children": children[item.item_id]}
         for step in steps[item.item_id]:
             for where, name in step.predecessors():
-                for other in near[where]:
+                for other in known.intersection(near[where]):
                     earlier = key_of.get((other, name))
                     if earlier and earlier != key_of[item.item_id, step.step]:
                         after[key_of[item.item_id, step.step]][earlier] = None

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from domain.assessment import find_closure, is_quiet
-from domain.cancellation import covered_items, let_go, propose_orders, retains
+from domain.cancellation import covered_items, is_parked, let_go, propose_orders, retains
 from domain.compensation import advance_plan, find_type, mark_block, supersede_plan
 from domain.execution import Reported, wait_key
 from domain.fallout import close_case, open_case, settle_cases
@@ -169,6 +169,20 @@ def _commit(draft: Draft, request: Request) -> None:
         effect = draft.effect_of(task)
         if task.state in UNSTARTED or (task.state == "FAILED" and (effect is None or effect.state == "NO_EFFECT")):
             draft.move_task(task_id, "CANCELLED")
+    for other in list(draft.requests.values()):
+        if request.scope == "ORDER" and is_parked(draft, other) and not other.has_ended:
+            _supersede(draft, other)
+
+
+def _supersede(draft: Draft, request: Request) -> None:
+    """The larger cancellation has passed its commit point: the smaller one has nothing left to ask for."""
+    if request.plan_id:
+        supersede_plan(draft, request.plan_id)
+    draft.move_request(
+        request.request_id, "SUPERSEDED", "CANCELLATION_SUPERSEDED", outcome="OVERTAKEN_BY_CANCELLATION", waiting=False
+    )
+    let_go(draft, request)
+    draft.send("closure-quiesced", request.wait_key)
 
 
 def _open_effects(draft: Draft, request: Request) -> bool:
@@ -453,11 +467,12 @@ def _wake(draft: Draft) -> None:
             if effect is not None:
                 draft.send("effect-outcome", wait_key(effect))
     for request in list(draft.requests.values()):
-        if request.waiting and request.status == "ASSESSING":
-            closure = find_closure(draft, request.scope, request.item_ids, request.request_id)
-            if is_quiet(draft, request, closure):
-                draft.requests[request.request_id] = replace(request, waiting=False)
-                draft.send("closure-quiesced", request.wait_key)
+        if not request.waiting or request.has_ended or is_parked(draft, request):
+            continue
+        closure = find_closure(draft, request.scope, request.item_ids, request.request_id)
+        if request.status != "ASSESSING" or is_quiet(draft, request, closure):
+            draft.requests[request.request_id] = replace(request, waiting=False)
+            draft.send("closure-quiesced", request.wait_key)
 
 
 def _has_work(draft: Draft, plan_id: PlanId) -> bool:

@@ -1,0 +1,101 @@
+"""What must hold after every command, as plain functions: each raises AssertionError with the rule's number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from domain.events import Event
+from domain.machines import has_ended
+from domain.order import Order
+from domain.values import is_external
+
+
+def check_order(order: Order, previous: Order | None, events: Iterable[Event]) -> None:
+    """Everything that can be said of one order by itself. `previous` is the order before the last command."""
+    if previous is not None:
+        ended_rows_never_change(order, previous)
+    one_order_scope_change(order)
+    one_reversal_per_effect(order)
+    cancelled_means_undone(order)
+    counters_are_true(order)
+    audit_tells_the_states(order, events)
+    what_ended_holds_nothing(order)
+
+
+def ended_rows_never_change(order: Order, previous: Order) -> None:
+    """I1. Only the audit's place in the row may move; obligations stand beside it."""
+    if not previous.head.has_ended:
+        return
+    for name in ("state", "base", "version", "content", "ended_at", "plan_version"):
+        assert getattr(order.head, name) == getattr(previous.head, name), f"I1: {name} of an ended order moved"
+    for item_id, item in previous.items.items():
+        assert order.items[item_id] == item, f"I1: item {item_id} of an ended order moved"
+
+
+def one_order_scope_change(order: Order) -> None:
+    """I2."""
+    active = [r for r in order.requests.values() if r.scope == "ORDER" and not r.has_ended]
+    assert len(active) <= 1, "I2: two order-scope cancellations are active"
+
+
+def one_reversal_per_effect(order: Order) -> None:
+    """I4: a reversal names its effect, and no effect has two confirmed ones."""
+    seen: set[object] = set()
+    for effect in order.effects.values():
+        if effect.reverses and effect.state == "CONFIRMED":
+            assert effect.reverses not in seen, "I4: reversed twice"
+            seen.add(effect.reverses)
+            assert order.effects[effect.reverses].state == "REVERSED", "I4: reversal without its original"
+
+
+def cancelled_means_undone(order: Order) -> None:
+    """I5: nothing that is felt outside stands after CANCELLED, unless an obligation says that it will be undone."""
+    if order.head.state != "CANCELLED":
+        return
+    owed = {t.reverses for t in order.tasks.values() if t.kind == "COMPENSATION" and not t.has_ended}
+    cases = {case.effect_id for case in order.cases.values()} | {case.task_id for case in order.cases.values()}
+    for effect in order.effects.values():
+        if effect.is_original and is_external(effect.level) and effect.state in {"CONFIRMED", "INTENDED", "UNKNOWN"}:
+            assert effect.effect_id in owed or effect.task_id in cases, f"I5: {effect.task_type} stands"
+
+
+def counters_are_true(order: Order) -> None:
+    """The counters of unmet predecessors are what counting gives."""
+    for task in order.tasks.values():
+        if not task.has_ended:
+            unmet = sum(not order.tasks[p].has_ended for p in task.depends_on if p in order.tasks)
+            assert task.unmet == unmet, f"{task.task_type} {task.state}: unmet {task.unmet}, counted {unmet}"
+            if task.kind == "FULFILLMENT":
+                assert (task.state == "PENDING") == (unmet > 0), f"{task.task_type}: {task.state} with {unmet} unmet"
+
+
+def audit_tells_the_states(order: Order, events: Iterable[Event]) -> None:
+    """I7: the state changes on record, replayed, give the stored states."""
+    told: dict[tuple[str, str], str] = {}
+    for event in events:
+        if event.after is not None:
+            key = (event.entity, event.entity_id)
+            assert told.get(key) == event.before, f"{key}: {event.kind} from {event.before}, was {told.get(key)}"
+            told[key] = event.after
+    stored = {("ORDER", str(order.head.order_id)): order.head.state}
+    stored |= {("ITEM", item.item_id): item.state for item in order.items.values()}
+    stored |= {("TASK", str(task.task_id)): task.state for task in order.tasks.values()}
+    stored |= {("EFFECT", str(effect.effect_id)): effect.state for effect in order.effects.values()}
+    stored |= {("REQUEST", str(r.request_id)): r.status for r in order.requests.values()}
+    stored |= {("PLAN", str(plan.plan_id)): plan.state for plan in order.plans.values()}
+    stored |= {("CASE", str(case.case_id)): case.status for case in order.cases.values()}
+    for key, state in stored.items():
+        assert told.get(key) == state, f"I7: {key} is {state}, the audit says {told.get(key)}"
+
+
+def what_ended_holds_nothing(order: Order) -> None:
+    """An ended request holds no task; a plan whose order has ended tells its walker so."""
+    for request in order.requests.values():
+        if request.has_ended:
+            held = [t for t, holders in order.holds.items() if str(request.request_id) in holders]
+            assert not held, "an ended request still holds tasks"
+    if order.head.has_ended:
+        assert order.plan is None or order.plan.closed, "an ended order's walker is not told"
+        for plan in order.plans.values():
+            if has_ended("PLAN", plan.state):
+                assert plan.closed, "an ended plan's walker is not told"

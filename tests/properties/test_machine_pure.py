@@ -1,0 +1,193 @@
+"""One order under every interleaving that people, systems, crashes and time can make, over the pure core."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from hypothesis import HealthCheck, settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from domain import commands as ask
+from domain.errors import Breach
+from domain.order import Order, Request
+from domain.values import EffectId, TaskId
+from tests.builders import AGENT, APPROVER, OPERATOR, World, an_item, an_order
+from tests.properties.invariants import check_order
+
+OUTCOMES: tuple[Mapping[str, Any], ...] = (
+    {"state": "CONFIRMED", "external_reference": "ref", "output": {"captured": 100}},
+    {"state": "CONFIRMED", "external_reference": "ref", "output": {}},
+    {"state": "NO_EFFECT", "reason": "no"},
+    {"state": "ACCEPTED"},
+    {"state": "UNKNOWN", "reason": "timed out"},
+)
+SHAPES = (
+    (an_item(),),
+    (an_item(offering="mobile-sim"),),
+    (an_item(), an_item("2", "static-ip", relies_on=("1",))),
+    (an_item(offering="home-bundle"), an_item("2", parent="1"), an_item("3", "router", parent="1")),
+    (an_item(offering="legacy-contract"), an_item("2", "mobile-port-in")),
+)
+
+
+class OrderMachine(RuleBasedStateMachine):
+    """Draws from what the world could do next; a breach is an answer, an IllegalMove or a broken invariant is a defect."""
+
+    @initialize(shape=st.sampled_from(SHAPES), planned=st.booleans())
+    def accept(self, shape: tuple[ask.OrderItem, ...], planned: bool) -> None:
+        self.world = World().accept(an_order(*shape))
+        self.previous: Order | None = None
+        self.jobs: list[Mapping[str, Any]] = []
+        self.calls: list[Mapping[str, Any]] = []
+        if planned:
+            self.world.decompose()
+
+    def ask(self, command: ask.Command, actor: Any = None) -> Mapping[str, Any] | None:
+        before = self.world.the_order
+        with contextlib.suppress(Breach):
+            self.previous = before
+            return self.world.do(command, actor).body
+        return None
+
+    def pick(self, things: list[Any], number: int) -> Any:
+        return things[number % len(things)] if things else None
+
+    # -- the flows ----------------------------------------------------------------------------------------
+
+    @rule()
+    def drive_fulfillment(self) -> None:
+        self.world.decompose()
+
+    @rule(number=st.integers(0, 9))
+    def release(self, number: int) -> None:
+        plans = [plan for plan in [self.world.the_order.plan, *self.world.the_order.plans.values()] if plan]
+        plan = self.pick(plans, number)
+        if plan:
+            told = self.ask(ask.ReleaseTasks(self.world.order_id, plan.plan_id, plan.run))
+            self.jobs += (told or {})["tasks"]
+
+    @rule(number=st.integers(0, 99))
+    def claim(self, number: int) -> None:
+        """Any job that was ever handed out may come (again): redelivery, a second worker, a dead flow."""
+        job = self.pick(self.jobs, number)
+        if job:
+            task = self.world.task_by_id(job["task_id"])
+            held = self.world.the_order.holds.get(task.task_id)
+            was_ready = task.state == "READY"
+            told = self.ask(ask.ClaimTask(self.world.order_id, task.task_id, job["release"], self.world.the_order.head.run))
+            if told and told["verdict"] == "call":
+                assert not (held and was_ready), "I6: a held task started"
+                self.calls.append(told)
+
+    @rule(number=st.integers(0, 99), outcome=st.sampled_from(OUTCOMES), source=st.sampled_from(["CALL", "CALLBACK"]))
+    def report(self, number: int, outcome: Mapping[str, Any], source: Any) -> None:
+        """The answer to any call that was ever made: the first time, again, late, contradicting."""
+        call = self.pick(self.calls, number)
+        if call and not (source == "CALLBACK" and outcome["state"] in {"ACCEPTED", "UNKNOWN"}):
+            attempt = call["attempt"] if source == "CALL" else None
+            effect_id = EffectId(uuid.UUID(call["effect_id"]))
+            self.ask(ask.RecordOutcome(self.world.order_id, effect_id, source=source, attempt=attempt, **outcome))
+
+    @rule(
+        number=st.integers(0, 99),
+        found=st.sampled_from(["CONFIRMED", "NO_EFFECT", "ACCEPTED", "MISSING", "UNREACHABLE"]),
+    )
+    def verify(self, number: int, found: Any) -> None:
+        job = self.pick(self.jobs, number)
+        if job:
+            task_id = TaskId(uuid.UUID(job["task_id"]))
+            run = self.world.the_order.head.run
+            told = self.ask(ask.ClaimVerification(self.world.order_id, task_id, job["release"], run))
+            if told and told["verdict"] == "ask":
+                effect_id = EffectId(uuid.UUID(told["effect_id"]))
+                self.ask(ask.RecordOutcome(self.world.order_id, effect_id, found, "VERIFICATION", told["attempt"]))
+
+    @rule(number=st.integers(0, 9))
+    def restart(self, number: int) -> None:
+        plans = [plan for plan in [self.world.the_order.plan, *self.world.the_order.plans.values()] if plan]
+        plan = self.pick(plans, number)
+        if plan:
+            self.ask(ask.RestartFlow(self.world.order_id, plan.plan_id, "lost"))
+
+    # -- people -------------------------------------------------------------------------------------------
+
+    @rule(
+        reason=st.sampled_from(["CUSTOMER_CHANGED_MIND", "REGULATORY", "CANNOT_DELIVER"]),
+        forced=st.booleans(),
+        item=st.sampled_from([None, None, "1", "2"]),
+    )
+    def cancel(self, reason: str, forced: bool, item: str | None) -> None:
+        if item is not None and item not in self.world.the_order.items:
+            return
+        scope = {"scope": "ITEMS", "item_ids": (item,)} if item else {}
+        with contextlib.suppress(Breach):
+            self.previous = self.world.the_order
+            self.world.cancel(reason, force_manual_review=forced, **scope)
+
+    def request(self, number: int) -> Request | None:
+        found: Request | None = self.pick(list(self.world.the_order.requests.values()), number)
+        return found
+
+    @precondition(lambda self: self.world.the_order.requests)
+    @rule(number=st.integers(0, 9), step=st.sampled_from(["begin", "assess", "plan", "all"]))
+    def drive_cancellation(self, number: int, step: str) -> None:
+        request = self.request(number)
+        assert request is not None
+        self.previous = self.world.the_order
+        if step == "all":
+            self.world.judge(request)
+        else:
+            getattr(self.world, step)(request)
+
+    @precondition(lambda self: self.world.the_order.requests)
+    @rule(
+        number=st.integers(0, 9),
+        how=st.sampled_from(["approve", "reject", "withdraw", "accept", "decline"]),
+        disposition=st.sampled_from(["RETAIN", "MANUAL"]),
+    )
+    def decide(self, number: int, how: str, disposition: str) -> None:
+        request = self.request(number)
+        assert request is not None
+        order_id, request_id = self.world.order_id, request.request_id
+        impacts = (request.assessment or {}).get("taskImpacts", ())
+        manual = {impact["taskId"]: disposition for impact in impacts if impact["consequence"] == "MANUAL"}
+        commands: dict[str, tuple[ask.Command, Any]] = {
+            "approve": (ask.ApproveCancellation(order_id, request_id, dispositions=manual), APPROVER),
+            "reject": (ask.RejectCancellation(order_id, request_id), APPROVER),
+            "withdraw": (ask.WithdrawCancellation(order_id, request_id), AGENT),
+            "accept": (ask.AnswerCharge(order_id, request_id, True), AGENT),
+            "decline": (ask.AnswerCharge(order_id, request_id, False), AGENT),
+        }
+        self.ask(*commands[how])
+
+    @rule(number=st.integers(0, 9))
+    def retry(self, number: int) -> None:
+        case = self.pick(list(self.world.the_order.cases.values()), number)
+        if case:
+            self.ask(ask.RepairCase(self.world.order_id, case.case_id, "RETRY", "SYSTEM_RECOVERED"), OPERATOR)
+
+    @rule(on=st.booleans())
+    def hold(self, on: bool) -> None:
+        order_id = self.world.order_id
+        self.ask(ask.HoldOrder(order_id) if on else ask.ReleaseOrder(order_id), OPERATOR)
+
+    @rule(span=st.sampled_from([timedelta(seconds=16), timedelta(minutes=2), timedelta(hours=2), timedelta(days=11)]))
+    def wait(self, span: timedelta) -> None:
+        self.world.wait(span)
+
+    # -- what must hold --------------------------------------------------------------------------------------
+
+    @invariant()
+    def the_order_is_sound(self) -> None:
+        if hasattr(self, "world"):
+            check_order(self.world.the_order, self.previous, self.world.events)
+
+
+TestOrder = OrderMachine.TestCase
+TestOrder.settings = settings(
+    max_examples=60, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+)
