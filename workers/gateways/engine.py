@@ -3,13 +3,20 @@ never be asked for an order's state."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
 import httpx
+from prometheus_client import Counter
+from pyzeebe import create_insecure_channel
 from pyzeebe.proto.gateway_pb2 import ResolveIncidentRequest, TopologyRequest, UpdateJobRetriesRequest
 from pyzeebe.proto.gateway_pb2_grpc import GatewayStub
+
+_PUSHED_BACK = Counter("recourse_engine_pushed_back", "Commands that the engine was too busy for")
 
 _SECONDS: Final = 5.0
 _DONE: Final = "COMPLETED"
@@ -30,6 +37,54 @@ class NotYetVisibleError(Exception):
 
 class NoSearchError(Exception):
     """This engine cannot be searched: it runs without the consoles."""
+
+
+def open_channel(address: str) -> grpc.aio.Channel:
+    """A channel to the engine in the one safe profile: it reconnects for ever, within two seconds."""
+    return create_insecure_channel(
+        address,
+        channel_options=(
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 2_000),
+            ("grpc.max_receive_message_length", 16 * 2**20),
+        ),
+    )
+
+
+class Pressure:
+    """How many commands may be on the wire at once: halved when the engine pushes back, one more after each round of
+    successes."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._allowed = float(most)
+        self._busy = 0
+        self._free = asyncio.Condition()
+
+    @property
+    def allowed(self) -> int:
+        return int(self._allowed)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for a place on the wire and hold it."""
+        async with self._free:
+            await self._free.wait_for(lambda: self._busy < self.allowed)
+            self._busy += 1
+        try:
+            yield
+        finally:
+            async with self._free:
+                self._busy -= 1
+                self._free.notify_all()
+
+    def push_back(self) -> None:
+        _PUSHED_BACK.inc()
+        self._allowed = max(2.0, self._allowed / 2)
+
+    def ease(self) -> None:
+        self._allowed = min(float(self._most), self._allowed + 1 / self._allowed)
 
 
 class Engine:

@@ -16,15 +16,14 @@ import os
 import random
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any, Final
 
-import grpc
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
-from pyzeebe import Job, create_insecure_channel
+from pyzeebe import Job
 from pyzeebe.errors import (
     JobAlreadyDeactivatedError,
     JobNotFoundError,
@@ -40,7 +39,7 @@ from domain.store.policies import list_documents
 from domain.store.pool import Pool, open_pool
 from domain.store.staff import read_roles
 from domain.values import Json
-from workers.gateways.engine import Engine
+from workers.gateways.engine import Engine, Pressure, open_channel
 from workers.gateways.systems import Systems
 from workers.jobs.job import Context, JobSpec, Means
 from workers.jobs.outcome import Again, Done, Later, OutageClock, Reply, Stuck, VariableError, describe, judge
@@ -69,54 +68,8 @@ _LATE_VERSIONS: Final = 3
 
 _FINISHED = Counter("recourse_jobs_finished", "Jobs by what became of them", ["job_type", "reply"])
 _LOST = Counter("recourse_jobs_lost", "Jobs that the engine had given to another worker when we finished", ["job_type"])
-_PUSHED_BACK = Counter("recourse_engine_pushed_back", "Commands that the engine was too busy for")
 _AT_WORK = Gauge("recourse_jobs_at_work", "Jobs at work", ["job_type"])
 _SECONDS = Histogram("recourse_job_seconds", "From a job's arrival to the end of its handler", ["job_type"])
-
-
-def open_channel(address: str) -> grpc.aio.Channel:
-    """A channel to the engine in the one safe profile: it reconnects for ever, within two seconds."""
-    return create_insecure_channel(
-        address,
-        channel_options=(
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 2_000),
-            ("grpc.max_receive_message_length", 16 * 2**20),
-        ),
-    )
-
-
-class Pressure:
-    """How many commands may be on the wire: halved when the engine pushes back, one more after a round of successes."""
-
-    def __init__(self, most: int = COMMANDS) -> None:
-        self._most = most
-        self._allowed = float(most)
-        self._busy = 0
-        self._free = asyncio.Condition()
-
-    @property
-    def allowed(self) -> int:
-        return int(self._allowed)
-
-    @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        async with self._free:
-            await self._free.wait_for(lambda: self._busy < int(self._allowed))
-            self._busy += 1
-        try:
-            yield
-        except ZeebeBackPressureError:
-            _PUSHED_BACK.inc()
-            self._allowed = max(2.0, self._allowed / 2)
-            raise
-        else:
-            self._allowed = min(float(self._most), self._allowed + 1 / self._allowed)
-        finally:
-            async with self._free:
-                self._busy -= 1
-                self._free.notify_all()
 
 
 class Fleet:
@@ -125,7 +78,7 @@ class Fleet:
     def __init__(self, wire: ZeebeAdapter, means: Means) -> None:
         self._wire = wire
         self._means = means
-        self._pressure = Pressure()
+        self._pressure = Pressure(COMMANDS)
         self._clock = OutageClock()
         self._pollers: dict[str, _Poller] = {}
         self._stopping = asyncio.Event()
@@ -206,12 +159,15 @@ class Fleet:
         while True:
             try:
                 async with self._pressure.turn(), asyncio.timeout(_COMMAND_SECONDS):
-                    return await self._tell(job, reply)
+                    await self._tell(job, reply)
+                    return self._pressure.ease()
             except (JobNotFoundError, JobAlreadyDeactivatedError):
                 _LOST.labels(job.type).inc()
                 log.warning("the engine no longer waits for this job")
                 return None
             except (PyZeebeError, TimeoutError) as error:
+                if isinstance(error, ZeebeBackPressureError):
+                    self._pressure.push_back()
                 if isinstance(reply, Done) and _is_too_large(error):
                     log.warning("the engine does not take the variables", **describe(error))
                     reply = Stuck("VARIABLES_REFUSED")

@@ -1,0 +1,111 @@
+"""Publishes starts and wake-ups to the engine, many at once; it must never hold a message back for another's sake."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+import structlog
+from pyzeebe.proto.gateway_pb2 import PublishMessageRequest
+from pyzeebe.proto.gateway_pb2_grpc import GatewayStub
+
+from domain.store.outbox import EngineMessage, Outbox
+from workers.gateways.engine import Pressure, open_channel
+from workers.relay.sink import CARRIED, PARKED, NotCarriedError
+from workers.runtime import crash_point
+from workers.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+BATCH: Final = 200
+AT_ONCE: Final = 24
+
+_SECONDS: Final = 5.0
+_PAUSE: Final = 0.05
+# Comes as RESOURCE_EXHAUSTED, like back-pressure, but no waiting makes a message smaller.
+_TOO_LARGE: Final = re.compile(r"exceeds maximum size|larger than max", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Why a message was not taken; `passes`: whether waiting may help."""
+
+    reason: str
+    passes: bool
+
+
+class EngineSink:
+    """The engine as the end of a pipe. A message that was published twice was published once: its id is the event's."""
+
+    name: Final = "engine"
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._pressure = Pressure(AT_ONCE)
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        channel = open_channel(self._settings.engine_grpc)
+        self._stub: Any = GatewayStub(channel)
+        try:
+            yield
+        finally:
+            await channel.close()
+
+    async def carry(self, outbox: Outbox) -> int:
+        """Publish the oldest messages; how many were dealt with. Raises NotCarriedError when the engine took none."""
+        messages = await outbox.next_messages(BATCH)
+        if not messages:
+            return 0
+        crash_point(self._settings, "before-send:engine")
+        fates = await asyncio.gather(*(self._publish(message) for message in messages))
+        crash_point(self._settings, "after-send:engine")
+        sent = [message.id for message, fate in zip(messages, fates, strict=True) if fate is None]
+        crash_point(self._settings, "before-mark:engine")
+        if sent:
+            await outbox.mark_messages(sent)
+            CARRIED.labels(self.name).inc(len(sent))
+        crash_point(self._settings, "after-mark:engine")
+        for message, fate in zip(messages, fates, strict=True):
+            if fate is not None and not fate.passes:
+                log.error("message parked", message_id=str(message.message_id), name=message.name, reason=fate.reason)
+                await outbox.park_message(message.id, fate.reason)
+                PARKED.labels(self.name).inc()
+        left = [fate for fate in fates if fate is not None and fate.passes]
+        if left and not sent:
+            raise NotCarriedError(left[0].reason)
+        if left:
+            await asyncio.sleep(_PAUSE * random.uniform(0.5, 1.5))
+        return len(messages)
+
+    async def _publish(self, message: EngineMessage) -> _Refusal | None:
+        request = PublishMessageRequest(
+            name=message.name,
+            correlationKey=message.correlation_key,
+            messageId=str(message.message_id),
+            timeToLive=message.ttl * 1000,
+            variables=message.variables,
+        )
+        async with self._pressure.turn():
+            try:
+                await self._stub.PublishMessage(request, timeout=_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                return self._refusal(error)
+        self._pressure.ease()
+        return None
+
+    def _refusal(self, error: grpc.aio.AioRpcError) -> _Refusal | None:
+        code = error.code()
+        if code is grpc.StatusCode.ALREADY_EXISTS:
+            return None
+        if code is grpc.StatusCode.INVALID_ARGUMENT or _TOO_LARGE.search(error.details() or ""):
+            return _Refusal(f"{code.name}: the engine will never take it", passes=False)
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            self._pressure.push_back()
+        return _Refusal(code.name, passes=True)

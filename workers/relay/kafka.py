@@ -1,0 +1,175 @@
+"""Sends events to Kafka, a batch a transaction; it must never send an event before an earlier one of its order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import (
+    CorruptRecordException,
+    InvalidTimestampError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    PolicyViolationError,
+    RecordListTooLargeError,
+    RecordTooLargeError,
+    TopicAlreadyExistsError,
+)
+
+from domain.store.outbox import Outbox, OutboxEvent
+from domain.values import format_time
+from workers.relay.sink import CARRIED, PARKED, NotCarriedError
+from workers.runtime import crash_point
+from workers.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+BATCH: Final = 500
+# Orders keep their order within a partition; the number stays as it is for the life of the topic.
+PARTITIONS: Final = 6
+
+_SECONDS: Final = 30.0
+_STOP_SECONDS: Final = 5.0
+_SOURCE: Final = b"/recourse"
+
+# Errors that one record is guilty of; no waiting helps it.
+_POISON: Final = (
+    MessageSizeTooLargeError,
+    RecordTooLargeError,
+    RecordListTooLargeError,
+    CorruptRecordException,
+    InvalidTimestampError,
+    PolicyViolationError,
+)
+
+
+class KafkaSink:
+    """The topic as the end of a pipe.
+
+    A transaction makes a batch visible as a whole or not at all, so nothing of an order passes an event that failed;
+    its id fences a leader that has lost the lead and does not know it yet.
+    """
+
+    name: Final = "kafka"
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._topic = settings.kafka_topic
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """Raises NotCarriedError where no broker answers."""
+        producer = AIOKafkaProducer(
+            bootstrap_servers=self._settings.kafka_bootstrap,
+            client_id="recourse-relay",
+            transactional_id=f"recourse-relay-{self._topic}",
+            enable_idempotence=True,
+            acks="all",
+            linger_ms=0,
+            max_batch_size=256 * 1024,
+            request_timeout_ms=15_000,
+        )
+        self._producer = producer
+        try:
+            async with asyncio.timeout(_SECONDS):
+                await self._ensure_topic()
+                await producer.start()
+            yield
+        except (KafkaError, TimeoutError) as error:
+            raise NotCarriedError(type(error).__name__) from error
+        finally:
+            with suppress(KafkaError, TimeoutError):
+                async with asyncio.timeout(_STOP_SECONDS):
+                    await producer.stop()
+
+    async def carry(self, outbox: Outbox) -> int:
+        """Send the oldest events; how many were dealt with. Raises NotCarriedError when Kafka is ill."""
+        events = await outbox.next_events(BATCH)
+        if events:
+            try:
+                await self._deliver(outbox, events)
+            except (KafkaError, TimeoutError) as error:
+                # What this producer still holds or believes is not to be trusted; the caller opens a new one.
+                raise NotCarriedError(type(error).__name__) from error
+        return len(events)
+
+    async def _deliver(self, outbox: Outbox, events: Sequence[OutboxEvent]) -> set[tuple[object, object]]:
+        """Send and mark; a batch that is refused for one record's sake is halved until that record is alone and can be
+        parked. Answers the orders that wait now."""
+        try:
+            crash_point(self._settings, "before-send:kafka")
+            await self._transact(events)
+        except _POISON as error:
+            if len(events) == 1:
+                return {await self._park(outbox, events[0], error)}
+            half = len(events) // 2
+            parked = await self._deliver(outbox, events[:half])
+            rest = [event for event in events[half:] if (event.tenant_id, event.order_id) not in parked]
+            return parked | (await self._deliver(outbox, rest) if rest else set())
+        crash_point(self._settings, "after-send:kafka")
+        crash_point(self._settings, "before-mark:kafka")
+        await outbox.mark_events(event.id for event in events)
+        crash_point(self._settings, "after-mark:kafka")
+        CARRIED.labels(self.name).inc(len(events))
+        return set()
+
+    async def _transact(self, events: Sequence[OutboxEvent]) -> None:
+        async with asyncio.timeout(_SECONDS), self._producer.transaction():
+            sent = []
+            for event in events:
+                acknowledged = await self._producer.send(
+                    self._topic,
+                    value=event.payload.encode(),
+                    key=str(event.order_id).encode(),
+                    headers=_headers(event),
+                )
+                acknowledged.add_done_callback(_look_at)
+                sent.append(acknowledged)
+            await asyncio.gather(*sent)
+
+    async def _park(self, outbox: Outbox, event: OutboxEvent, error: Exception) -> tuple[object, object]:
+        reason = f"{type(error).__name__}: Kafka will never take it"
+        log.error("event parked, and its order with it", event_id=str(event.event_id), reason=reason)
+        await outbox.park_event(event.id, reason)
+        PARKED.labels(self.name).inc()
+        return event.tenant_id, event.order_id
+
+    async def _ensure_topic(self) -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self._settings.kafka_bootstrap, request_timeout_ms=10_000)
+        try:
+            await admin.start()
+            if self._topic not in await admin.list_topics():
+                await admin.create_topics([NewTopic(self._topic, PARTITIONS, -1)])
+        except TopicAlreadyExistsError:
+            return
+        finally:
+            await admin.close()
+
+
+def _look_at(acknowledged: asyncio.Future[object]) -> None:
+    """One failure ends the batch; those of the others have been seen then, too."""
+    if not acknowledged.cancelled():
+        acknowledged.exception()
+
+
+def _headers(event: OutboxEvent) -> list[tuple[str, bytes]]:
+    """CloudEvents 1.0, binary mode."""
+    headers: list[tuple[str, bytes]] = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", str(event.event_id).encode()),
+        ("ce_type", event.type.encode()),
+        ("ce_source", _SOURCE),
+        ("ce_subject", str(event.order_id).encode()),
+        ("ce_time", format_time(event.at).encode()),
+        ("ce_orderversion", str(event.sequence).encode()),
+        ("ce_tenant", str(event.tenant_id).encode()),
+        ("content-type", b"application/json"),
+    ]
+    if event.trace_parent:
+        headers.append(("traceparent", event.trace_parent.encode()))
+    return headers
