@@ -15,7 +15,6 @@ from uuid import UUID
 import typer
 
 if TYPE_CHECKING:
-    from workers.local.doctor import Finding
     from workers.local.home import Home
     from workers.runtime import Main
     from workers.settings import Settings
@@ -220,16 +219,9 @@ def doctor(as_json: AsJson = False) -> None:
     from workers.local.doctor import examine
 
     findings = examine()
-    show([asdict(finding) for finding in findings], as_json, "\n".join(_line(finding) for finding in findings))
+    show([asdict(finding) for finding in findings], as_json, "\n".join(str(finding) for finding in findings))
     if not all(finding.healthy for finding in findings):
         raise typer.Exit(_FAILED)
-
-
-def _line(finding: Finding) -> str:
-    mark = "ok " if finding.healthy else "BAD"
-    advice = f" → {finding.advice}" if finding.advice else ""
-    text = f"{mark}  {finding.subject:<28} {finding.found} (wanted: {finding.wanted}){advice}"
-    return text if finding.healthy else typer.style(text, fg="red")
 
 
 @app.command()

@@ -23,13 +23,17 @@ _PYTHON_WANTED = (3, 11, 4)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the examination; `advice` is empty where nothing is to be done."""
+    """One line of the examination, with what to do where it is not well."""
 
     subject: str
     found: str
     wanted: str
     healthy: bool
     advice: str = ""
+
+    def __str__(self) -> str:
+        mark, advice = ("ok ", "") if self.healthy else ("BAD", f" → {self.advice}")
+        return f"{mark}  {self.subject:<28} {self.found} (wanted: {self.wanted}){advice}"
 
 
 def examine() -> list[Finding]:
@@ -100,10 +104,8 @@ def _look_at_downloads(settings: Settings) -> Iterator[Finding]:
         missing = missing_artifacts(artifacts, settings.cache)
         size = _size(sum(artifact.size for artifact in missing))
         found = f"{len(missing)} of {len(artifacts)} missing ({size})" if missing else "complete"
-        # `up` fetches what is missing, so this is a thing to know, not an illness.
-        yield Finding(
-            f"download {part}", found, "complete, or fetched by `up`", True, "recourse download" if missing else ""
-        )
+        # `up` fetches what is missing: a thing to know, not an illness.
+        yield Finding(f"download {part}", found, "complete, or fetched by `up`", True)
 
 
 def _look_at_ports(home: Home) -> Iterator[Finding]:
@@ -111,9 +113,8 @@ def _look_at_ports(home: Home) -> Iterator[Finding]:
     for name, port in {**PREFERRED_PORTS, **home.ports()}.items():
         free = is_port_free(port)
         found = "free" if free else "ours" if running else "taken"
-        # `up` steps aside to a free port where one is taken, unless a setting demands it.
-        advice = "" if free or running else "`up` will choose another"
-        yield Finding(f"port {port} {name}", found, "free, or ours", True, advice)
+        # `up` steps aside to another port where one is taken, unless a setting demands it.
+        yield Finding(f"port {port} {name}", found, "free, ours, or another is chosen", True)
 
 
 def _look_at_parts(home: Home) -> Iterator[Finding]:

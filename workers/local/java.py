@@ -23,13 +23,19 @@ _FLAGS = (
 def java_command(
     main: str, classpath: Sequence[Path], flags: Sequence[str], arguments: Sequence[str], folder: Path
 ) -> Command:
-    """The command that runs a main class; `folder` is where it may leave files such as a heap dump."""
+    """The command that runs a main class; `folder` takes its arguments, and files such as a heap dump."""
     home = _java_home()
     environment: Mapping[str, str] = {"PATH": os.defpath, "LC_ALL": "C.UTF-8", "TZ": "UTC", "JAVA_HOME": str(home)}
     joined = os.pathsep.join(str(entry) for entry in classpath)
-    return Command(
-        [str(home / "bin" / "java"), *_FLAGS, *flags, "-cp", joined, main, *arguments], environment, folder=folder
-    )
+    # Hundreds of jars in a file instead of a command line that nobody can read in a list of processes.
+    file = folder / f"{main.rpartition('.')[2]}.args"
+    file.write_text("\n".join(_quote(word) for word in (*_FLAGS, *flags, "-cp", joined, main)), encoding="utf-8")
+    return Command([str(home / "bin" / "java"), f"@{file}", *arguments], environment, folder=folder)
+
+
+def _quote(word: str) -> str:
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _java_home() -> Path:

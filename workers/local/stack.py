@@ -12,8 +12,8 @@ from urllib.parse import quote, urlsplit
 import orjson
 
 from workers.local.artifacts import Artifact, missing_artifacts, read_lock
-from workers.local.engine import Engine
-from workers.local.home import Home, is_port_free, write_json
+from workers.local.engine import Engine, EnginePorts
+from workers.local.home import Home, free_port, is_port_free, write_json
 from workers.local.issuer import ensure_key
 from workers.local.kafka import Broker
 from workers.local.parts import Part, Step, answers_http
@@ -62,15 +62,7 @@ def build_stack(settings: Settings, *, systems: str | None, policy: Path | None,
 
     server = Server(home.data("postgres"), ports["postgres"], secrets["owner_password"], settings.cache)
     broker = Broker(home.data("kafka"), ports["kafka"], ports["kafka-controller"], settings.cache)
-    engine = Engine(
-        home.data("engine"),
-        grpc_port=ports["engine-grpc"],
-        command_port=ports["engine-command"],
-        internal_port=ports["engine-internal"],
-        rest_port=ports["engine-rest"],
-        management_port=ports["engine-management"],
-        cache=settings.cache,
-    )
+    engine = Engine(home.data("engine"), _engine_ports(ports), settings.cache)
     told = _environment(settings, home, ports, secrets, server, broker, engine, systems)
     environment = {**os.environ, **told}
     write_json(home.environment_file, told)
@@ -85,6 +77,8 @@ def build_stack(settings: Settings, *, systems: str | None, policy: Path | None,
     if not settings.engine_grpc:
         embedded.append(engine.part())
         wanted += read_lock("engine")
+        if not engine.startup_cache.exists():
+            embedded.append(_rehearsal(home, settings.cache, say))
     if missing_artifacts(wanted, settings.cache):
         embedded.append(_command_step("download", ("download",), set(), environment, say))
 
@@ -176,6 +170,29 @@ def _read_systems(given: str | None, settings: Settings) -> dict[str, object]:
 
 def _our_command(arguments: tuple[str, ...], environment: Mapping[str, str]) -> Command:
     return Command([sys.executable, "-m", "workers.cli", *arguments], environment)
+
+
+def _engine_ports(ports: Mapping[str, int]) -> EnginePorts:
+    return EnginePorts(
+        grpc=ports["engine-grpc"],
+        command=ports["engine-command"],
+        internal=ports["engine-internal"],
+        rest=ports["engine-rest"],
+        management=ports["engine-management"],
+    )
+
+
+def _rehearsal(home: Home, cache: Path, say: Say) -> Step:
+    async def run() -> None:
+        say("rehearsal", "the engine starts once for practice, about 30 s; from then on it starts in half the time")
+        ports = EnginePorts(*(free_port() for _ in range(5)))
+        practice = Engine(home.data("rehearsal"), ports, cache)
+        try:
+            await practice.rehearse(home.pid_file("rehearsal"), home.log_file("rehearsal"))
+        except TimeoutError:
+            say("rehearsal", "!! took too long and is left for another day")
+
+    return Step("rehearsal", frozenset({"download"}), run)
 
 
 def _command_step(

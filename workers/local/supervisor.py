@@ -215,7 +215,8 @@ async def stop_stack(home: Home, say: Say) -> bool:
         await supervisor.stop(signal.SIGTERM, 3 * _STOP_SECONDS)
     orphans = find_children(home)
     await stop_children(orphans, say)
-    home.status_file.unlink(missing_ok=True)
+    for file in (home.status_file, home.pid_file(SUPERVISOR)):
+        file.unlink(missing_ok=True)
     return supervisor is not None or bool(orphans)
 
 
