@@ -176,6 +176,11 @@ class Task:
     def has_ended(self) -> bool:
         return has_ended(self.machine, self.state)
 
+    @property
+    def satisfies(self) -> bool:
+        """Whether those behind it need not wait for it; undoing it later never takes that back."""
+        return self.has_ended or self.state == "COMPENSATING"
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -456,8 +461,7 @@ class Draft:
             step=task.step,
             type=task.task_type,
         )
-        # An ended task satisfies those that wait for it; undoing it later never takes that back.
-        if has_ended(task.machine, state) and not has_ended(task.machine, task.state):
+        if moved.satisfies and not task.satisfies:
             for successor_id in self.successors(task_id):
                 successor = self.tasks[successor_id]
                 self.tasks[successor_id] = replace(successor, unmet=successor.unmet - 1)

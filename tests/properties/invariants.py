@@ -63,7 +63,7 @@ def counters_are_true(order: Order) -> None:
     """The counters of unmet predecessors are what counting gives."""
     for task in order.tasks.values():
         if not task.has_ended:
-            unmet = sum(not order.tasks[p].has_ended for p in task.depends_on if p in order.tasks)
+            unmet = sum(not order.tasks[p].satisfies for p in task.depends_on if p in order.tasks)
             assert task.unmet == unmet, f"{task.task_type} {task.state}: unmet {task.unmet}, counted {unmet}"
             if task.kind == "FULFILLMENT":
                 assert (task.state == "PENDING") == (unmet > 0), f"{task.task_type}: {task.state} with {unmet} unmet"

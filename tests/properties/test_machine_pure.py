@@ -37,14 +37,17 @@ SHAPES = (
 class OrderMachine(RuleBasedStateMachine):
     """Draws from what the world could do next; a breach is an answer, an IllegalMove or a broken invariant is a defect."""
 
-    @initialize(shape=st.sampled_from(SHAPES), planned=st.booleans())
-    def accept(self, shape: tuple[ask.OrderItem, ...], planned: bool) -> None:
+    @initialize(shape=st.sampled_from(SHAPES), progress=st.integers(-1, 6))
+    def accept(self, shape: tuple[ask.OrderItem, ...], progress: int) -> None:
+        """An order that has come so far: -1 not decomposed, 0 decomposed, n so many effects confirmed."""
         self.world = World().accept(an_order(*shape))
         self.previous: Order | None = None
         self.jobs: list[Mapping[str, Any]] = []
         self.calls: list[Mapping[str, Any]] = []
-        if planned:
+        if progress >= 0:
             self.world.decompose()
+        for _ in range(progress):
+            self.work(0, OUTCOMES[0], True)
 
     def ask(self, command: ask.Command, actor: Any = None) -> Mapping[str, Any] | None:
         before = self.world.the_order
@@ -62,6 +65,20 @@ class OrderMachine(RuleBasedStateMachine):
     def drive_fulfillment(self) -> None:
         self.world.decompose()
 
+    @rule(number=st.integers(0, 99), outcome=st.sampled_from(OUTCOMES), answered=st.booleans())
+    def work(self, number: int, outcome: Mapping[str, Any], answered: bool) -> None:
+        """What mostly happens: a wave is asked for, one of its jobs claims and calls, and usually hears an answer."""
+        for plan in [self.world.the_order.plan, *self.world.the_order.plans.values()]:
+            if plan:
+                told = self.ask(ask.ReleaseTasks(self.world.order_id, plan.plan_id, plan.run))
+                self.jobs += (told or {})["tasks"]
+        fresh = [j for j in self.jobs if self.world.task_by_id(j["task_id"]).state == "READY"]
+        job = self.pick(fresh, number)
+        if job:
+            self.claim_job(job)
+            if answered and self.calls:
+                self.world.report(self.calls[-1], outcome)
+
     @rule(number=st.integers(0, 9))
     def release(self, number: int) -> None:
         plans = [plan for plan in [self.world.the_order.plan, *self.world.the_order.plans.values()] if plan]
@@ -75,13 +92,16 @@ class OrderMachine(RuleBasedStateMachine):
         """Any job that was ever handed out may come (again): redelivery, a second worker, a dead flow."""
         job = self.pick(self.jobs, number)
         if job:
-            task = self.world.task_by_id(job["task_id"])
-            held = self.world.the_order.holds.get(task.task_id)
-            was_ready = task.state == "READY"
-            told = self.ask(ask.ClaimTask(self.world.order_id, task.task_id, job["release"], self.world.the_order.head.run))
-            if told and told["verdict"] == "call":
-                assert not (held and was_ready), "I6: a held task started"
-                self.calls.append(told)
+            self.claim_job(job)
+
+    def claim_job(self, job: Mapping[str, Any]) -> None:
+        task = self.world.task_by_id(job["task_id"])
+        held = self.world.the_order.holds.get(task.task_id)
+        run = self.world.the_order.head.run
+        told = self.ask(ask.ClaimTask(self.world.order_id, task.task_id, job["release"], run))
+        if told and told["verdict"] == "call":
+            assert not (held and task.state == "READY"), "I6: a held task started"
+            self.calls.append(told)
 
     @rule(number=st.integers(0, 99), outcome=st.sampled_from(OUTCOMES), source=st.sampled_from(["CALL", "CALLBACK"]))
     def report(self, number: int, outcome: Mapping[str, Any], source: Any) -> None:
@@ -185,6 +205,71 @@ class OrderMachine(RuleBasedStateMachine):
     def the_order_is_sound(self) -> None:
         if hasattr(self, "world"):
             check_order(self.world.the_order, self.previous, self.world.events)
+
+    def teardown(self) -> None:
+        """Once faults stop and people answer, every order comes to an end; nothing is stuck for ever."""
+        if not hasattr(self, "world"):
+            return
+        world = self.world
+        for _ in range(40):
+            if world.the_order.head.has_ended and not self._open_work():
+                break
+            with contextlib.suppress(Breach):
+                world.do(ask.ReleaseOrder(world.order_id), OPERATOR)
+            world.wait(timedelta(seconds=30)).decompose()
+            for request in list(world.the_order.requests.values()):
+                self._push(request)
+            for case in list(world.the_order.cases.values()):
+                self.ask(ask.RepairCase(world.order_id, case.case_id, "RETRY", "SYSTEM_RECOVERED"), OPERATOR)
+            self._work()
+            self.previous = None
+            check_order(world.the_order, None, world.events)
+        assert world.the_order.head.has_ended, f"stuck in {world.state}"
+        assert not self._open_work(), "work is left that nobody will do"
+
+    def _open_work(self) -> list[str]:
+        return [
+            f"{t.task_type} {t.state}"
+            for t in self.world.the_order.tasks.values()
+            if not t.has_ended and t.purpose != "MANUAL"
+        ]
+
+    def _push(self, request: Request) -> None:
+        """The flow and the people of one request do their part."""
+        world = self.world
+        if request.has_ended:
+            return
+        world.judge(request)
+        request = world.request(request.request_id)
+        impacts = (request.assessment or {}).get("taskImpacts", ())
+        manual = {impact["taskId"]: "RETAIN" for impact in impacts if impact["consequence"] == "MANUAL"}
+        order_id, request_id = world.order_id, request.request_id
+        self.ask(ask.ApproveCancellation(order_id, request_id, dispositions=manual), APPROVER)
+        self.ask(ask.AnswerCharge(order_id, request_id, True), AGENT)
+        if not world.request(request_id).has_ended:
+            world.plan(request)
+
+    def _work(self) -> None:
+        """Walkers ask, workers call, systems confirm; a job that waits is asked again."""
+        world = self.world
+        for plan in [world.the_order.plan, *world.the_order.plans.values()]:
+            if plan:
+                self.jobs += (self.ask(ask.ReleaseTasks(world.order_id, plan.plan_id, plan.run)) or {}).get("tasks", [])
+        for job in {(j["task_id"], j["release"]): j for j in self.jobs}.values():
+            told = world.claim(job)
+            if told["verdict"] == "call":
+                world.report(told, OUTCOMES[0])
+            elif told["verdict"] in {"accepted", "unknown"}:
+                self.jobs.append(job)
+                self._verify(job)
+
+    def _verify(self, job: Mapping[str, Any]) -> None:
+        task_id = TaskId(uuid.UUID(job["task_id"]))
+        run = self.world.the_order.head.run
+        told = self.ask(ask.ClaimVerification(self.world.order_id, task_id, job["release"], run))
+        if told and told["verdict"] == "ask":
+            effect_id = EffectId(uuid.UUID(told["effect_id"]))
+            self.ask(ask.RecordOutcome(self.world.order_id, effect_id, "CONFIRMED", "VERIFICATION", told["attempt"]))
 
 
 TestOrder = OrderMachine.TestCase
