@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -31,6 +32,7 @@ from domain.store.orders import (
     claim_receipt,
     find_asset_holder,
     find_external_id_holder,
+    load_neighbourhood,
     load_order,
     load_surroundings,
     lock_order,
@@ -107,8 +109,7 @@ class Door:
                 raise OrderNotFound
             # A statement of its own, begun after the lock is ours: an older snapshot would miss what was written
             # while we waited.
-            order, now, version = await load_order(connection, envelope.tenant_id, command.order_id)
-            assert order is not None
+            order, now, version = await _load_slice(connection, envelope, command)
             policy = await self._policies.read(connection, version)
         draft = Draft(
             order,
@@ -144,6 +145,23 @@ class Door:
                 case "cancellation_request_one_active":
                     return ChangeActive(blocked_by=_order_link(order_id))
         raise violation
+
+
+async def _load_slice(
+    connection: Connection, envelope: ask.Envelope, command: ask.Command
+) -> tuple[Order, datetime, int | None]:
+    """As little of the order as the command can be decided on: most claims and outcomes touch one task only."""
+    near = None
+    match command:
+        case ask.ClaimTask(order_id=order_id, task_id=task_id):
+            near = await load_neighbourhood(connection, envelope.tenant_id, order_id, task_id=task_id)
+        case ask.RecordOutcome(order_id=order_id, effect_id=effect_id, state="CONFIRMED" | "ACCEPTED" | "UNKNOWN"):
+            near = await load_neighbourhood(connection, envelope.tenant_id, order_id, effect_id=effect_id)
+    if near is not None and not near[0].head.has_ended:
+        return near
+    order, now, version = await load_order(connection, envelope.tenant_id, command.order_id)
+    assert order is not None
+    return order, now, version
 
 
 def _order_link(order_id: UUID | OrderId | None) -> str | None:

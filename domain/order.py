@@ -294,11 +294,19 @@ class Asset:
 
 
 @dataclass(frozen=True, slots=True)
+class Beyond:
+    """What is known of the tasks that were not loaded: how many are at work, and whether any waits to be handed out."""
+
+    at_work: int
+    waiting: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
     """Everything under one order row, as one command sees it.
 
-    whole: False where only a task with its neighbours was loaded; then only that task's own readiness and that of
-    its successors may be judged (`settle` knows).
+    beyond: None where everything was loaded. Otherwise only one task with its neighbours is here, and only its own
+    outcome and the readiness of its successors may be judged (`settle` knows).
     """
 
     head: Head
@@ -312,7 +320,7 @@ class Order:
     cases: Mapping[CaseId, Case] = field(default_factory=dict)
     assets: Mapping[AssetId, Asset] = field(default_factory=dict)
     order_holds: frozenset[str] = frozenset()
-    whole: bool = True
+    beyond: Beyond | None = None
 
 
 class Draft:
@@ -345,7 +353,7 @@ class Draft:
         self.cases = dict(order.cases)
         self.assets = dict(order.assets)
         self.order_holds = order.order_holds
-        self.whole = order.whole
+        self.beyond = order.beyond
         self.actor = actor
         self.on_behalf_of = on_behalf_of
         self.now = now
@@ -666,7 +674,7 @@ class Draft:
             cases=self.cases,
             assets=self.assets,
             order_holds=self.order_holds,
-            whole=self.whole,
+            beyond=self.beyond,
         )
 
     # -- the order's own state ------------------------------------------------------------------------

@@ -37,17 +37,18 @@ def settle(draft: Draft, reported: Reported) -> None:
         _oblige(draft, draft.effects[effect_id])
     while _step(draft):
         pass
-    if not draft.head.has_ended:
-        _end_order(draft)
-    _show_items(draft)
-    _show_order(draft)
+    if not draft.beyond:
+        if not draft.head.has_ended:
+            _end_order(draft)
+        _show_items(draft)
+        _show_order(draft)
     _wake(draft)
 
 
 def _step(draft: Draft) -> bool:
     """One pass; True while anything moved, so that what it made possible is looked at again."""
     moved = _ready(draft)
-    if not draft.whole:
+    if draft.beyond:
         return moved
     moved |= settle_cases(draft)
     for request in list(draft.requests.values()):
@@ -315,7 +316,7 @@ def _finish_items(draft: Draft) -> bool:
 
 def _end_order(draft: Draft) -> None:
     """T04: evaluated whenever nothing stands in the way; the items say how the order ended."""
-    if not draft.whole or (draft.head.base != "IN_PROGRESS" and not _was_cancelled(draft)):
+    if draft.head.base != "IN_PROGRESS" and not _was_cancelled(draft):
         return
     if any(not request.has_ended for request in draft.requests.values()):
         return
@@ -351,8 +352,6 @@ def _was_cancelled(draft: Draft) -> bool:
 
 def _show_items(draft: Draft) -> None:
     """Each item's shown state: final, or what its cancellation does with it, or how far it has come."""
-    if not draft.whole:
-        return
     cover: dict[str, Request] = {}
     for request in draft.requests.values():
         if not request.has_ended:
@@ -400,7 +399,7 @@ def _path(before: str, after: str) -> list[str]:
 
 def _show_order(draft: Draft) -> None:
     """The shown state is recomputed, never restored: the highest thing that holds, and the next one down beneath it."""
-    if draft.head.has_ended or not draft.whole:
+    if draft.head.has_ended:
         return
     holding = list(_standing(draft))
     state, resume = holding[0], next((other for other in holding[1:] if other != holding[0]), None)
@@ -476,6 +475,7 @@ def _wake(draft: Draft) -> None:
 
 
 def _has_work(draft: Draft, plan_id: PlanId) -> bool:
-    if count_at_work(draft, plan_id) > WINDOW // 2:
+    far = draft.beyond
+    if count_at_work(draft, plan_id) + (far.at_work if far else 0) > WINDOW // 2:
         return False
-    return any(may_be_handed(draft, task) for task in draft.tasks_of_plan(plan_id))
+    return bool(far and far.waiting) or any(may_be_handed(draft, task) for task in draft.tasks_of_plan(plan_id))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -14,7 +14,7 @@ from domain.audit import GENESIS, AuditEntry
 from domain.decide import Surroundings
 from domain.events import EVENT_TYPES
 from domain.ledger import Effect
-from domain.order import Asset, Case, CompensationPlan, Draft, Head, Item, Order, Plan, Request, Task
+from domain.order import Asset, Beyond, Case, CompensationPlan, Draft, Head, Item, Order, Plan, Request, Task
 from domain.policy import TaskType
 from domain.store.pool import Connection, fetch_row, run
 from domain.store.queries import load_queries
@@ -58,6 +58,30 @@ async def load_order(
     document = orjson.loads(row["document"])
     now = datetime.fromisoformat(document["now"])
     return (read_order(document) if document["head"] else None), now, document["policy"]
+
+
+async def load_neighbourhood(
+    connection: Connection,
+    tenant_id: TenantId,
+    order_id: OrderId,
+    *,
+    task_id: TaskId | None = None,
+    effect_id: EffectId | None = None,
+) -> tuple[Order, datetime, int | None] | None:
+    """One task (or the task of one effect) and what touches it; None where the whole order must be looked at."""
+    row = await fetch_row(
+        connection,
+        _SQL["load_neighbourhood"],
+        tenant_id=tenant_id,
+        order_id=order_id,
+        task_id=task_id,
+        effect_id=effect_id,
+    )
+    if row is None:
+        return None
+    document = orjson.loads(row["document"])
+    order = replace(read_order(document), beyond=Beyond(document["at_work"], document["waiting"]))
+    return order, datetime.fromisoformat(document["now"]), document["policy"]
 
 
 async def load_surroundings(

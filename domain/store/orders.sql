@@ -48,6 +48,59 @@ select json_build_object(
             where tenant_id = :tenant_id and order_id = :order_id))
 )::text as document;
 
+-- name: load_neighbourhood
+-- One task with its effect, predecessors and successors, for claims and outcomes of an order on which nothing else is
+-- going on; null where more must be looked at (a change, a case, an item that this outcome may complete).
+with me as (
+    select t.* from fulfillment_task t
+    where t.tenant_id = :tenant_id and t.order_id = :order_id and t.task_id = coalesce(:task_id::uuid, (
+        select task_id from effect where tenant_id = :tenant_id and effect_id = :effect_id))),
+near as (
+    select t.* from fulfillment_task t, me
+    where t.tenant_id = :tenant_id and t.order_id = :order_id
+      and (t.task_id = me.task_id or t.task_id = any(me.depends_on) or me.task_id = any(t.depends_on))),
+far as (
+    select t.* from fulfillment_task t
+    where t.tenant_id = :tenant_id and t.order_id = :order_id and t.task_id not in (select task_id from near))
+select json_build_object(
+    'now', clock_timestamp(),
+    'policy', (
+        select version from policy
+        where tenant_id in (:tenant_id, '00000000-0000-0000-0000-000000000000') and effective_from <= clock_timestamp()
+        order by tenant_id = :tenant_id desc, effective_from desc, version desc limit 1),
+    'head', (select row_to_json(o) from customer_order o where tenant_id = :tenant_id and order_id = :order_id),
+    'items', (
+        select json_agg(i order by position) from order_item i
+        where tenant_id = :tenant_id and order_id = :order_id and item_id in (select unnest(item_ids) from near)),
+    'plan', (
+        select row_to_json(p) from fulfillment_plan p
+        where tenant_id = :tenant_id and order_id = :order_id order by version desc limit 1),
+    'tasks', (select json_agg(n) from near n),
+    'holds', (
+        select json_agg(h) from task_hold h
+        where tenant_id = :tenant_id and order_id = :order_id and task_id in (select task_id from near)),
+    'effects', (
+        select json_agg(e) from effect e
+        where tenant_id = :tenant_id and order_id = :order_id
+          and (effect_id in (select effect_id from near) or effect_id = :effect_id)),
+    'requests', null, 'plans', null, 'undoings', null, 'edges', null, 'cases', null, 'assets', null,
+    'at_work', (select count(*) from far where handed and state in ('READY', 'IN_PROGRESS')),
+    'waiting', (
+        select exists (
+            select from far where state = 'READY' and not handed
+              and not exists (select from task_hold h where h.tenant_id = :tenant_id and h.task_id = far.task_id)))
+)::text as document
+from me
+where not exists (
+        select from cancellation_request where tenant_id = :tenant_id and order_id = :order_id and ended_at is null)
+  and not exists (select from fallout_case where tenant_id = :tenant_id and order_id = :order_id and closed_at is null)
+  and not exists (
+        select from unnest(me.item_ids) as item_id
+        where not exists (
+            select from fulfillment_task t
+            where t.tenant_id = :tenant_id and t.order_id = :order_id and t.task_id <> me.task_id
+              and item_id = any(t.item_ids) and t.state not in ('COMPLETED', 'SUPERSEDED')));
+
 -- name: load_surroundings
 -- For an order that does not exist yet: the time, the policy in force, the assets it aims at and what relies on them.
 select json_build_object(

@@ -1,4 +1,4 @@
-"""Which errors mean that the database is ill, for edges that may not know its driver; it must never catch one."""
+"""Which of the database driver's errors mean that the world is ill, for edges that may not know the driver."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 import asyncpg
 
-# Everything that may pass by itself. What is left of asyncpg's errors (a broken statement, a violated check) is ours.
+# Whoever meets one of these may simply try again; any other error of the driver is a defect of ours.
 OUTAGES: Final[tuple[type[Exception], ...]] = (
     OSError,
     TimeoutError,
@@ -14,10 +14,8 @@ OUTAGES: Final[tuple[type[Exception], ...]] = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
-    asyncpg.LockNotAvailableError,
     asyncpg.TransactionRollbackError,
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.InvalidTransactionStateError,
+    asyncpg.LockNotAvailableError,
     asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.CannotConnectNowError,
+    asyncpg.InvalidAuthorizationSpecificationError,
 )

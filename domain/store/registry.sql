@@ -1,0 +1,41 @@
+-- What a tenant keeps beside its orders: policies in force, the installed base, who may decide.
+
+-- name: store_answer
+update receipt set answer = :answer::jsonb where tenant_id = :tenant_id and command_id = :command_id;
+
+-- name: find_policy_in_force
+select version from policy
+where tenant_id in (:tenant_id, '00000000-0000-0000-0000-000000000000') and effective_from <= clock_timestamp()
+order by tenant_id = :tenant_id desc, effective_from desc, version desc limit 1;
+
+-- name: list_live_systems
+-- The systems that tasks which have not ended will still call.
+select distinct p.types->t.task_type->>'system' as system
+from fulfillment_task t join fulfillment_plan p using (tenant_id, plan_id)
+where t.tenant_id = :tenant_id and t.state not in ('COMPLETED', 'COMPENSATED', 'CANCELLED', 'SUPERSEDED')
+union
+select distinct p.types->t.task_type->>'system'
+from compensation_task t join compensation_plan p using (tenant_id, plan_id)
+where t.tenant_id = :tenant_id and t.state not in ('COMPLETED', 'NOT_REQUIRED', 'RETAINED', 'WAIVED', 'SUPERSEDED');
+
+-- name: lock_asset
+select version from asset where tenant_id = :tenant_id and asset_id = :asset_id for update;
+
+-- name: write_asset
+insert into asset (
+    tenant_id, asset_id, customer_id, offering, configuration, state, version, system_references, relies_on, quantity)
+values (
+    :tenant_id, :asset_id, :customer_id, :offering, :configuration::jsonb, :state, 1, :system_references::jsonb,
+    :relies_on, :quantity)
+on conflict (tenant_id, asset_id) do update set
+    customer_id = excluded.customer_id, offering = excluded.offering, configuration = excluded.configuration,
+    state = excluded.state, version = asset.version + 1, system_references = excluded.system_references,
+    relies_on = excluded.relies_on, quantity = excluded.quantity
+returning row_to_json(asset)::text as document;
+
+-- name: write_staff
+insert into staff (tenant_id, subject, roles, changed_by) values (:tenant_id, :subject, :roles, :changed_by)
+on conflict (tenant_id, subject) do update set
+    roles = excluded.roles, changed_by = excluded.changed_by, changed_at = clock_timestamp()
+returning json_build_object(
+    'subject', subject, 'roles', roles, 'changed_by', changed_by, 'changed_at', changed_at)::text as document;
