@@ -1,0 +1,1 @@
+"""The HTTP edge: who asks, what they ask, and the answer in the contract's words; it must never decide."""

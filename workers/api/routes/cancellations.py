@@ -1,0 +1,132 @@
+"""Cancellation requests: asked for, shown, decided by people. Feasibility is never judged here, nor at the door."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from starlette.responses import Response
+
+from domain.commands import (
+    AnswerCharge,
+    ApproveCancellation,
+    RejectCancellation,
+    RequestCancellation,
+    WithdrawCancellation,
+)
+from domain.errors import RequestNotFound, RoleRequired
+from domain.store import views
+from domain.values import RequestId, derive_id
+from workers.api.calls import Asked, Call, answer_page, answer_seen, ask, carry_out
+from workers.api.routes.orders import order_of
+from workers.api.routing import Routes
+from workers.api.schemas import (
+    ApprovalBody,
+    B,
+    CancellationBody,
+    EmptyBody,
+    ReasonBody,
+    Scope,
+    read_part,
+    read_time,
+)
+
+routes = Routes()
+
+_REQUESTS = "/orders/{orderId}/cancellation-requests"
+_REQUEST = f"{_REQUESTS}/{{requestId}}"
+
+
+def request_of(call: Call) -> RequestId:
+    return call.id("requestId", RequestId, RequestNotFound)  # type: ignore[no-any-return]
+
+
+@routes.post(_REQUESTS, "RequestAnswer", body=CancellationBody, if_match="order")
+async def request_cancellation(call: Call) -> Response:
+    """Ask for the cancellation of an order or of items of it; whether it is possible, the assessment finds."""
+    order_id = order_of(call)
+    asked = await ask(call, CancellationBody, partial(views.check_order, call.pool, call.tenant, order_id))
+    body = asked.body
+    # Of a faulty body the scope may still be readable, and stand in the way of another change.
+    scope = body.scope if body else read_part(Scope, asked.document.part("scope"))
+    command = RequestCancellation(
+        order_id=order_id,
+        request_id=RequestId(derive_id(asked.envelope.command_id, "request")),
+        scope=scope.type if scope else "ITEMS",
+        item_ids=tuple(scope.order_item_ids) if scope else (),
+        reason_code=body.reason_code if body else "",
+        reason_text=body.reason_text if body else None,
+        claimed_at=read_time(body.requested_at) if body and body.requested_at else None,
+        force_manual_review=body.force_manual_review if body else False,
+        invalid=asked.invalid,
+    )
+    return await carry_out(asked, call, command)
+
+
+@routes.get(_REQUESTS, "RequestPage")
+async def list_requests(call: Call) -> Response:
+    """The cancellations asked for on this order, oldest first."""
+    page = await views.list_requests(call.pool, call.tenant, order_of(call), limit=call.limit(), after=call.place())
+    return answer_page(page)
+
+
+@routes.get(_REQUEST, "Request")
+async def show_request(call: Call) -> Response:
+    """One cancellation with its assessment, charge, decisions and outcome."""
+    return answer_seen(await views.read_request(call.pool, call.tenant, order_of(call), request_of(call)))
+
+
+async def ask_about(call: Call, model: type[B]) -> Asked[B]:
+    find = partial(views.find_requester, call.pool, call.tenant, order_of(call), request_of(call))
+    return await ask(call, model, find)
+
+
+@routes.post(f"{_REQUEST}/approve", "RequestAnswer", body=ApprovalBody, if_match="request")
+async def approve(call: Call) -> Response:
+    """Agree to what the assessment says, with a disposition for every task that a person must judge."""
+    asked = await ask_about(call, ApprovalBody)
+    body = asked.body
+    command = ApproveCancellation(
+        order_id=order_of(call),
+        request_id=request_of(call),
+        comment=body.comment if body else None,
+        dispositions={given.task_id.lower(): given.disposition for given in body.dispositions} if body else {},
+        invalid=asked.invalid,
+    )
+    return await carry_out(asked, call, command)
+
+
+@routes.post(f"{_REQUEST}/reject", "RequestAnswer", body=ReasonBody, if_match="request")
+async def reject(call: Call) -> Response:
+    """Refuse the cancellation; the order goes on."""
+    asked = await ask_about(call, ReasonBody)
+    reason = asked.body.reason if asked.body else None
+    return await carry_out(asked, call, RejectCancellation(order_of(call), request_of(call), reason, asked.invalid))
+
+
+@routes.post(f"{_REQUEST}/withdraw", "RequestAnswer", body=ReasonBody, if_match="request")
+async def withdraw(call: Call) -> Response:
+    """Take the request back, until compensation has begun."""
+    order_id, request_id = order_of(call), request_of(call)
+    if call.caller.roles.isdisjoint({"operator", "admin"}):
+        requester = await views.find_requester(call.pool, call.tenant, order_id, request_id)
+        if requester != call.caller.subject:
+            raise RoleRequired("An agent withdraws only their own requests; an operator or admin may withdraw any.")
+    asked = await ask_about(call, ReasonBody)
+    reason = asked.body.reason if asked.body else None
+    return await carry_out(asked, call, WithdrawCancellation(order_id, request_id, reason, asked.invalid))
+
+
+@routes.post(f"{_REQUEST}/accept-charge", "RequestAnswer", body=EmptyBody, if_match="request")
+async def accept_charge(call: Call) -> Response:
+    """Agree to the charge that was offered."""
+    asked = await ask_about(call, EmptyBody)
+    command = AnswerCharge(order_of(call), request_of(call), accepted=True, invalid=asked.invalid)
+    return await carry_out(asked, call, command)
+
+
+@routes.post(f"{_REQUEST}/decline-charge", "RequestAnswer", body=EmptyBody, if_match="request")
+async def decline_charge(call: Call) -> Response:
+    """Refuse the charge; the order goes on."""
+    asked = await ask_about(call, EmptyBody)
+    command = AnswerCharge(order_of(call), request_of(call), accepted=False, invalid=asked.invalid)
+    return await carry_out(asked, call, command)
