@@ -384,14 +384,6 @@ def relay() -> None:
 
 
 @app.command()
-def reconcile() -> None:
-    """Compare our truth with the engine's and the outside systems', and mend what may be mended."""
-    from workers.reconciler import run
-
-    _serve("reconciler", run, "database_url", "auditor_database_url", "engine_grpc")
-
-
-@app.command()
 def simulate() -> None:
     """Play all outside systems, with faults on demand."""
     from workers.simulator.app import run
