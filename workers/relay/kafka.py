@@ -32,6 +32,7 @@ log = structlog.get_logger(__name__)
 BATCH: Final = 500
 # Orders keep their order within a partition; the number stays as it is for the life of the topic.
 PARTITIONS: Final = 6
+COPIES: Final = 3
 
 _SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 5.0
@@ -81,7 +82,7 @@ class KafkaSink:
                 await producer.start()
             yield
         except (KafkaError, TimeoutError) as error:
-            raise NotCarriedError(type(error).__name__) from error
+            raise NotCarriedError(repr(error)) from error
         finally:
             with suppress(KafkaError, TimeoutError):
                 async with asyncio.timeout(_STOP_SECONDS):
@@ -95,7 +96,7 @@ class KafkaSink:
                 await self._deliver(outbox, events)
             except (KafkaError, TimeoutError) as error:
                 # What this producer still holds or believes is not to be trusted; the caller opens a new one.
-                raise NotCarriedError(type(error).__name__) from error
+                raise NotCarriedError(repr(error)) from error
         return len(events)
 
     async def _deliver(self, outbox: Outbox, events: Sequence[OutboxEvent]) -> set[tuple[object, object]]:
@@ -144,7 +145,8 @@ class KafkaSink:
         try:
             await admin.start()
             if self._topic not in await admin.list_topics():
-                await admin.create_topics([NewTopic(self._topic, PARTITIONS, -1)])
+                brokers = (await admin.describe_cluster())["brokers"]
+                await admin.create_topics([NewTopic(self._topic, PARTITIONS, min(len(brokers), COPIES))])
         except TopicAlreadyExistsError:
             return
         finally:
