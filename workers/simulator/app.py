@@ -65,9 +65,9 @@ class Simulator:
 
     async def put(self, effect_id: str, body: dict[str, Any]) -> Response:
         """One call for one effect: the script's fault, if there is one, else what the system does with it."""
-        order_id, task_type, system = (str(body.get(key)) for key in ("orderId", "taskType", "system"))
+        about = tuple(str(body.get(key)) for key in ("tenantId", "orderId", "taskType", "system"))
         self.book.note_call(body, effect_id)
-        fault = self.script.next(order_id, task_type, system)
+        fault = self.script.next(*about)
         match fault.fault if fault else None:
             case "error-before":
                 return _answer(500, {"error": "nothing was done"})

@@ -31,6 +31,7 @@ class Fault(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     fault: Kind
+    tenant_id: Annotated[str | None, Field(alias="tenantId")] = None
     order_id: Annotated[str | None, Field(alias="orderId")] = None
     task_type: Annotated[str | None, Field(alias="taskType")] = None
     system: str | None = None
@@ -38,9 +39,12 @@ class Fault(BaseModel):
     delay_ms: Annotated[int, Field(alias="delayMs", ge=0)] = 1_000
     callback_after_ms: Annotated[int, Field(alias="callbackAfterMs", ge=0)] = 500
 
-    def fits(self, order_id: str, task_type: str, system: str) -> bool:
+    def fits(self, tenant_id: str, order_id: str, task_type: str, system: str) -> bool:
         return (
-            self.order_id in {None, order_id} and self.task_type in {None, task_type} and self.system in {None, system}
+            self.tenant_id in {None, tenant_id}
+            and self.order_id in {None, order_id}
+            and self.task_type in {None, task_type}
+            and self.system in {None, system}
         )
 
 
@@ -56,10 +60,10 @@ class Script:
     def clear(self) -> None:
         self._faults.clear()
 
-    def next(self, order_id: str, task_type: str, system: str) -> Fault | None:
+    def next(self, tenant_id: str, order_id: str, task_type: str, system: str) -> Fault | None:
         """The fault for this call; one that was given a number of times is used up by it."""
         for index, fault in enumerate(self._faults):
-            if fault.fits(order_id, task_type, system):
+            if fault.fits(tenant_id, order_id, task_type, system):
                 if fault.times == 1:
                     del self._faults[index]
                 elif fault.times is not None:

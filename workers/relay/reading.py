@@ -1,0 +1,42 @@
+"""Reads events back from the topic, for demonstrations and tests; it must never commit an offset."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from uuid import UUID
+
+import orjson
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+
+async def read_events(
+    bootstrap: str, topic: str, order_id: UUID, *, until: str, seconds: float
+) -> list[dict[str, Any]]:
+    """The events of one order in the order of the topic: {headers, value}, up to and with the type `until`.
+
+    Returns what there is when the time is over; the caller judges whether that is enough.
+    """
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=bootstrap, isolation_level="read_committed", enable_auto_commit=False, group_id=None
+    )
+    await consumer.start()
+    found: list[dict[str, Any]] = []
+    try:
+        partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
+        consumer.assign(partitions)
+        await consumer.seek_to_beginning(*partitions)
+        key = str(order_id).encode()
+        async with asyncio.timeout(seconds):
+            async for record in consumer:
+                if record.key != key:
+                    continue
+                headers = {name: value.decode() for name, value in record.headers}
+                found.append({"headers": headers, "value": orjson.loads(record.value)})
+                if headers.get("ce_type") == until:
+                    break
+    except TimeoutError:
+        pass
+    finally:
+        await consumer.stop()
+    return found
