@@ -15,6 +15,7 @@ from uuid import UUID
 import typer
 
 if TYPE_CHECKING:
+    from domain.policy import Policy
     from workers.local.home import Home
     from workers.runtime import Main
     from workers.settings import Settings
@@ -92,6 +93,8 @@ def up(
     settings = load_settings()
     home = Home(settings.state_dir)
     home.prepare()
+    if policy_file is not None:
+        _read_policy(policy_file)
     if _is_ready(home):
         _print_addresses(home)
     elif detach:
@@ -280,6 +283,30 @@ def token(
     show({"token": minted}, as_json, minted)
 
 
+@app.command()
+def demo(
+    picture: Annotated[Path, typer.Option(help="Where the picture of the compensation graph goes.")] = Path(
+        "var/demo/compensation.svg"
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Play the golden scenario on the running stack: an order is cancelled on its way, everything is undone once.
+
+    Ends with 0 only if the order, its ledger, its audit, the outside world's own book and Kafka all agree.
+
+    `recourse up --detach --light && recourse demo`
+    """
+    from workers.demo import Demo, NotAsPromisedError
+
+    settings = local_settings("issuer", "issuer_key_file", "systems", "kafka_bootstrap")
+    say = (lambda _line: None) if as_json else typer.echo
+    try:
+        told = asyncio.run(Demo(settings, say, picture).play())
+    except NotAsPromisedError as error:
+        raise fail(str(error)) from error
+    show(told, as_json, f"{len(told['checks'])} checks hold; the picture is {told['picture']}")
+
+
 # -- schema, models, policy -----------------------------------------------------------------------
 
 
@@ -323,15 +350,21 @@ def policy_check(file: PolicyFile, as_json: AsJson = False) -> None:
 
     `recourse policy check my.policy.yaml`
     """
-    from domain.policy import PolicyInvalid, parse_policy, read_policy_text
+    from domain.policy import PolicyInvalid
 
     try:
-        found = parse_policy(read_policy_text(file.read_bytes()))
+        found = _read_policy(file)
     except PolicyInvalid as error:
         problems = [{"path": problem.path, "message": problem.message} for problem in error.problems]
         show({"valid": False, "problems": problems}, as_json, str(error))
         raise typer.Exit(_FAILED) from error
     show({"valid": True, "policy": found.name, "problems": []}, as_json, f"{found.name}: good")
+
+
+def _read_policy(file: Path) -> Policy:
+    from domain.policy import parse_policy, read_policy_text
+
+    return parse_policy(read_policy_text(file.read_bytes()))
 
 
 @policy.command("load")
@@ -427,7 +460,8 @@ def _explain(error: Exception) -> tuple[str, int] | None:
 
     match error:
         case SettingsError():
-            return str(error), _USAGE
+            hint = "\n(`recourse up` sets what an embedded stack needs)" if "is not set" in str(error) else ""
+            return f"{error}{hint}", _USAGE
         case StartError():
             return "\n".join(failure.text for failure in error.failures), _FAILED
         case Breach():

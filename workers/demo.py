@@ -136,7 +136,7 @@ class Demo:
     # -- checking ---------------------------------------------------------------------------------------------
 
     async def _expect_not_started(self, api: httpx.AsyncClient, base: str) -> None:
-        tasks = (await self._get(api, f"{base}/plan"))["items"][-1]["tasks"]
+        tasks = await self._pages(api, f"{base}/plan")
         states = {task["type"]: task["state"] for task in tasks}
         self._check(states["activate-service"] in {"PENDING", "READY"}, "provisioning has not started")
 
