@@ -78,9 +78,7 @@ def read_migrations(directory: Path) -> tuple[Migration, ...]:
     return tuple(found.values())
 
 
-async def migrate_database(
-    owner_url: str, migrations: tuple[Migration, ...], passwords: Mapping[str, str]
-) -> Outcome:
+async def migrate_database(owner_url: str, migrations: tuple[Migration, ...], passwords: Mapping[str, str]) -> Outcome:
     """Apply what is missing, each file in a transaction of its own, and set the passwords of the roles.
 
     Safe to run from several places at once and again and again. A database that is ahead of this release is

@@ -17,11 +17,11 @@ class PartError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Something to be done once, after what it needs is ready; it raises PartError when it cannot."""
+    """Something to be done once, after what it needs is ready; `run` answers what there is to tell."""
 
     name: str
     needs: frozenset[str]
-    run: Callable[[], Awaitable[None]]
+    run: Callable[[], Awaitable[str]]
 
 
 @dataclass(frozen=True, slots=True)

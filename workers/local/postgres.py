@@ -75,7 +75,7 @@ class Server:
         options = [option for name, value in _SETTINGS.items() for option in ("-c", f"{name}={value}")]
         return self._command(binaries / "postgres", "-D", str(self.data), "-p", str(self.port), *options)
 
-    async def create_database(self) -> None:
+    async def create_database(self) -> str:
         """Make the product's database where it is missing."""
         binaries = await asyncio.to_thread(find_binaries, self.cache)
         session = {"PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": OWNER, "PGPASSWORD": self.password}
@@ -86,6 +86,7 @@ class Server:
 
         if not (await ask(f"select 1 from pg_database where datname = '{DATABASE}'")).strip():  # noqa: S608 - a constant
             await ask(f"create database {DATABASE}")
+        return DATABASE
 
     async def _initialise(self, binaries: Path) -> None:
         # A folder that an interrupted initdb left behind holds nothing yet: PG_VERSION comes early, data late.

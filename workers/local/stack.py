@@ -79,13 +79,13 @@ def build_stack(settings: Settings, *, systems: str | None, policy: Path | None,
         if not engine.startup_cache.exists():
             embedded.append(_rehearsal(home, settings.cache, say))
     if missing_artifacts(wanted, settings.cache):
-        embedded.append(_command_step("download", ("download",), set(), environment, say))
+        embedded.append(_download(environment, say))
 
     load = ("policy", "load", *([str(policy)] if policy else []))
     steps = [
-        _command_step("migrate", ("migrate",), {"database"}, environment, say),
-        _command_step("policy", load, {"migrate"}, environment, say),
-        _command_step("models", ("models", "deploy"), {"engine"}, environment, say),
+        _command_step("migrate", ("migrate",), {"database"}, environment),
+        _command_step("policy", load, {"migrate"}, environment),
+        _command_step("models", ("models", "deploy"), {"engine"}, environment),
     ]
     hosts = {"api": reachable_host(settings.api_host), "simulator": reachable_host(settings.simulator_host)}
     ours = [_our_part(name, hosts.get(name, _LOCALHOST), ports[name], environment) for name in _OURS]
@@ -182,23 +182,30 @@ def _engine_ports(ports: Mapping[str, int]) -> EnginePorts:
 
 
 def _rehearsal(home: Home, cache: Path, say: Say) -> Step:
-    async def run() -> None:
+    async def run() -> str:
         say("rehearsal", "the engine starts once for practice, about 30 s; from then on it starts in half the time")
         ports = EnginePorts(*(free_port() for _ in range(5)))
         practice = Engine(home.data("rehearsal"), ports, cache)
         try:
             await practice.rehearse(home.pid_file("rehearsal"), home.log_file("rehearsal"))
         except TimeoutError:
-            say("rehearsal", "!! took too long and is left for another day")
+            return "it took too long and is left for another day"
+        return ""
 
     return Step("rehearsal", frozenset({"download"}), run)
 
 
-def _command_step(
-    name: str, arguments: tuple[str, ...], needs: set[str], environment: Mapping[str, str], say: Say
-) -> Step:
-    async def run() -> None:
-        await run_command(_our_command(arguments, environment), lambda line: say(name, line))
+def _download(environment: Mapping[str, str], say: Say) -> Step:
+    async def run() -> str:
+        await run_command(_our_command(("download",), environment), lambda line: say("download", line))
+        return ""
+
+    return Step("download", frozenset(), run)
+
+
+def _command_step(name: str, arguments: tuple[str, ...], needs: set[str], environment: Mapping[str, str]) -> Step:
+    async def run() -> str:
+        return await run_command(_our_command(arguments, environment))
 
     return Step(name, frozenset(needs), run)
 

@@ -123,15 +123,16 @@ class Supervisor:
         try:
             if isinstance(piece, Part):
                 await self._start(piece)
+                told = piece.address
             else:
-                await piece.run()
+                told = await piece.run()
         except (PartError, CommandError, HomeError, OSError) as error:
             log = self._home.log_file(piece.name)
             lines = tuple(last_lines(log)) if isinstance(piece, Part) else ()
             failures.append(Failure(piece.name, str(error), str(log), lines))
             raise
-        address = f" · {piece.address}" if isinstance(piece, Part) else ""
-        self._say(piece.name, f"{'ready' if address else 'done'} in {time.monotonic() - started:.1f} s{address}")
+        took = f"{'ready' if isinstance(piece, Part) else 'done'} in {time.monotonic() - started:.1f} s"
+        self._say(piece.name, f"{took} · {told}" if told else took)
         done[piece.name].set()
 
     async def _start(self, part: Part) -> None:
