@@ -1,0 +1,262 @@
+"""A running stack as its users meet it: the command line, HTTP, the simulator's script and book, process ids."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+import httpx
+
+from workers.local.home import Home, read_json
+
+T = TypeVar("T")
+PATIENCE = 60.0
+ADDRESS = {"street": "Weg 1", "city": "Berlin", "postalCode": "12930", "country": "DE"}
+
+
+def eventually(ask: Callable[[], T], enough: Callable[[T], bool], what: str, seconds: float = PATIENCE) -> T:
+    """Ask until it is so; fail with what was seen last. A condition, never a sleep."""
+    deadline = time.monotonic() + seconds
+    while True:
+        seen = ask()
+        if enough(seen):
+            return seen
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {seconds:.0f} s for {what}; last seen: {str(seen)[:1500]}")
+        time.sleep(0.05)
+
+
+@dataclass
+class RunningStack:
+    """One `recourse up`; its own folder, its own ports."""
+
+    folder: Path
+    environment: Mapping[str, str]
+
+    @classmethod
+    def start(cls, folder: Path, *options: str) -> RunningStack:
+        stack = cls(folder, {**os.environ, "RECOURSE_HOME": str(folder)})
+        told = stack.cli("up", "--detach", "--light", *options, seconds=420)
+        assert told.returncode == 0, told.stdout + told.stderr
+        return stack
+
+    def stop(self) -> None:
+        self.cli("down", seconds=120)
+
+    def cli(self, *arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+        """The command line, as a person would call it."""
+        return subprocess.run(
+            [sys.executable, "-m", "workers.cli", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+
+    @property
+    def home(self) -> Home:
+        return Home(self.folder)
+
+    def status(self) -> dict[str, Any]:
+        return dict(json.loads(self.cli("status", "--json").stdout))
+
+    def told(self) -> Mapping[str, str]:
+        """The settings of our processes in this stack."""
+        return {name: str(value) for name, value in read_json(self.home.environment_file).items()}
+
+    def pid(self, process: str) -> int:
+        return int(self.status()["processes"][process])
+
+    @contextmanager
+    def stopped(self, process: str) -> Iterator[int]:
+        """Keep a process from running for as long as the block lasts, without ending it."""
+        pid = self.pid(process)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield pid
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    @contextmanager
+    def another(self, *arguments: str, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
+        """One more process of ours beside the supervised ones, with settings of its own."""
+        log = (self.folder / "log" / f"test-{uuid4().hex[:6]}.log").open("wb")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "workers.cli", *arguments],
+            env={**self.environment, **self.told(), **settings},
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait(30)
+            log.close()
+
+    def tenant(self) -> Tenant:
+        told = self.told()
+        systems = json.loads(told["RECOURSE_SYSTEMS"])
+        return Tenant(self, str(self.status()["api"]), systems["*"]["url"], uuid4())
+
+
+@dataclass
+class Tenant:
+    """A customer of the stack, with people of its own; nothing of it is seen by others."""
+
+    stack: RunningStack
+    api: str
+    simulator: str
+    tenant_id: UUID
+    clients: dict[str, httpx.Client] = field(default_factory=dict)
+
+    def person(self, subject: str, *roles: str) -> httpx.Client:
+        """An HTTP client with this person's token."""
+        if subject not in self.clients:
+            options = [option for role in roles for option in ("--role", role)]
+            told = self.stack.cli(
+                "token", "--subject", subject, "--tenant", str(self.tenant_id), "--ttl", "7200", *options
+            )
+            assert told.returncode == 0, told.stderr
+            self.clients[subject] = httpx.Client(
+                base_url=self.api,
+                timeout=20,
+                trust_env=False,
+                headers={"Authorization": f"Bearer {told.stdout.strip()}"},
+            )
+        return self.clients[subject]
+
+    @property
+    def agent(self) -> httpx.Client:
+        return self.person("alice", "agent", "auditor")
+
+    @property
+    def approver(self) -> httpx.Client:
+        return self.person("bob", "approver")
+
+    @property
+    def operator(self) -> httpx.Client:
+        return self.person("olga", "operator")
+
+    # -- asking ------------------------------------------------------------------------------------------
+
+    def post(
+        self, path: str, body: Any, *, by: httpx.Client | None = None, key: str | None = None, etag: str | None = None
+    ) -> httpx.Response:
+        headers = {"Idempotency-Key": key or uuid4().hex, **({"If-Match": etag} if etag else {})}
+        return (by or self.agent).post(path, json=body, headers=headers)
+
+    def get(self, path: str, by: httpx.Client | None = None) -> Any:
+        answer = (by or self.agent).get(path)
+        assert answer.status_code == httpx.codes.OK, answer.text
+        return answer.json()
+
+    def items(self, path: str) -> list[Any]:
+        page = self.get(f"{path}?limit=200")
+        rows = list(page["items"])
+        while page["next"]:
+            page = self.get(f"{path}?limit=200&cursor={page['next']}")
+            rows += page["items"]
+        return rows
+
+    def submit(self, offering: str = "fiber-500", **more: Any) -> str:
+        document = {
+            "customer": {"id": "c-9", "name": "Ada"},
+            "contact": {"name": "Ada", "phone": "+49 30 1234567"},
+            "deliveryAddress": ADDRESS,
+            "installationAddress": ADDRESS,
+            "items": [
+                {
+                    "itemId": "1",
+                    "action": "ADD",
+                    "productOfferingId": offering,
+                    "quantity": 1,
+                    "configuration": {"bandwidth": "500M", "deviceModel": "R7"},
+                    "price": {"amountMinor": 3999, "currency": "EUR"},
+                }
+            ],
+        } | more
+        answer = self.post("/api/v1/orders", document)
+        assert answer.status_code == httpx.codes.ACCEPTED, answer.text
+        return str(answer.json()["orderId"])
+
+    def etag(self, order_id: str) -> str:
+        return str(self.agent.get(f"/api/v1/orders/{order_id}").headers["etag"])
+
+    def cancel(self, order_id: str, **more: Any) -> str:
+        """Ask for a cancellation of the whole order as it stands; the link of the request."""
+        body = {"reasonCode": "CUSTOMER_CHANGED_MIND", "scope": {"type": "ORDER", "orderItemIds": []}} | more
+        path = f"/api/v1/orders/{order_id}/cancellation-requests"
+        for _ in range(20):
+            answer = self.post(path, body, etag=self.etag(order_id))
+            if answer.status_code != httpx.codes.PRECONDITION_FAILED:  # its version moved meanwhile: read again
+                break
+        assert answer.status_code == httpx.codes.ACCEPTED, answer.text
+        return str(answer.json()["links"]["self"])
+
+    # -- looking ------------------------------------------------------------------------------------------
+
+    def order(self, order_id: str) -> Any:
+        return self.get(f"/api/v1/orders/{order_id}")
+
+    def wait_state(self, order_id: str, *states: str, seconds: float = PATIENCE) -> str:
+        seen = eventually(
+            lambda: self.order(order_id)["state"], lambda state: state in states, f"order in {states}", seconds
+        )
+        return str(seen)
+
+    def effects(self, order_id: str) -> list[Any]:
+        return self.items(f"/api/v1/orders/{order_id}/effects")
+
+    def wait_effect(self, order_id: str, operation: str, system: str, **wanted: Any) -> Any:
+        """The effect of one operation, once it looks as wanted ('…' for any value)."""
+
+        def fits(rows: list[Any]) -> bool:
+            return any(
+                row["system"] == system
+                and row["operation"] == operation
+                and all(key in row and value in (..., row[key]) for key, value in wanted.items())
+                for row in rows
+            )
+
+        rows = eventually(lambda: self.effects(order_id), fits, f"{system}.{operation} {wanted}")
+        return next(row for row in rows if fits([row]))
+
+    def cases(self, order_id: str) -> list[Any]:
+        return list(self.get(f"/api/v1/fallout-cases?orderId={order_id}", self.operator)["items"])
+
+    # -- the outside world --------------------------------------------------------------------------------
+
+    def fault(self, **script: Any) -> None:
+        """Script what goes wrong for this tenant only."""
+        answer = httpx.post(f"{self.simulator}/faults", json={"tenantId": str(self.tenant_id), **script}, timeout=10)
+        assert answer.status_code == httpx.codes.OK, answer.text
+
+    def call_back(self, effect_id: str, state: str = "CONFIRMED") -> None:
+        answer = httpx.post(f"{self.simulator}/effects/{effect_id}/callback", json={"state": state}, timeout=10)
+        assert answer.json() == {"status": 200}, answer.text
+
+    def done(self, order_id: str) -> dict[str, int]:
+        """How often each thing was really done outside, by the outside world's own book."""
+        lines = httpx.get(f"{self.simulator}/book", params={"orderId": order_id}, timeout=10).json()["lines"]
+        counts: dict[str, int] = {}
+        for line in lines:
+            if line["event"] == "DONE":
+                counts[line["taskType"]] = counts.get(line["taskType"], 0) + 1
+        return counts
+
+    def calls(self, order_id: str, task_type: str) -> int:
+        lines = httpx.get(f"{self.simulator}/book", params={"orderId": order_id}, timeout=10).json()["lines"]
+        return sum(line["event"] == "CALLED" and line["taskType"] == task_type for line in lines)

@@ -1,0 +1,173 @@
+"""Stories on the real engine, with real PostgreSQL and Kafka: what an agent, an approver and an operator would see."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.flows.running import RunningStack, Tenant, eventually
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def test_the_golden_scenario(stack: RunningStack) -> None:
+    """Lesson §27: the demo looks at order, plan, audit, ledger, outside book and Kafka; its exit code says so."""
+    told = stack.cli("demo", "--json", "--picture", str(stack.folder / "golden.svg"))
+    assert told.returncode == 0, told.stderr
+    document = json.loads(told.stdout)
+    assert document["state"] == "CANCELLED"
+    assert document["compensation"] == ["release-inventory", "release-resource"]
+    assert (stack.folder / "golden.svg").read_text().startswith("<svg")
+
+
+def test_an_order_runs_to_its_end_and_leaves_an_asset(tenant: Tenant) -> None:
+    order_id = tenant.submit("router")
+    tenant.wait_state(order_id, "COMPLETED")
+    assert tenant.done(order_id) == {"reserve-inventory": 1, "ship-device": 1}
+    [asset] = tenant.get("/api/v1/assets?customerId=c-9")["items"]
+    assert (asset["state"], asset["installedByOrderId"]) == ("ACTIVE", order_id)
+
+
+def test_cancelled_before_fulfillment_starts(tenant: Tenant) -> None:
+    """Lesson §27 test 1: nobody outside ever hears of it."""
+    order_id = tenant.submit(requestedStartDate="2030-01-01T00:00:00+01:00", startOnRequestedDate=True)
+    tenant.wait_state(order_id, "VALIDATED")
+    tenant.cancel(order_id)
+    tenant.wait_state(order_id, "CANCELLED")
+    assert tenant.done(order_id) == {}
+    assert tenant.items(f"/api/v1/orders/{order_id}/effects") == []
+
+
+def test_cancelled_after_the_reservation(tenant: Tenant) -> None:
+    """Lesson §27 test 2, with a shipment under way that can still be stopped."""
+    tenant.fault(taskType="ship-device", fault="accept-silent")
+    order_id = tenant.submit("router")
+    tenant.wait_effect(order_id, "ship", "shipping", acceptedAt=...)
+    tenant.cancel(order_id)
+    tenant.wait_state(order_id, "CANCELLED")
+    assert tenant.done(order_id) == {"reserve-inventory": 1, "stop-shipment": 1, "release-inventory": 1}
+
+
+def test_cancelled_after_the_activation_leaves_what_cannot_be_undone(tenant: Tenant) -> None:
+    """Lesson §27 test 3: partial, approved by another person, with proposals for the rest."""
+    tenant.fault(taskType="start-billing", fault="refuse")
+    order_id = tenant.submit()
+    tenant.wait_state(order_id, "FALLOUT")
+    link = tenant.cancel(order_id)
+    eventually(lambda: tenant.get(link)["status"], lambda s: s == "REQUIRES_APPROVAL", "the review")
+    etag = tenant.agent.get(link).headers["etag"]
+    assert tenant.post(f"{link}/approve", {"comment": "fine"}, by=tenant.agent, etag=etag).status_code == 403
+    answer = tenant.post(f"{link}/approve", {"comment": "fine"}, by=tenant.approver, etag=etag)
+    assert answer.status_code == 202, answer.text
+    tenant.wait_state(order_id, "PARTIALLY_COMPLETED")
+    request = tenant.get(link)
+    assert request["status"] == "PARTIALLY_COMPLETED"
+    assert {proposal["orderType"] for proposal in request["proposals"]} >= {"DISCONNECT", "RETURN"}
+    assert "release-resource" not in tenant.done(order_id)
+
+
+def test_the_same_request_twice_is_one_and_another_body_is_refused(tenant: Tenant) -> None:
+    """Lesson §27 tests 4 and 5, EC37 and EC38, at the same time from many."""
+    order_id = tenant.submit(requestedStartDate="2030-01-01T00:00:00+01:00", startOnRequestedDate=True)
+    tenant.wait_state(order_id, "VALIDATED")
+    etag = tenant.etag(order_id)
+    path = f"/api/v1/orders/{order_id}/cancellation-requests"
+    body = {"reasonCode": "CUSTOMER_CHANGED_MIND", "scope": {"type": "ORDER", "orderItemIds": []}}
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda _: tenant.post(path, body, key="same", etag=etag), range(50)))
+    codes = [answer.status_code for answer in answers]
+    assert codes.count(202) == 1
+    assert set(codes) <= {202, 200, 409}
+    bodies = {answer.text for answer in answers if answer.status_code in {200, 202}}
+    assert len(bodies) == 1
+    other = tenant.post(path, body | {"reasonCode": "DUPLICATE_ORDER"}, key="same", etag=etag)
+    assert (other.status_code, other.json()["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
+    assert len(tenant.items(path)) == 1
+
+
+def test_two_cancellations_at_once_are_one(tenant: Tenant) -> None:
+    """EC36: different keys, the same version; one wins, the other is told cleanly."""
+    order_id = tenant.submit(requestedStartDate="2030-01-01T00:00:00+01:00", startOnRequestedDate=True)
+    tenant.wait_state(order_id, "VALIDATED")
+    etag = tenant.etag(order_id)
+    path = f"/api/v1/orders/{order_id}/cancellation-requests"
+    body = {"reasonCode": "CUSTOMER_CHANGED_MIND", "scope": {"type": "ORDER", "orderItemIds": []}}
+    with ThreadPoolExecutor(8) as pool:
+        codes = sorted(a.status_code for a in pool.map(lambda _: tenant.post(path, body, etag=etag), range(8)))
+    assert codes[0] == 202
+    assert set(codes[1:]) <= {409, 412}
+    assert len(tenant.items(path)) == 1
+
+
+@pytest.mark.parametrize("fault", ["lose-answer", "error-after", "error-before", "answer-twice"])
+def test_whatever_becomes_of_an_answer_it_happens_once(tenant: Tenant, fault: str) -> None:
+    """EC3 on the wire: unknown outcomes are verified, retried under the same id, never doubled."""
+    tenant.fault(taskType="reserve-inventory", fault=fault, times=1)
+    order_id = tenant.submit("router")
+    tenant.wait_state(order_id, "COMPLETED")
+    assert tenant.done(order_id) == {"reserve-inventory": 1, "ship-device": 1}
+    assert len([e for e in tenant.effects(order_id) if e["operation"] == "reserve"]) == 1
+
+
+def test_a_refused_effect_becomes_a_case_and_retry_mends_it(tenant: Tenant) -> None:
+    tenant.fault(taskType="reserve-inventory", fault="refuse", times=1)
+    order_id = tenant.submit("router")
+    tenant.wait_state(order_id, "FALLOUT")
+    [case] = tenant.cases(order_id)
+    assert (case["status"], case["category"], case["blocking"]) == ("OPEN", "BUSINESS", True)
+    path = f"/api/v1/fallout-cases/{case['caseId']}"
+    etag = tenant.operator.get(path).headers["etag"]
+    repair = {"action": "RETRY", "reasonCode": "SYSTEM_RECOVERED", "reasonText": "stock is back"}
+    assert tenant.post(f"{path}/repairs", repair, by=tenant.agent, etag=etag).status_code == 403
+    answer = tenant.post(f"{path}/repairs", repair, by=tenant.operator, etag=etag)
+    assert answer.status_code == 202, answer.text
+    tenant.wait_state(order_id, "COMPLETED")
+    assert tenant.done(order_id) == {"reserve-inventory": 1, "ship-device": 1}
+
+
+def test_a_failed_compensation_becomes_fallout_and_resumes(tenant: Tenant) -> None:
+    """Lesson §27 tests 11 and 12: FALLOUT, then back to CANCELLING by itself."""
+    tenant.fault(taskType="ship-device", fault="accept-silent")
+    tenant.fault(taskType="release-inventory", fault="refuse", times=1)
+    order_id = tenant.submit("router")
+    tenant.wait_effect(order_id, "ship", "shipping", acceptedAt=...)
+    tenant.cancel(order_id)
+    tenant.wait_state(order_id, "FALLOUT")
+    assert tenant.order(order_id)["resumeState"] == "CANCELLING"
+    [case] = [c for c in tenant.cases(order_id) if c["status"] == "OPEN"]
+    assert case["context"] == "COMPENSATION"
+    path = f"/api/v1/fallout-cases/{case['caseId']}"
+    etag = tenant.operator.get(path).headers["etag"]
+    repair = {"action": "RETRY", "reasonCode": "SYSTEM_RECOVERED", "reasonText": "again"}
+    assert tenant.post(f"{path}/repairs", repair, by=tenant.operator, etag=etag).status_code == 202
+    tenant.wait_state(order_id, "CANCELLED")
+    assert tenant.done(order_id)["release-inventory"] == 1
+
+
+def test_a_withdrawn_request_lets_the_order_finish(tenant: Tenant) -> None:
+    tenant.fault(taskType="ship-device", fault="accept-silent")
+    order_id = tenant.submit("router")
+    shipment = tenant.wait_effect(order_id, "ship", "shipping", acceptedAt=...)
+    link = tenant.cancel(order_id, forceManualReview=True)
+    eventually(lambda: tenant.get(link)["status"], lambda s: s == "REQUIRES_APPROVAL", "the review")
+    etag = tenant.agent.get(link).headers["etag"]
+    assert tenant.post(f"{link}/withdraw", {"reason": "changed my mind"}, etag=etag).status_code == 202
+    tenant.wait_state(order_id, "IN_PROGRESS")
+    tenant.call_back(shipment["effectId"])
+    tenant.wait_state(order_id, "COMPLETED")
+    assert tenant.done(order_id) == {"reserve-inventory": 1, "ship-device": 1}
+
+
+def test_a_completed_order_is_evidence_and_stays_as_it_is(tenant: Tenant) -> None:
+    """EC46: stored, refused, proposed; the order's answer does not change by one byte."""
+    order_id = tenant.submit("router")
+    tenant.wait_state(order_id, "COMPLETED")
+    before = tenant.agent.get(f"/api/v1/orders/{order_id}")
+    link = tenant.cancel(order_id)
+    request = tenant.get(link)
+    assert (request["status"], request["outcome"]) == ("REJECTED", "NEW_ORDER_REQUIRED")
+    assert [p["orderType"] for p in request["proposals"]] == ["RETURN"]
+    after = tenant.agent.get(f"/api/v1/orders/{order_id}")
+    assert (after.headers["etag"], after.json()["state"]) == (before.headers["etag"], "COMPLETED")
