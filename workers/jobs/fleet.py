@@ -61,6 +61,7 @@ POLICY_REFRESH: Final = timedelta(seconds=3)
 _COMMAND_SECONDS: Final = 5.0
 _POLL_RETRY: Final = 0.05
 _POLL_RETRY_LONGEST: Final = 2.0
+_BUSY_LONGEST: Final = 0.4
 _GATHER_SECONDS: Final = 0.05
 _POOL_SIZE: Final = 16
 # Versions are numbered before they are committed: look back a little, so that one that commits late is not missed.
@@ -273,7 +274,9 @@ class _Poller:
                     job_type=self.spec.job_type,
                     **describe(error),
                 )
-                pause = min(_POLL_RETRY * 2 ** min(failures - 1, 10), _POLL_RETRY_LONGEST)
+                # An engine that is busy needs a moment; one that is away need not be asked so often.
+                longest = _BUSY_LONGEST if isinstance(error, ZeebeBackPressureError) else _POLL_RETRY_LONGEST
+                pause = min(_POLL_RETRY * 2 ** min(failures - 1, 10), longest)
                 await self._wait(self._stopping, pause * random.uniform(0.7, 1.3))
             else:
                 failures = 0

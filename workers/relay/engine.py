@@ -28,16 +28,18 @@ AT_ONCE: Final = 24
 
 _SECONDS: Final = 5.0
 _PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 1.0
 # Comes as RESOURCE_EXHAUSTED, like back-pressure, but no waiting makes a message smaller.
 _TOO_LARGE: Final = re.compile(r"exceeds maximum size|larger than max", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    """Why a message was not taken; `passes`: whether waiting may help."""
+    """Why a message was not taken; `passes`: waiting may help · `busy`: the engine is there and has too much to do."""
 
     reason: str
     passes: bool
+    busy: bool = False
 
 
 class EngineSink:
@@ -48,6 +50,7 @@ class EngineSink:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._pressure = Pressure(AT_ONCE)
+        self._pause = _PAUSE
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
@@ -59,7 +62,7 @@ class EngineSink:
             await channel.close()
 
     async def carry(self, outbox: Outbox) -> int:
-        """Publish the oldest messages; how many were dealt with. Raises NotCarriedError when the engine took none."""
+        """Publish the oldest messages; how many were dealt with. Raises NotCarriedError where no engine answers."""
         messages = await outbox.next_messages(BATCH)
         if not messages:
             return 0
@@ -78,10 +81,11 @@ class EngineSink:
                 await outbox.park_message(message.id, fate.reason)
                 PARKED.labels(self.name).inc()
         left = [fate for fate in fates if fate is not None and fate.passes]
-        if left and not sent:
-            raise NotCarriedError(left[0].reason)
+        if any(not fate.busy for fate in left):
+            raise NotCarriedError(next(fate.reason for fate in left if not fate.busy))
+        self._pause = min(self._pause * 2, _LONGEST_PAUSE) if left and not sent else _PAUSE
         if left:
-            await asyncio.sleep(_PAUSE * random.uniform(0.5, 1.5))
+            await asyncio.sleep(self._pause * random.uniform(0.5, 1.5))
         return len(messages)
 
     async def _publish(self, message: EngineMessage) -> _Refusal | None:
@@ -108,4 +112,5 @@ class EngineSink:
             return _Refusal(f"{code.name}: the engine will never take it", passes=False)
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
             self._pressure.push_back()
+            return _Refusal(code.name, passes=True, busy=True)
         return _Refusal(code.name, passes=True)
