@@ -57,14 +57,38 @@ class AuditEntry:
         return hashlib.sha256(self.previous_hash + self.canonical()).digest()
 
 
-def find_break(entries: Iterable[AuditEntry]) -> int | None:
+class Chain:
+    """A chain as it is walked, entry by entry from the first; it remembers where it broke and nothing else."""
+
+    __slots__ = ("hash", "sequence")
+
+    def __init__(self) -> None:
+        self.sequence, self.hash = 0, GENESIS
+
+    def follow(self, entry: AuditEntry) -> int | None:
+        """Take the next entry; where it does not hold, the sequence of the first link that is missing or altered."""
+        expected = self.sequence + 1
+        if entry.sequence != expected or entry.previous_hash != self.hash or entry.hash != entry.expected_hash():
+            return min(entry.sequence, expected)
+        self.sequence, self.hash = expected, entry.hash
+        return None
+
+    def ends_at(self, sequence: int, digest: bytes) -> int | None:
+        """Whether the order's row names this very end; else the first link that is missing, cut off or rewritten."""
+        if (self.sequence, self.hash) == (sequence, digest):
+            return None
+        return min(self.sequence, sequence) + (self.sequence != sequence)
+
+
+def find_break(entries: Iterable[AuditEntry], head: tuple[int, bytes] | None = None) -> int | None:
     """The sequence of the first link that does not hold (missing, altered or re-hashed); None for a sound chain.
 
-    `entries` come in order of sequence, from the first.
+    `entries` come in order of sequence, from the first · head: sequence and hash of the last one, as the order's row
+    has them; without it a chain that lost its end looks sound.
     """
-    previous, expected = GENESIS, 1
+    chain = Chain()
     for entry in entries:
-        if entry.sequence != expected or entry.previous_hash != previous or entry.hash != entry.expected_hash():
-            return min(entry.sequence, expected)
-        previous, expected = entry.hash, expected + 1
-    return None
+        broken = chain.follow(entry)
+        if broken is not None:
+            return broken
+    return chain.ends_at(*head) if head else None

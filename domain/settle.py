@@ -401,8 +401,7 @@ def _show_order(draft: Draft) -> None:
     """The shown state is recomputed, never restored: the highest thing that holds, and the next one down beneath it."""
     if draft.head.has_ended:
         return
-    holding = list(_standing(draft))
-    state, resume = holding[0], next((other for other in holding[1:] if other != holding[0]), None)
+    state, resume = shown_state(_standing(draft))
     if state != draft.head.state:
         for step in _order_path(draft.head.state, state):
             check_move("ORDER", draft.head.state, step)
@@ -421,25 +420,46 @@ def _order_path(before: str, after: str) -> list[str]:
     return [after]
 
 
+def shown_state(standing: list[str]) -> tuple[str, str | None]:
+    """The state to show and the one to resume, out of what `rank_states` says."""
+    return standing[0], next((other for other in standing[1:] if other != standing[0]), None)
+
+
 def _standing(draft: Draft) -> list[str]:
-    """Everything that holds for a live order, highest first (1-domain §2)."""
-    found: list[str] = []
     request = draft.order_request()
     cases = [case for case in draft.open_cases() if case.blocking]
-    if request is not None:
-        if any(case.request_id == request.request_id and case.context == "COMPENSATION" for case in cases):
-            found.append("FALLOUT")
-        if request.status == "COMPENSATING":
-            found.append("CANCELLING")
-        elif request.status in _ASSESSING:
-            found.append("CANCELLATION_ASSESSING")
-        else:
-            found.append("CANCELLATION_REQUESTED")
-    if OPERATOR_HOLD in draft.order_holds:
-        found.append("ON_HOLD")
-    if any(case.context in {"FULFILLMENT", "RECONCILIATION"} for case in cases):
+    return rank_states(
+        draft.head.base,
+        request_status=request.status if request else None,
+        request_stuck=request is not None
+        and any(case.request_id == request.request_id and case.context == "COMPENSATION" for case in cases),
+        on_hold=OPERATOR_HOLD in draft.order_holds,
+        work_stuck=any(case.context in {"FULFILLMENT", "RECONCILIATION"} for case in cases),
+    )
+
+
+def rank_states(
+    base: str, *, request_status: str | None, request_stuck: bool, on_hold: bool, work_stuck: bool
+) -> list[str]:
+    """Everything that holds for a live order, highest first (1-domain §2): the first is shown, the next one resumed.
+
+    request_status: of the active order-scope cancellation · request_stuck, work_stuck: a blocking case is open on it,
+    or on fulfillment
+    """
+    found: list[str] = []
+    if request_stuck:
         found.append("FALLOUT")
-    found.append(draft.head.base)
+    if request_status == "COMPENSATING":
+        found.append("CANCELLING")
+    elif request_status in _ASSESSING:
+        found.append("CANCELLATION_ASSESSING")
+    elif request_status is not None:
+        found.append("CANCELLATION_REQUESTED")
+    if on_hold:
+        found.append("ON_HOLD")
+    if work_stuck:
+        found.append("FALLOUT")
+    found.append(base)
     return found
 
 
