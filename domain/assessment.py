@@ -525,7 +525,8 @@ def _feasibility(impacts: list[Impact], blockers: list[Blocker]) -> tuple[str, s
     if blockers:
         return "NOT_CANCELLABLE", " ".join(blocker.message for blocker in blockers)
     stays = [impact for impact in impacts if impact.stays]
-    if stays and not any(impact.consequence in STOPPABLE for impact in impacts):
+    # A failed task is work that somebody would try again: it can still be stopped.
+    if stays and not any(i.consequence in STOPPABLE or i.task.state == "FAILED" for i in impacts):
         return "NOT_CANCELLABLE", "Everything has happened already and nothing of it can be undone."
     if stays:
         names = ", ".join(sorted({impact.task.task_type for impact in stays}))

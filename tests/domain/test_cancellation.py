@@ -549,3 +549,17 @@ def test_a_withdrawn_reviewer_has_nothing_left_to_decide() -> None:
     world.do(ask.WithdrawCancellation(world.order_id, request_id), AGENT)
     with pytest.raises(RequestClosed):
         world.do(ask.ApproveCancellation(world.order_id, request_id), APPROVER)
+
+
+def test_provisioning_worked_but_billing_did_not() -> None:
+    """What failed can still be stopped, though all that happened stays: partial, and a person decides."""
+    world = World().accept().decompose()
+    world.run_flow(only({"start-billing": refused}))
+    assert world.state == "FALLOUT"
+    request = world.judge(world.cancel())
+    assert request.assessment is not None
+    assert (request.status, request.assessment["feasibility"]) == ("REQUIRES_APPROVAL", "PARTIALLY_CANCELLABLE")
+    world.do(ask.ApproveCancellation(world.order_id, request.request_id), APPROVER)
+    world.plan(request)
+    assert world.state == "PARTIALLY_COMPLETED"
+    assert not [case for case in world.the_order.cases.values() if case.is_open]
