@@ -12,6 +12,7 @@ from uuid import UUID
 import orjson
 
 from domain.assessment import is_past_return, moment_of
+from domain.audit import AuditEntry, find_break
 from domain.decide import case_etag, order_etag, request_etag
 from domain.errors import (
     AssetNotFound,
@@ -820,6 +821,51 @@ async def read_dashboard(pool: Pool, tenant_id: TenantId) -> dict[str, Json]:
         "jeopardy": found["jeopardy"],
         "unknownOutcomes": found["unknown"],
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """Whether chains of hashes hold; `last` is where to go on with the next orders."""
+
+    body: dict[str, Json]
+    last: tuple[str, ...] | None = None
+
+
+async def verify_audit(
+    pool: Pool, tenant_id: TenantId, *, order_id: OrderId | None, limit: int, after: Place | None
+) -> Verified:
+    """Recompute the chains of one order, or of the next `limit` orders, oldest first. Raises OrderNotFound."""
+    async with tenant_transaction(pool, tenant_id, read_only=True) as connection:
+        orders = await fetch_all(
+            connection,
+            _SQL["list_chains"],
+            tenant_id=tenant_id,
+            order_id=order_id,
+            limit=limit + 1,
+            **_after(after),
+        )
+        if order_id is not None and not orders:
+            raise OrderNotFound
+        checked = 0
+        for order in orders[:limit]:
+            rows = await fetch_all(connection, _SQL["read_chain"], tenant_id=tenant_id, order_id=order["order_id"])
+            entries = [_audit_entry(dict(row)) for row in rows]
+            checked += len(entries)
+            broken = find_break(entries)
+            if broken is None and (len(entries), entries[-1].hash) != (order["sequence"], order["chain"]):
+                broken = len(entries) + 1  # the end was cut off, or rewritten as a whole
+            if broken is not None:
+                body = {"valid": False, "entries": checked, "orderId": str(order["order_id"]), "firstBroken": broken}
+                return Verified(body)
+    last = orders[limit - 1] if len(orders) > limit else None
+    return Verified(
+        {"valid": True, "entries": checked},
+        (last["created_at"].isoformat(), str(last["order_id"])) if last else None,
+    )
+
+
+def _audit_entry(row: Row) -> AuditEntry:
+    return AuditEntry(**{**row, "data": orjson.loads(row["data"])})
 
 
 async def ping(pool: Pool) -> None:

@@ -262,6 +262,19 @@ select json_build_object(
     'now', clock_timestamp()
 )::text as document;
 
+-- name: list_chains
+-- The end of each order's chain as the order itself remembers it.
+select order_id, created_at, sequence, chain from customer_order
+where tenant_id = :tenant_id
+    and (:order_id::uuid is null or order_id = :order_id)
+    and (:after_at::timestamptz is null or (created_at, order_id) > (:after_at, :after_id::uuid))
+order by created_at, order_id limit :limit;
+
+-- name: read_chain
+select order_id, sequence, at, actor, on_behalf_of, entity, entity_id, kind, before, after, request_id,
+    data::text as data, previous_hash, hash
+from audit_entry where tenant_id = :tenant_id and order_id = :order_id order by sequence;
+
 -- name: read_staff
 select json_build_object(
     'subject', subject, 'roles', roles, 'changed_by', changed_by, 'changed_at', changed_at)::text as document

@@ -234,44 +234,38 @@ class ApiWorld:
         return int(await self.value(f"select count(*) from {table}"))
 
 
+
 async def read_test_keys() -> Any:
     return KeySet([RSA, EC]).as_dict(private=False)
 
 
-def test_settings(app_url: str) -> Settings:
+def make_settings(app_url: str) -> Settings:
     systems = {name: {"url": "http://systems.test", "secret": secret} for name, secret in SECRETS.items()}
     return Settings.model_validate(
-        {
-            "database_url": app_url,
-            "issuer": ISSUER,
-            "public_url": "http://recourse.test",
-            "systems": systems,
-        }
+        {"database_url": app_url, "issuer": ISSUER, "public_url": "http://recourse.test", "systems": systems}
     )
 
 
 @asynccontextmanager
-async def open_world(app_url: str, owner_url: str) -> AsyncIterator[ApiWorld]:
+async def open_world(app_url: str) -> AsyncIterator[ApiWorld]:
     async with AsyncExitStack() as stack:
-        owner = await open_pool(owner_url, size=1)
-        await load_shared_policy(owner)
-        await owner.close()
         pool = await open_pool(app_url, size=8)
         stack.push_async_callback(pool.close)
-        settings = test_settings(app_url)
         doorkeeper = Doorkeeper(KeyRing(read_test_keys), issuer=ISSUER, audience="recourse")
-        service = Service(settings, pool, Door(pool), PolicyBook(), doorkeeper)
+        service = Service(make_settings(app_url), pool, Door(pool), PolicyBook(), doorkeeper)
         app = make_app(service)
         transport = httpx.ASGITransport(app)
-        client = await stack.enter_async_context(
-            httpx.AsyncClient(transport=transport, base_url="http://recourse.test")
-        )
+        client = httpx.AsyncClient(transport=transport, base_url="http://recourse.test")
+        await stack.enter_async_context(client)
         yield ApiWorld(app, client, pool, service.door)
 
 
-async def load_shared_policy(owner: Pool) -> None:
+async def load_shared_policy(owner_url: str) -> None:
+    """As `recourse policy load` does it: by the owner, for every tenant without a policy of its own."""
     document = read_policy_text((ROOT / "domain/telecom.policy.yaml").read_text())
     policy = parse_policy(document)
     nobody = TenantId(uuid.UUID(int=0))
-    async with tenant_transaction(owner, nobody) as connection:
+    pool = await open_pool(owner_url, size=1)
+    async with tenant_transaction(pool, nobody) as connection:
         await add_policy(connection, nobody, document, effective_from=policy.effective_from, loaded_by="test")
+    await pool.close()

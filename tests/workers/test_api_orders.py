@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from tests.workers.api_world import ApiWorld, a_line, an_order_body, open_world
+from tests.workers.api_world import ApiWorld, a_line, an_order_body
 
-
-@pytest.fixture
-async def world(database: Any) -> AsyncIterator[ApiWorld]:
-    async with open_world(database.app_url, database.owner_url) as world:
-        yield world
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 async def test_an_order_is_taken_in_and_shown_as_it_was_given(world: ApiWorld) -> None:

@@ -34,7 +34,7 @@ from workers.api.problems import (
     problem_of_refusal,
     problem_response,
 )
-from workers.api.routes import cancellations, effects, orders
+from workers.api.routes import cancellations, cases, effects, operations, orders, plans, registry
 from workers.api.routing import PREFIX, Route, make_endpoint
 from workers.api.service import Service
 from workers.local.issuer import public_jwks
@@ -48,6 +48,10 @@ DRAIN: Final = 10  # seconds that requests under way may take when the process i
 ROUTES: Final[tuple[Route, ...]] = (
     *orders.routes.rows,
     *cancellations.routes.rows,
+    *plans.routes.rows,
+    *cases.routes.rows,
+    *registry.routes.rows,
+    *operations.routes.rows,
 )
 
 

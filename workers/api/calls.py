@@ -338,5 +338,8 @@ def answer_seen(seen: Seen) -> Response:
 
 
 def answer_page(page: Page) -> Response:
-    following = urlsafe_b64encode(orjson.dumps(page.last)).rstrip(b"=").decode() if page.last else None
-    return answer_json({"items": page.items, "next": following})
+    return answer_json({"items": page.items, "next": encode_cursor(page.last)})
+
+
+def encode_cursor(last: tuple[str, ...] | None) -> str | None:
+    return urlsafe_b64encode(orjson.dumps(last)).rstrip(b"=").decode() if last else None

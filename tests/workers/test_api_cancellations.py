@@ -1,0 +1,249 @@
+"""Cancellations over HTTP, from the wish to its end, with the flows played by hand."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pytest
+
+from tests.workers.api_world import ApiWorld, a_cancellation_body, a_line, confirmed
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+BOB = ("bob", "approver")
+RESERVED = {"reserve-inventory", "assign-resource"}
+
+
+async def cancelling(world: ApiWorld, **overrides: Any) -> tuple[str, str, str]:
+    """An order with two effects and a cancellation of it: order id, request id, the request's path."""
+    order_id = await world.create()
+    await world.fulfil(order_id, only=RESERVED)
+    request_id = await world.cancel(order_id, **overrides)
+    return order_id, request_id, f"/orders/{order_id}/cancellation-requests/{request_id}"
+
+
+async def test_the_golden_scenario(world: ApiWorld) -> None:
+    order_id = await world.create()
+    await world.fulfil(order_id, only=RESERVED)
+    etag = await world.etag(f"/orders/{order_id}")
+    answer = await world.post(f"/orders/{order_id}/cancellation-requests", a_cancellation_body(), if_match=etag)
+    told = answer.json()
+    assert answer.status_code == 202
+    assert {name: told[name] for name in ("orderId", "status", "currentOrderState")} == {
+        "orderId": order_id,
+        "status": "ACCEPTED_FOR_ASSESSMENT",
+        "currentOrderState": "CANCELLATION_REQUESTED",
+    }
+    link = told["links"]["self"]
+    assert answer.headers["location"] == link
+    assert answer.headers["etag"] == '"request-version-1"'
+
+    planned = await world.judge(order_id, told["cancellationRequestId"])
+    assert planned["verdict"] == "planned"
+    seen = (await world.get(link)).json()
+    assert (seen["status"], seen["currentOrderState"]) == ("COMPENSATING", "CANCELLING")
+    assert seen["assessment"]["feasibility"] == "FULLY_CANCELLABLE"
+    assert {one["taskType"] for one in seen["assessment"]["compensations"]} == {"release-inventory", "release-resource"}
+    progress = (await world.get(f"/orders/{order_id}/progress")).json()
+    assert progress["sentence"] == "Your order is being cancelled: 0 of 2 steps are done."
+
+    order = uuid.UUID(order_id)
+    await world.walk(order, planned["plan_id"], planned["plan_run"])  # type: ignore[arg-type]
+    assert (await world.get(f"/orders/{order_id}")).json()["state"] == "CANCELLED"
+    ended = (await world.get(link)).json()
+    assert (ended["status"], ended["compensationPlanId"]) == ("COMPLETED", planned["plan_id"])
+    plan = (await world.get(ended["links"]["compensationPlan"])).json()
+    assert plan["state"] == "COMPLETED"
+    assert {task["state"] for task in plan["tasks"]} == {"COMPLETED"}
+    assert all(len(task["attempts"]) == 1 for task in plan["tasks"])
+    listed = (await world.get(f"/orders/{order_id}/compensation-plans")).json()
+    assert listed == {"items": [plan], "next": None}
+    requests = (await world.get(f"/orders/{order_id}/cancellation-requests")).json()
+    assert [one["cancellationRequestId"] for one in requests["items"]] == [told["cancellationRequestId"]]
+    effects = (await world.get(f"/orders/{order_id}/effects")).json()["items"]
+    assert sorted(effect["state"] for effect in effects) == ["CONFIRMED", "CONFIRMED", "REVERSED", "REVERSED"]
+
+
+async def test_a_plan_is_a_picture_for_whoever_prefers_one(world: ApiWorld) -> None:
+    order_id, request_id, _ = await cancelling(world)
+    planned = await world.judge(order_id, request_id)
+    path = f"/orders/{order_id}/compensation-plans/{planned['plan_id']}"
+    for accept, kind in (
+        ("image/svg+xml", "image/svg+xml"),
+        ("text/html, image/*;q=0.9, */*;q=0.1", "image/svg+xml"),
+        ("application/json, image/svg+xml;q=0.5", "application/json"),
+        ("*/*", "application/json"),
+    ):
+        answer = await world.get(path, headers={"Accept": accept})
+        assert answer.headers["content-type"] == kind
+    picture = await world.get(path, headers={"Accept": "image/svg+xml"})
+    assert picture.text.startswith("<svg ")
+    assert "release-inventory" in picture.text
+
+
+async def test_review_by_another_person(world: ApiWorld) -> None:
+    order_id, request_id, path = await cancelling(world, forceManualReview=True, requestedBy={"actorId": "bert"})
+    assert (await world.judge(order_id, request_id))["verdict"] == "review"
+    etag = await world.etag(path)
+    assert etag != '"request-version-1"'
+    for person in ("alice", "bert"):
+        answer = await world.post(f"{path}/approve", {}, as_=(person, "approver", "admin"), if_match=etag)
+        assert (answer.status_code, answer.json()["code"]) == (403, "FOUR_EYES")
+    order_tag = await world.etag(f"/orders/{order_id}")
+    wrong = await world.post(f"{path}/approve", {}, as_=BOB, if_match=order_tag)
+    assert (wrong.status_code, wrong.json()["code"]) == (412, "VERSION_STALE")
+    approved = await world.post(f"{path}/approve", {"comment": "fine"}, as_=BOB, if_match=etag)
+    assert (approved.status_code, approved.json()["status"]) == (202, "APPROVED")
+    stale = await world.post(f"{path}/reject", {"reason": "no"}, as_=BOB, if_match=etag)
+    assert (stale.status_code, stale.json()["code"]) == (412, "VERSION_STALE")
+    late = await world.post(f"{path}/reject", {"reason": "no"}, as_=BOB, if_match=approved.headers["etag"])
+    assert (late.status_code, late.json()["code"]) == (409, "REQUEST_CLOSED")
+    decisions = (await world.get(path)).json()["decisions"]
+    assert [(one["decision"], one["by"], one["comment"]) for one in decisions] == [("APPROVED", "bob", "fine")]
+
+
+async def test_rejected_and_the_order_goes_on(world: ApiWorld) -> None:
+    order_id, request_id, path = await cancelling(world, forceManualReview=True)
+    await world.judge(order_id, request_id)
+    blocked = (await world.get(f"/orders/{order_id}/progress")).json()
+    assert [one["kind"] for one in blocked["blockers"]] == ["APPROVAL"]
+    assert "an approver must act by" in blocked["sentence"]
+    etag = await world.etag(path)
+    answer = await world.post(f"{path}/reject", {"reason": "contract"}, as_=BOB, if_match=etag)
+    assert (answer.status_code, answer.json()["status"]) == (202, "REJECTED")
+    assert (await world.get(f"/orders/{order_id}")).json()["state"] == "IN_PROGRESS"
+
+
+async def test_an_agent_withdraws_only_their_own(world: ApiWorld) -> None:
+    _, _, path = await cancelling(world)
+    etag = await world.etag(path)
+    foreign = await world.post(f"{path}/withdraw", {"reason": "x"}, as_=("carl", "agent"), if_match=etag)
+    assert (foreign.status_code, foreign.json()["code"]) == (403, "ROLE_REQUIRED")
+    absent = await world.post(f"{path[:-36]}{uuid.uuid4()}/withdraw", {}, as_=("carl", "agent"), if_match=etag)
+    assert (absent.status_code, absent.json()["code"]) == (404, "REQUEST_NOT_FOUND")
+    own = await world.post(f"{path}/withdraw", {"reason": "stays"}, if_match=etag)
+    assert (own.status_code, own.json()["status"], own.json()["currentOrderState"]) == (202, "WITHDRAWN", "IN_PROGRESS")
+    again = await world.post(f"{path}/withdraw", {}, if_match=own.headers["etag"])
+    assert (again.status_code, again.json()["code"]) == (409, "REQUEST_CLOSED")
+
+
+@pytest.mark.parametrize("role", ["operator", "admin"])
+async def test_operator_and_admin_withdraw_any(world: ApiWorld, role: str) -> None:
+    _, _, path = await cancelling(world)
+    answer = await world.post(f"{path}/withdraw", {}, as_=("olga", role), if_match=await world.etag(path))
+    assert answer.status_code == 202
+
+
+async def test_compensation_that_has_begun_cannot_be_taken_back(world: ApiWorld) -> None:
+    order_id, request_id, path = await cancelling(world)
+    planned = await world.judge(order_id, request_id)
+    order = uuid.UUID(order_id)
+    await world.walk(order, planned["plan_id"], planned["plan_run"], lambda _: None)  # type: ignore[arg-type]
+    answer = await world.post(f"{path}/withdraw", {}, if_match=await world.etag(path))
+    assert (answer.status_code, answer.json()["code"]) == (409, "COMPENSATION_STARTED")
+
+
+async def test_a_charge_is_offered_and_answered(world: ApiWorld) -> None:
+    for word, status, outcome in (("accept", "APPROVED", None), ("decline", "REJECTED", "CHARGE_DECLINED")):
+        window = {"start": await soon(world), "end": "2999-01-01T00:00:00Z"}
+        order_id = await world.create(appointment=window)
+        await world.fulfil(order_id, only={*RESERVED, "create-appointment"})
+        request_id = await world.cancel(order_id)
+        assert (await world.judge(order_id, request_id))["verdict"] == "charge"
+        path = f"/orders/{order_id}/cancellation-requests/{request_id}"
+        seen = (await world.get(path)).json()
+        assert seen["charge"]["amount"] == {"amountMinor": 2500, "currency": "EUR"}
+        assert seen["charge"]["status"] == "OFFERED"
+        answer = await world.post(f"{path}/{word}-charge", {}, if_match=await world.etag(path))
+        assert (answer.status_code, answer.json()["status"]) == (202, status)
+        assert answer.json().get("outcome") == outcome
+
+
+async def soon(world: ApiWorld) -> str:
+    """A visit in five hours, by the database's clock: late enough to be called off, early enough to cost."""
+    return str(await world.value("select to_json(clock_timestamp() + interval '5 hours') #>> '{}'"))
+
+
+async def test_a_completed_order_gets_proposals_and_stays_as_it_is(world: ApiWorld) -> None:
+    order_id = await world.create(a_line(productOfferingId="router"))
+    await world.fulfil(order_id)
+    before = await world.get(f"/orders/{order_id}")
+    assert before.json()["state"] == "COMPLETED"
+    answer = await world.post(
+        f"/orders/{order_id}/cancellation-requests", a_cancellation_body(), if_match=before.headers["etag"]
+    )
+    assert answer.status_code == 202
+    assert (answer.json()["status"], answer.json()["outcome"]) == ("REJECTED", "NEW_ORDER_REQUIRED")
+    seen = (await world.get(answer.headers["location"])).json()
+    assert [one["orderType"] for one in seen["proposals"]] == ["RETURN"]
+    after = await world.get(f"/orders/{order_id}")
+    assert (after.content, after.headers["etag"]) == (before.content, before.headers["etag"])
+
+
+REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
+    ("unknown reason", {"reasonCode": "NO_SUCH"}, "REASON_UNKNOWN", "/reasonCode"),
+    ("no reason", {"reasonCode": ""}, "INVALID_BODY", "/reasonCode"),
+    ("ORDER with ids", {"scope": {"type": "ORDER", "orderItemIds": ["1"]}}, "SCOPE_INVALID", "/scope/orderItemIds"),
+    ("ITEMS without", {"scope": {"type": "ITEMS", "orderItemIds": []}}, "SCOPE_INVALID", "/scope/orderItemIds"),
+    ("twice", {"scope": {"type": "ITEMS", "orderItemIds": ["1", "1"]}}, "SCOPE_INVALID", "/scope/orderItemIds"),
+    ("another's", {"scope": {"type": "ITEMS", "orderItemIds": ["9"]}}, "ITEM_UNKNOWN", "/scope/orderItemIds"),
+    ("unknown scope", {"scope": {"type": "ALL"}}, "INVALID_BODY", "/scope/type"),
+    ("no scope", {"scope": None}, "INVALID_BODY", "/scope"),
+    ("force as text", {"forceManualReview": "yes"}, "INVALID_BODY", "/forceManualReview"),
+    ("unknown member", {"status": "APPROVED"}, "INVALID_BODY", "/status"),
+    ("a part of ours", {"requestedBy": {"actorId": "system:walker"}}, "INVALID_BODY", "/requestedBy/actorId"),
+]  # fmt: skip
+
+
+async def test_a_cancellation_is_refused_at_the_door(world: ApiWorld) -> None:
+    order_id = await world.create()
+    etag = await world.etag(f"/orders/{order_id}")
+    for name, overrides, code, path in REFUSED:
+        body = a_cancellation_body(**overrides)
+        answer = await world.post(f"/orders/{order_id}/cancellation-requests", body, if_match=etag)
+        told = answer.json()
+        assert (answer.status_code, told["code"]) == (422, code), (name, told)
+        assert path in [error["path"] for error in told["errors"]], (name, told)
+    assert await world.rows("cancellation_request") == 0
+    assert await world.etag(f"/orders/{order_id}") == etag
+
+
+async def test_a_second_cancellation_is_told_what_is_in_its_way(world: ApiWorld) -> None:
+    order_id, _, path = await cancelling(world)
+    etag = await world.etag(f"/orders/{order_id}")
+    # Its body is faulty too: that would be said later.
+    answer = await world.post(f"/orders/{order_id}/cancellation-requests", {"scope": 1}, if_match=etag)
+    assert (answer.status_code, answer.json()["code"]) == (409, "CHANGE_ACTIVE")
+    assert answer.json()["blockedBy"] == f"/api/v1{path}"
+
+
+async def test_a_case_is_shown_given_and_repaired(world: ApiWorld) -> None:
+    order_id = await world.create()
+
+    def refusing(call: Any) -> Any:
+        refused = call["body"]["taskType"] == "reserve-inventory"
+        return {"state": "NO_EFFECT", "reason": "none left"} if refused else confirmed(call)
+
+    await world.fulfil(order_id, refusing, only=RESERVED)
+    olga = ("olga", "operator")
+    listed = (await world.get(f"/fallout-cases?orderId={order_id}&status=OPEN&category=BUSINESS", as_=olga)).json()
+    case = listed["items"][0]
+    path = f"/fallout-cases/{case['caseId']}"
+    assert (case["context"], case["blocking"]) == ("FULFILLMENT", True)
+    assert (await world.get(f"/orders/{order_id}")).json()["state"] == "FALLOUT"
+    missing = await world.post(f"{path}/assign", {"assignee": "olga"}, as_=olga)
+    assert missing.status_code == 428
+    etag = await world.etag(path)
+    given = await world.post(f"{path}/assign", {"assignee": "olga"}, as_=olga, if_match=etag)
+    assert (given.status_code, given.json()["status"]) == (202, "ASSIGNED")
+    assert (await world.get(path, as_=olga)).json()["assignee"] == "olga"
+    repair = {"action": "RETRY", "reasonCode": "SYSTEM_RECOVERED", "reasonText": "stock arrived"}
+    wrong = await world.post(f"{path}/repairs", repair | {"reasonCode": "X"}, as_=olga, if_match=given.headers["etag"])
+    assert (wrong.status_code, wrong.json()["code"]) == (422, "REASON_UNKNOWN")
+    mended = await world.post(f"{path}/repairs", repair, as_=olga, if_match=given.headers["etag"])
+    assert (mended.status_code, mended.json()["status"]) == (202, "RESOLVED")
+    closed = await world.post(f"{path}/repairs", {"action": 1}, as_=olga, if_match=mended.headers["etag"])
+    assert (closed.status_code, closed.json()["code"]) == (409, "CASE_CLOSED")
+    absent = await world.post(f"/fallout-cases/{uuid.uuid4()}/repairs", repair, as_=olga, key=None)
+    assert (absent.status_code, absent.json()["code"]) == (404, "CASE_NOT_FOUND")
