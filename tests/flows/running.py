@@ -53,7 +53,7 @@ class RunningStack:
     def stop(self) -> None:
         self.cli("down", seconds=120)
 
-    def cli(self, *arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    def cli(self, *arguments: str, seconds: float = 420, check: bool = False) -> subprocess.CompletedProcess[str]:
         """The command line, as a person would call it."""
         return subprocess.run(
             [sys.executable, "-m", "workers.cli", *arguments],
@@ -61,7 +61,7 @@ class RunningStack:
             capture_output=True,
             text=True,
             timeout=seconds,
-            check=False,
+            check=check,
         )
 
     @property
