@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,3 +24,12 @@ def database(postgres_server: PostgresServer) -> Iterator[Database]:
     """A migrated database of this test's own."""
     with postgres_server.clone() as fresh:
         yield fresh
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that any user may enter, as a state folder must be; pytest's own is closed where root runs it."""
+    folder = Path(tempfile.mkdtemp(prefix="recourse-test-", dir="/var/tmp"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder)

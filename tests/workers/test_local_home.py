@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,14 +14,10 @@ from workers.local.home import PREFERRED_PORTS, Home, HomeError, free_port, is_p
 
 
 @pytest.fixture
-def home() -> Iterator[Home]:
-    # pytest's own folder is closed to others, and as root that is refused (see below).
-    folder = Path(tempfile.mkdtemp(prefix="recourse-home-", dir="/var/tmp"))
-    folder.chmod(0o711)
-    made = Home(folder / "state")
+def home(open_folder: Path) -> Home:
+    made = Home(open_folder / "state")
     made.prepare()
-    yield made
-    shutil.rmtree(folder)
+    return made
 
 
 @pytest.fixture
