@@ -216,7 +216,9 @@ def record_repair(draft: Draft, command: RecordRepair) -> Mapping[str, Json]:
     if case is None or not case.is_open or case.wait_key != command.wait_key:
         return {"verdict": "decided"}
     if not command.repairer or "operator" not in draft.actor.roles or command.action != "RETRY":
-        draft.record("REPAIR_REFUSED", "CASE", case.case_id, action=command.action)
+        # What was typed there may be anything; only words of ours are told to the world.
+        action = command.action if command.action in ACTIONS else None
+        draft.record("REPAIR_REFUSED", "CASE", case.case_id, action=action)
         return {"verdict": "again"}
     reason = next(iter(draft.policy.reason_codes["repair"]), "")
     try:
