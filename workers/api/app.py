@@ -27,6 +27,7 @@ from workers.api import pages
 from workers.api.calls import answer_json
 from workers.api.edge import Edge, Meters
 from workers.api.identity import Doorkeeper, KeyRing, fetch_from_file, fetch_over_http
+from workers.api.openapi import docs_page, make_openapi
 from workers.api.problems import (
     Problem,
     Refusal,
@@ -185,6 +186,14 @@ def _add_operations(app: FastAPI, service: Service, registry: CollectorRegistry)
     async def metrics(_: Request) -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
+    document = make_openapi(ROUTES, base_url=service.base_url)
+
+    async def openapi(_: Request) -> Response:
+        return answer_json(document)
+
+    async def docs(_: Request) -> Response:
+        return docs_page(document)
+
     async def problem_index(_: Request) -> Response:
         return pages.problem_index()
 
@@ -202,6 +211,8 @@ def _add_operations(app: FastAPI, service: Service, registry: CollectorRegistry)
         ("/healthz", healthz),
         ("/readyz", readyz),
         ("/metrics", metrics),
+        ("/openapi.json", openapi),
+        ("/docs", docs),
         ("/docs/problems", problem_index),
         ("/docs/problems/{code}", problem),
     ):

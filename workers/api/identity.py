@@ -17,7 +17,7 @@ import orjson
 import structlog
 from joserfc import jws
 from joserfc.errors import JoseError
-from joserfc.jwk import ECKey, KeySet, RSAKey
+from joserfc.jwk import ECKey, RSAKey
 
 from domain.errors import RoleRequired
 from domain.values import ROLES, Actor, Json, TenantId
@@ -194,13 +194,13 @@ def _read_key(entry: Json) -> RSAKey | ECKey | None:
         return None
     public = {name: entry[name] for name in ("kty", "n", "e", "crv", "x", "y", "kid") if name in entry}
     try:
-        key = KeySet.import_key_set({"keys": [public]}).keys[0]
+        match entry.get("kty"), entry.get("alg"):
+            case "RSA", "RS256" | None if len(entry["n"]) * 6 >= MIN_RSA_BITS:
+                return RSAKey.import_key(public)
+            case "EC", "ES256" | None if entry["crv"] == "P-256":
+                return ECKey.import_key(public)
     except (JoseError, ValueError, TypeError, KeyError):
         return None
-    if isinstance(key, RSAKey) and entry.get("alg", "RS256") == "RS256":
-        return key if key.public_key.key_size >= MIN_RSA_BITS else None
-    if isinstance(key, ECKey) and entry.get("alg", "ES256") == "ES256":
-        return key if key.curve_name == "P-256" else None
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -136,7 +137,14 @@ def problem_response(problem: Problem, *, base_url: str, trace_id: str) -> Respo
     headers = dict(problem.headers)
     if problem.code in _RETRY_AFTER:
         headers["Retry-After"] = _RETRY_AFTER[problem.code]
-    return Response(orjson.dumps(body), problem.status, headers, MEDIA_TYPE)
+    return Response(_write(body), problem.status, headers, MEDIA_TYPE)
+
+
+def _write(body: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(body)
+    except TypeError:  # a message that quotes half of a surrogate pair
+        return json.dumps(body).encode()
 
 
 def title_of(code: str) -> str:
