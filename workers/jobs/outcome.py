@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from domain import errors
+from domain.policy import PolicyInvalid
 from domain.store.outages import OUTAGES
 from domain.values import Json
 
@@ -98,6 +99,8 @@ BREACHES: Final[Mapping[type[errors.Breach], str]] = MappingProxyType(
         errors.RepairNotPossible: _INCIDENT,
         errors.RelationCycle: _INCIDENT,
         errors.ChargeNotOpen: _INCIDENT,
+        # A policy of a newer release: a worker of that release understands it.
+        PolicyInvalid: _LATER,
     }
 )
 
@@ -137,7 +140,7 @@ def judge(error: Exception, clock: OutageClock) -> Reply:
     """The edge's one table: what becomes of a job whose handler raised."""
     match error:
         case errors.Breach():
-            if BREACHES[type(error)] == _LATER:
+            if BREACHES.get(type(error)) == _LATER:
                 return Later(_IN_FLIGHT_SECONDS * random.uniform(0.7, 1.3), error.code)
             return Stuck(error.code)
         case VariableError():

@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import hmac
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 from uuid import NAMESPACE_OID, uuid5
@@ -33,8 +33,6 @@ log = structlog.get_logger(__name__)
 _CALLBACK_TRIES: Final = 8
 _CALLBACK_PAUSE: Final = 0.2
 _CALLBACK_SECONDS: Final = 10.0
-# Longer than any caller waits.
-_HANG_SECONDS: Final = 3_600.0
 
 
 class _Broken(Response):
@@ -63,7 +61,7 @@ class Simulator:
         await self._http.aclose()
         self.book.close()
 
-    async def put(self, effect_id: str, body: dict[str, Any]) -> Response:
+    async def put(self, effect_id: str, body: dict[str, Any], caller_gone: Callable[[], Awaitable[None]]) -> Response:
         """One call for one effect: the script's fault, if there is one, else what the system does with it."""
         about = tuple(str(body.get(key)) for key in ("tenantId", "orderId", "taskType", "system"))
         self.book.note_call(body, effect_id)
@@ -72,7 +70,8 @@ class Simulator:
             case "error-before":
                 return _answer(500, {"error": "nothing was done"})
             case "hang":
-                await asyncio.sleep(_HANG_SECONDS)
+                await caller_gone()
+                return _Broken()
             case "delay":
                 await asyncio.sleep(fault.delay_ms / 1000 if fault else 0)
         entry = self.book.find(effect_id) or self._do(effect_id, body, fault)
@@ -213,7 +212,12 @@ def make_app(simulator: Simulator) -> Starlette:
         body = await _json(request)
         if not isinstance(body, dict):
             return _answer(400, {"error": "a JSON object is wanted"})
-        return await simulator.put(request.path_params["effect_id"], body)
+
+        async def caller_gone() -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+
+        return await simulator.put(request.path_params["effect_id"], body, caller_gone)
 
     async def get_effect(request: Request) -> Response:
         return simulator.get(request.path_params["effect_id"])

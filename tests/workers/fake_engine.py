@@ -1,0 +1,198 @@
+"""The engine's gateway over a real channel: hands out jobs, takes completions and messages, and fails as it is told."""
+
+# ruff: noqa: N802 - the protocol names its methods
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import time
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from pyzeebe.proto import gateway_pb2 as messages
+from pyzeebe.proto.gateway_pb2_grpc import GatewayServicer, add_GatewayServicer_to_server
+
+Code = grpc.StatusCode
+# Its stubs call the methods that we leave out abstract; the class does not.
+_Servicer: Any = GatewayServicer
+
+
+@dataclass
+class FakeJob:
+    """A job as the engine keeps it: who has it until when, and how it ended."""
+
+    key: int
+    type: str
+    variables: dict[str, Any]
+    retries: int = 3
+    free_at: float = 0.0
+    deliveries: int = 0
+    done: dict[str, Any] | None = None
+    errors: list[tuple[int, str, int]] = field(default_factory=list)  # retries, text, back-off in ms
+
+    @property
+    def is_open(self) -> bool:
+        return self.done is None and self.retries > 0
+
+
+class FakeEngine(_Servicer):  # type: ignore[misc]
+    """Plays the part of the protocol that we use. `fail` puts an error before the next answers of a method."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[int, FakeJob] = {}
+        self.published: dict[str, Any] = {}
+        self.calls: list[tuple[str, Any]] = []
+        self.polls: dict[str, list[float]] = defaultdict(list)
+        self.fetched: dict[str, tuple[str, ...]] = {}
+        self.open_polls = 0
+        self.most_at_once = 0
+        self.address = ""
+        self.refuse_message: Callable[[Any], tuple[grpc.StatusCode, str] | None] = lambda _: None
+        self._failures: dict[str, deque[tuple[grpc.StatusCode, str]]] = defaultdict(deque)
+        self._changed = asyncio.Condition()
+        self._keys = itertools.count(2251799813685249)
+
+    # -- the test's side ---------------------------------------------------------------------------------------
+
+    def fail(self, method: str, code: grpc.StatusCode, details: str = "", times: int = 1) -> None:
+        self._failures[method].extend([(code, details)] * times)
+
+    @property
+    def failures_left(self) -> int:
+        return sum(len(left) for left in self._failures.values())
+
+    async def add_job(self, job_type: str, **variables: Any) -> FakeJob:
+        job = FakeJob(next(self._keys), job_type, variables)
+        async with self._changed:
+            self.jobs[job.key] = job
+            self._changed.notify_all()
+        return job
+
+    async def until(self, is_so: Callable[[], bool], seconds: float = 10) -> None:
+        """Return when it is so, looked at after everything that happens here."""
+        async with asyncio.timeout(seconds), self._changed:
+            await self._changed.wait_for(is_so)
+
+    # -- the protocol ---------------------------------------------------------------------------------------------
+
+    async def _begin(self, method: str, request: Any, context: grpc.aio.ServicerContext) -> None:
+        async with self._changed:
+            self.calls.append((method, request))
+            self._changed.notify_all()
+        if self._failures[method]:
+            code, details = self._failures[method].popleft()
+            await context.abort(code, details)
+
+    async def _note(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def ActivateJobs(self, request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+        self.polls[request.type].append(time.monotonic())
+        self.fetched[request.type] = tuple(request.fetchVariable)
+        await self._begin("ActivateJobs", request, context)
+        ends = time.monotonic() + request.requestTimeout / 1000
+        self.open_polls += 1
+        try:
+            while not (found := self._free(request)) and (left := ends - time.monotonic()) > 0:
+                async with self._changed:
+                    try:
+                        # Woken by what happens, and by a back-off that runs out.
+                        await asyncio.wait_for(self._changed.wait(), min(left, 0.05))
+                    except TimeoutError:
+                        continue
+            if found:
+                yield messages.ActivateJobsResponse(jobs=[self._activate(job, request) for job in found])
+        finally:
+            self.open_polls -= 1
+            await self._note()
+
+    def _free(self, request: Any) -> list[FakeJob]:
+        now = time.monotonic()
+        free = [j for j in self.jobs.values() if j.type == request.type and j.is_open and j.free_at <= now]
+        return free[: request.maxJobsToActivate]
+
+    def _activate(self, job: FakeJob, request: Any) -> Any:
+        job.free_at = time.monotonic() + request.timeout / 1000
+        job.deliveries += 1
+        fetched = {name: job.variables[name] for name in request.fetchVariable if name in job.variables}
+        return messages.ActivatedJob(
+            key=job.key,
+            type=job.type,
+            processInstanceKey=job.key + 1,
+            elementInstanceKey=job.key + 2,
+            bpmnProcessId="process",
+            elementId=job.type,
+            customHeaders="{}",
+            worker=request.worker,
+            retries=job.retries,
+            deadline=int(time.time() * 1000) + request.timeout,
+            variables=json.dumps(fetched if request.fetchVariable else job.variables),
+        )
+
+    async def CompleteJob(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        await self._begin("CompleteJob", request, context)
+        job = self.jobs.get(request.jobKey)
+        if job is None or not job.is_open:
+            await context.abort(Code.NOT_FOUND, "no such job")
+        assert job is not None
+        job.done = json.loads(request.variables)
+        await self._note()
+        return messages.CompleteJobResponse()
+
+    async def FailJob(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        await self._begin("FailJob", request, context)
+        job = self.jobs.get(request.jobKey)
+        if job is None or not job.is_open:
+            await context.abort(Code.NOT_FOUND, "no such job")
+        assert job is not None
+        job.retries = request.retries
+        job.free_at = time.monotonic() + request.retryBackOff / 1000
+        job.errors.append((request.retries, request.errorMessage, request.retryBackOff))
+        await self._note()
+        return messages.FailJobResponse()
+
+    async def PublishMessage(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        await self._begin("PublishMessage", request, context)
+        if refusal := self.refuse_message(request):
+            await context.abort(*refusal)
+        if request.messageId in self.published:
+            await context.abort(Code.ALREADY_EXISTS, "published before")
+        self.published[request.messageId] = request
+        await self._note()
+        return messages.PublishMessageResponse(key=next(self._keys))
+
+    async def Topology(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        await self._begin("Topology", request, context)
+        partition = messages.Partition(partitionId=1, role=messages.Partition.LEADER, health=messages.Partition.HEALTHY)
+        return messages.TopologyResponse(
+            brokers=[messages.BrokerInfo(partitions=[partition])], clusterSize=1, partitionsCount=1
+        )
+
+    async def UpdateJobRetries(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        await self._begin("UpdateJobRetries", request, context)
+        return messages.UpdateJobRetriesResponse()
+
+    async def ResolveIncident(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        await self._begin("ResolveIncident", request, context)
+        return messages.ResolveIncidentResponse()
+
+
+@asynccontextmanager
+async def open_engine(address: str = "127.0.0.1:0") -> AsyncIterator[FakeEngine]:
+    """A fake engine behind a real port; `address` of one that ended starts it again in the same place."""
+    engine = FakeEngine()
+    server = grpc.aio.server()
+    add_GatewayServicer_to_server(engine, server)
+    engine.address = f"127.0.0.1:{server.add_insecure_port(address)}"
+    await server.start()
+    try:
+        yield engine
+    finally:
+        await server.stop(None)
