@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+from domain.assessment import closure_items
 from domain.errors import ChangeActive
 from domain.order import Draft, Request
 
@@ -41,7 +42,10 @@ def arbitrate_cancellation(draft: Draft, scope: str, items: frozenset[str]) -> N
         if request.has_ended:
             continue
         cell = CELLS[active_kind(request), arriving]
-        if cell == ACCEPT or (cell == DISJOINT and not items & set(request.item_ids)):
+        if cell == ACCEPT or (
+            cell == DISJOINT
+            and not closure_items(draft, scope, items)[0] & closure_items(draft, request.scope, request.item_ids)[0]
+        ):
             continue
         raise ChangeActive(
             f"A cancellation of this order is under way ({request.status}).",

@@ -13,7 +13,7 @@ from typing import Final
 from domain.ledger import Effect
 from domain.order import IN_FLIGHT, UNSTARTED, Draft, Item, Request, Task
 from domain.policy import Charge, PointOfNoReturn, TaskType
-from domain.values import EffectId, Json, Money, TaskId, format_time, is_external, parse_time
+from domain.values import EffectId, Json, Money, RequestId, TaskId, format_time, is_external, parse_time
 
 # §4: inclusive ranks of `irreversible_after_state`.
 _RANK: Final[Mapping[str, int]] = {
@@ -145,16 +145,16 @@ def is_live(draft: Draft, item: Item, request_id: object) -> bool:
     if item.has_ended and item.state != "COMPLETED":
         return False
     return not any(
-        other.status in {"APPROVED", "COMPENSATING"} and item.item_id in other.item_ids
+        other.status in {"APPROVED", "COMPENSATING"}
+        and item.item_id in closure_items(draft, other.scope, other.item_ids)[0]
         for other in draft.requests.values()
         if other.request_id != request_id and other.scope == "ITEMS"
     )
 
 
-def find_closure(draft: Draft, scope: str, chosen: Iterable[str], request_id: object = None) -> Closure:
+def closure_items(draft: Draft, scope: str, chosen: Iterable[str]) -> tuple[set[str], list[Rule]]:
     """The fixpoint over the chosen items, by the policy's closure keys (1-domain §4)."""
     rules = draft.policy.cancellation.closure
-    blockers: list[Blocker] = []
     trace: list[Rule] = []
     taken = (
         {item_id for item_id, item in draft.items.items() if item.state != "SUPERSEDED"}
@@ -205,6 +205,13 @@ def find_closure(draft: Draft, scope: str, chosen: Iterable[str], request_id: ob
                         {"itemId": item.item_id, "parentItemId": item.parent},
                     )
                 )
+    return taken, trace
+
+
+def find_closure(draft: Draft, scope: str, chosen: Iterable[str], request_id: object = None) -> Closure:
+    """Items, tasks and blockers of a cancellation of these items."""
+    taken, trace = closure_items(draft, scope, chosen)
+    blockers: list[Blocker] = []
     for item in draft.items.values():
         if item.item_id in taken and item.parent and item.parent not in taken and _is_mandatory(draft, item):
             blockers.append(
@@ -214,7 +221,8 @@ def find_closure(draft: Draft, scope: str, chosen: Iterable[str], request_id: ob
                     "closure.mandatory_child",
                 )
             )
-        if item.item_id not in taken and not item.has_ended and taken & set(item.relies_on):
+        lives_on = not item.has_ended or item.state == "COMPLETED"
+        if scope != "ORDER" and item.item_id not in taken and lives_on and taken & set(item.relies_on):
             blockers.append(
                 Blocker(
                     "RELIED_ON",
@@ -375,6 +383,8 @@ def judge_task(draft: Draft, task: Task, refused: Iterable[EffectId]) -> tuple[I
             f"{name} is running; its outcome is awaited first.",
             stays=_would_stay(task_type, draft),
         )
+    if not task_type.compensation:
+        return found("RETAIN", "no_compensation", f"{name} has happened; nothing undoes it.", stays=True, severity="WARNING")
     return found("COMPENSATE", "confirmed", f"{name} has happened and is undone by {task_type.compensation}.")
 
 
@@ -396,7 +406,9 @@ def related_items(draft: Draft, item_ids: Iterable[str]) -> set[str]:
     return reached
 
 
-def spread_retention(draft: Draft, impacts: Iterable[Impact]) -> tuple[list[Impact], list[Rule]]:
+def spread_retention(
+    draft: Draft, impacts: Iterable[Impact], dispositions: Mapping[str, str]
+) -> tuple[list[Impact], list[Rule]]:
     """`keeps` and `undo_after` to a fixpoint: what an effect that stays needs, stays too."""
     current = {impact.task.task_id: impact for impact in impacts}
     by_type: dict[str, list[TaskId]] = {}
@@ -411,7 +423,12 @@ def spread_retention(draft: Draft, impacts: Iterable[Impact]) -> tuple[list[Impa
         for earlier in _type_row(draft, compensation).undo_after:
             undone_before.setdefault(earlier, []).append(compensation)
     trace: list[Rule] = []
-    frontier = [impact for impact in current.values() if impact.consequence == "RETAIN"]
+    frontier = [
+        impact
+        for impact in current.values()
+        if impact.consequence == "RETAIN"
+        or (impact.consequence == "MANUAL" and dispositions.get(str(impact.task.task_id)) == "RETAIN")
+    ]
 
     def keep(task_id: TaskId, rule_id: str, because: Impact) -> None:
         impact = current[task_id]
@@ -464,7 +481,7 @@ def assess_cancellation(draft: Draft, request: Request) -> Assessment:
         trace.append(rule)
         if blocker:
             blockers.append(blocker)
-    impacts, kept = spread_retention(draft, judged)
+    impacts, kept = spread_retention(draft, judged, request.dispositions)
     trace += kept
 
     reason = policy.reason_codes["cancellation"].get(request.reason_code)
@@ -491,7 +508,9 @@ def assess_cancellation(draft: Draft, request: Request) -> Assessment:
         )
 
     waived = bool(reason and reason.charge_waived)
-    cost, offer, charged = _price(draft, impacts, request.requested_at, waived)
+    elsewhere = reversing_elsewhere(draft, request.request_id)  # undone and charged by another request
+    mine = [impact for impact in impacts if impact.effect is None or impact.effect.effect_id not in elsewhere]
+    cost, offer, charged = _price(draft, mine, request.requested_at, waived)
     trace += charged
     verdict = policy.cancellation.approval[feasibility]
     manual = request.force_manual_review or feasibility == "REQUIRES_MANUAL_REVIEW"
@@ -516,6 +535,20 @@ def assess_cancellation(draft: Draft, request: Request) -> Assessment:
         trace=tuple(trace),
         fingerprint=fingerprint(draft, request, closure),
         closure=closure,
+    )
+
+
+def reversing_elsewhere(draft: Draft, request_id: RequestId) -> frozenset[EffectId]:
+    """Effects that another plan, past its own commit point, is already reversing."""
+    return frozenset(
+        task.reverses
+        for task in draft.tasks.values()
+        if task.kind == "COMPENSATION"
+        and task.reverses
+        and task.state not in {"SUPERSEDED", "RETAINED", "NOT_REQUIRED"}
+        and draft.plans[task.plan_id].request_id != request_id
+        and draft.plans[task.plan_id].state != "SUPERSEDED"
+        and draft.requests[draft.plans[task.plan_id].request_id].committed_at
     )
 
 

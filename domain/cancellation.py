@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final
 
 from domain.arbitration import arbitrate_cancellation
-from domain.assessment import Assessment, assess_cancellation, find_closure, is_quiet
+from domain.assessment import Assessment, assess_cancellation, find_closure, is_quiet, reversing_elsewhere
 from domain.commands import (
     AnswerCharge,
     ApproveCancellation,
@@ -23,6 +23,7 @@ from domain.commands import (
 )
 from domain.compensation import draw_graph, store_plan, supersede_plan
 from domain.errors import (
+    ChangeActive,
     ChargeNotOpen,
     CompensationStarted,
     DispositionRequired,
@@ -153,9 +154,9 @@ def propose_orders(draft: Draft, items: list[Item]) -> list[dict[str, Json]]:
         configuration: Json = None,
     ) -> None:
         asset = str(item.asset or item.target_asset or "")
-        if (asset, action) in seen:
+        if (asset or f"item {item.item_id}", action) in seen:
             return
-        seen.add((asset, action))
+        seen.add((asset or f"item {item.item_id}", action))
         proposals.append(
             {
                 "n": len(proposals) + 1,
@@ -169,7 +170,8 @@ def propose_orders(draft: Draft, items: list[Item]) -> list[dict[str, Json]]:
                         "productOfferingId": offering or item.offering,
                         "quantity": item.quantity,
                         "configuration": configuration or item.content.get("configuration") or {},
-                        "targetAssetId": asset or None,
+                        # what ADD names is relied on; it installs anew what was disconnected
+                        "targetAssetId": None if action == "ADD" else asset or None,
                     }
                 ],
             }
@@ -185,7 +187,8 @@ def propose_orders(draft: Draft, items: list[Item]) -> list[dict[str, Json]]:
                     if follow_up:
                         propose(follow_up.order_type, follow_up.action, item, str(effect.effect_id))
             offering = draft.policy.offerings.get(item.offering)
-            if offering and offering.plan_for("DISCONNECT", "DISCONNECT") and item.asset:
+            live = item.asset is not None and draft.assets[item.asset].state != "TERMINATED"
+            if offering and offering.plan_for("DISCONNECT", "DISCONNECT") is not None and live:
                 propose("DISCONNECT", "DISCONNECT", item, asset)
         elif item.action == "MODIFY" and item.snapshot:
             propose(
@@ -236,8 +239,7 @@ def begin_assessment(draft: Draft, command: BeginAssessment) -> Mapping[str, Jso
 
 
 def is_parked(draft: Draft, request: Request) -> bool:
-    """An item's cancellation waits while one of the whole order is under way (§8), unless it is past its own commit."""
-    return request.scope == "ITEMS" and not request.committed_at and draft.order_request() is not None
+    return draft.is_parked(request)
 
 
 def _park(draft: Draft, request: Request) -> Mapping[str, Json]:
@@ -305,6 +307,8 @@ def conclude_assessment(draft: Draft, request: Request) -> Request:
     """Judge now, store the finding with its reasons, and move the request to where the policy sends it."""
     assessment = assess_cancellation(draft, request)
     closure = assessment.closure
+    # The closure may have grown since the request came (a shared task whose other item goes too).
+    draft.hold((t for t in closure.tasks if not draft.tasks[t].has_ended), str(request.request_id))
     if not is_quiet(draft, request, closure) and not request.jeopardy:
         draft.record(
             "GRACE_EXPIRED",
@@ -340,10 +344,8 @@ def conclude_assessment(draft: Draft, request: Request) -> Request:
     )
     if assessment.automatic or (request.approval and not _is_worse(assessment, request.approval)):
         return _past_review(draft, request, assessment)
-    verdict = (
-        "APPROVAL" if assessment.manual_review_required else draft.policy.cancellation.approval[assessment.feasibility]
-    )
-    if verdict == "REJECT":
+    reason = draft.policy.reason_codes["cancellation"].get(request.reason_code)
+    if draft.policy.cancellation.approval[assessment.feasibility] == "REJECT" and (reason is None or reason.refusable):
         return reject_request(draft, request, "NOT_CANCELLABLE", [b.to_json() for b in assessment.blockers])
     return draft.move_request(
         request.request_id,
@@ -367,6 +369,8 @@ def _is_worse(assessment: Assessment, approved: Mapping[str, Json]) -> bool:
 def _past_review(draft: Draft, request: Request, assessment: Assessment) -> Request:
     """Review is over or was not needed: a blocking charge is offered before anything is undone."""
     offer = assessment.offer
+    if request.charge and (offer is None or offer.amount.to_json() != request.charge["amount"]):
+        request = draft.change_request(request.request_id, charge=None)  # what is undone has changed, and its price
     if offer and request.charge is None:
         status = "WAIVED" if offer.waived else "OFFERED" if offer.blocking else "RECORDED"
         request = draft.change_request(request.request_id, charge=offer.to_json(status))
@@ -429,19 +433,6 @@ def assessment_document(draft: Draft, request: Request, assessment: Assessment) 
     }
 
 
-def reversing_elsewhere(draft: Draft, request_id: RequestId) -> frozenset[EffectId]:
-    """Effects that another plan, past its own commit point, is already reversing."""
-    return frozenset(
-        task.reverses
-        for task in draft.tasks.values()
-        if task.kind == "COMPENSATION"
-        and task.reverses
-        and task.state not in {"SUPERSEDED", "RETAINED", "NOT_REQUIRED"}
-        and draft.plans[task.plan_id].request_id != request_id
-        and draft.plans[task.plan_id].state != "SUPERSEDED"
-    )
-
-
 def exhibit(request: Request) -> str:
     """What the review form shows: consequences and cost in words, at most 2 kB, no personal data."""
     found = request.assessment or {}
@@ -481,6 +472,8 @@ def approve(draft: Draft, command: ApproveCancellation) -> Request:
     check_four_eyes(request, draft.actor.subject)
     if request.status != "REQUIRES_APPROVAL":
         raise RequestClosed(f"The request is {request.status}; only REQUIRES_APPROVAL can be approved.")
+    if is_parked(draft, request):
+        raise ChangeActive("A cancellation of the whole order is under way; it decides what becomes of this one.")
     if command.invalid:
         raise Unprocessable(errors=command.invalid)
     _check_dispositions(draft, request, command.dispositions)
@@ -503,8 +496,13 @@ def approve(draft: Draft, command: ApproveCancellation) -> Request:
             "cost": seen["estimatedCost"]["amountMinor"],
         },
     )
+    undisposed = assess_cancellation(draft, replace(request, dispositions={}))
     fresh = assess_cancellation(draft, request)
-    if fresh.fingerprint == request.fingerprint and not _is_worse(fresh, request.approval or {}):
+    if fresh.fingerprint == request.fingerprint and not _is_worse(undisposed, request.approval or {}):
+        # What the dispositions keep, and what that keeps in turn, has been agreed to with them.
+        request = draft.change_request(
+            request.request_id, approval={**(request.approval or {}), "retained": list(fresh.retained_ids)}
+        )
         request = _past_review(draft, request, fresh)
     else:
         draft.move_request(request.request_id, "ASSESSING", "CANCELLATION_STALE")
@@ -576,6 +574,12 @@ def reject_request(draft: Draft, request: Request, outcome: str, blockers: list[
 def let_go(draft: Draft, request: Request) -> None:
     draft.unhold(str(request.request_id))
     draft.order_holds = draft.order_holds - {str(request.request_id)}
+    for case in draft.open_cases():
+        if case.request_id == request.request_id and case.context == "FULFILLMENT" and not case.blocking:
+            # A fact for the assessment no more: the order goes on, and this stands in its way.
+            draft.change_case(
+                case.case_id, "CASE_CHANGED", blocking=True, request_id=None, note={"blocking": True}
+            )
 
 
 def withdraw(draft: Draft, command: WithdrawCancellation) -> Request:

@@ -86,6 +86,10 @@ def draw_graph(
                 for item_id in impact.task.item_ids:
                     for user in relying.get(item_id, ()):
                         after.update(dict.fromkeys(by_type.get((earlier, user), ())))
+        for other_id, (other, how, _) in chosen.items():  # an effect that may yet stay decides about what it keeps
+            if how == "AWAIT" and task.task_type in other.type.keeps:
+                if set(related_items(draft, other.task.item_ids)) & set(task.item_ids):
+                    after[other_id] = None
         after.pop(task.task_id, None)
         assert impact.effect is not None
         nodes[task.task_id] = Node(task, impact.effect.effect_id, task_type, purpose, tuple(after))
@@ -209,11 +213,16 @@ def _next_state(draft: Draft, task: Task) -> str | None:
         return "AWAITING_ORIGINAL"
     if task.purpose == "AWAIT":
         return "RETAINED"
-    if task.state == "AWAITING_ORIGINAL" and original is not None and must_stay(draft, original):
+    if (
+        task.purpose == "COMPENSATE"
+        and task.state == "AWAITING_ORIGINAL"
+        and original is not None
+        and must_stay(draft, original)
+    ):
         return "RETAINED"
     if task.unmet:
         return "PLANNED" if task.state == "PLANNED" else None
-    if task.state == "PLANNED" and _kept_by_retained(draft, task):
+    if _kept_by_retained(draft, task):
         return "RETAINED"
     if _needs_no_call(draft, task, effect):
         return "NOT_REQUIRED"
@@ -330,4 +339,9 @@ def supersede_plan(draft: Draft, plan_id: PlanId) -> None:
             draft.move_task(task.task_id, "SUPERSEDED")
         if task.original_task and draft.tasks[task.original_task].state == "COMPENSATING":
             draft.move_task(task.original_task, "COMPLETED")
-    draft.move_plan(plan_id, "SUPERSEDED", "COMPENSATION_SUPERSEDED", closed=True)
+    draft.move_plan(
+        plan_id,
+        "SUPERSEDED",
+        "COMPENSATION_SUPERSEDED",
+        closed=all(task.has_ended for task in draft.tasks_of_plan(plan_id)),
+    )

@@ -44,6 +44,7 @@ class Reported:
 
     failures: list[Failure] = field(default_factory=list)
     late: list[EffectId] = field(default_factory=list)
+    twice: list[EffectId] = field(default_factory=list)
 
 
 def claim_task(draft: Draft, command: ClaimTask) -> Mapping[str, Json]:
@@ -300,6 +301,9 @@ def _missing(draft: Draft, task: Task, task_type: TaskType, effect: Effect, repo
     if not may_go_on and effect.failures < task_type.attempts:
         draft.move_task(task.task_id, "READY", handed=False, release=task.release + 1)
         return _STAND_DOWN
+    if effect.withdraws:
+        _step_in(draft, task, "COMPLETED")  # it could not be stopped: the original is awaited, nobody is at fault
+        return _verdict(draft, draft.tasks[task.task_id])
     _step_in(draft, task, "FAILED")
     if task.kind == "COMPENSATION":
         draft.move_task(task.task_id, "IN_FALLOUT")
@@ -349,10 +353,12 @@ def _step_in(draft: Draft, task: Task, state: str) -> None:
 def _hear_late(draft: Draft, task: Task, effect: Effect, command: RecordOutcome, reported: Reported) -> None:
     """A report about an effect that had been settled. The same again changes nothing; the opposite is a finding, and
     one that says "it happened after all" is a fact: it mends the failed task, or must be undone."""
-    if command.state == "CONFIRMED" and effect.state == "NO_EFFECT" and effect.reason != "withdrawn":
+    if command.state == "CONFIRMED" and effect.state == "NO_EFFECT":
         draft.record("LATE_EFFECT", "EFFECT", effect.effect_id, taskId=str(task.task_id), source=command.source)
-        if task.effect_id == effect.effect_id and task.state in {"FAILED", "IN_FALLOUT"}:
+        if task.effect_id == effect.effect_id and task.state in {"FAILED", "IN_FALLOUT", "READY"}:
             _confirm(draft, task, effect, command)
+        elif not effect.is_original:  # undone (or called off) twice: a person must look, nothing is called (I4)
+            reported.twice.append(effect.effect_id)
         else:
             draft.move_effect(
                 effect.effect_id,

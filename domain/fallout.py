@@ -56,19 +56,26 @@ def open_case(
         return draft.cases[present.case_id]
     request = draft.order_request()
     undoing = task.kind == "COMPENSATION"
+    stage = draft.committed_for(task)
     case = Case(
         case_id=CaseId(draft.new_id("case")),
         status="OPEN",
-        context=context or ("COMPENSATION" if undoing else "FULFILLMENT"),
+        context=context or ("COMPENSATION" if undoing or stage else "FULFILLMENT"),
         category=category,
         # Under an order cancellation a failed task is a fact for its assessment, not one more thing in its way.
-        blocking=(undoing or request is None) if blocking is None else blocking,
+        blocking=(undoing or stage is not None or request is None) if blocking is None else blocking,
         title=title,
         opened_at=draft.now,
         sla_at=draft.now + draft.policy.fallout_sla,
         task_id=task.task_id,
         effect_id=task.effect_id,
-        request_id=draft.plans[task.plan_id].request_id if undoing else request.request_id if request else None,
+        request_id=draft.plans[task.plan_id].request_id
+        if undoing
+        else stage.request_id
+        if stage
+        else request.request_id
+        if request
+        else None,
     )
     draft.add_case(case, "CANCELLATION_CASE_OPENED" if undoing else "CASE_OPENED")
     return case
@@ -147,6 +154,8 @@ def _check_retry(draft: Draft, case: Case) -> None:
     task = draft.tasks.get(case.task_id) if case.task_id else None
     if task is not None and draft.is_held(task):
         raise ChangeActive("Another change holds this task; it decides what becomes of it.")
+    if task is not None and task.purpose == "MANUAL":
+        raise RepairNotPossible("There is no call to repeat: a person undoes this.")
     if task is None or task.state not in {"FAILED", "IN_FALLOUT", "OUTCOME_UNKNOWN", "WAITING_EXTERNAL"}:
         raise RepairNotPossible("There is nothing to try again.")
 

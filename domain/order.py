@@ -400,12 +400,37 @@ class Draft:
         return [effect for effect in self.effects.values() if effect.task_id == task_id and effect.is_original]
 
     def is_held(self, task: Task) -> bool:
-        """Compensation is never held; everything else is, while anybody holds it."""
-        return task.kind == "FULFILLMENT" and bool(self.holds.get(task.task_id))
+        """Compensation is never held, but it waits while its own request is parked; everything else is held while
+        anybody holds it."""
+        if task.kind == "COMPENSATION":
+            return self.is_parked(self.requests[self.plans[task.plan_id].request_id])
+        return bool(self.holds.get(task.task_id))
+
+    def is_parked(self, request: Request) -> bool:
+        """An item's cancellation waits while one of the whole order is under way (§8), unless it is past its commit."""
+        return (
+            request.scope == "ITEMS"
+            and not request.committed_at
+            and not request.has_ended
+            and self.order_request() is not None
+        )
 
     def order_request(self) -> Request | None:
         """The active order-scope cancellation; there is at most one (I2)."""
         return next((r for r in self.requests.values() if r.scope == "ORDER" and not r.has_ended), None)
+
+    def committed_for(self, task: Task) -> Request | None:
+        """The cancellation past its commit point that awaits this task's outcome."""
+        return next(
+            (
+                request
+                for request in self.requests.values()
+                if request.committed_at
+                and not request.has_ended
+                and any(other.original_task == task.task_id for other in self.tasks_of_plan(request.plan_id))
+            ),
+            None,
+        )
 
     def open_cases(self) -> list[Case]:
         return [case for case in self.cases.values() if case.is_open]

@@ -31,8 +31,21 @@ _ENDED_EVENTS: Final = {
 def settle(draft: Draft, reported: Reported) -> None:
     """Carry a draft to rest. Idempotent: settling a settled draft changes nothing."""
     _reopen_waiting(draft)
+    while _step(draft):
+        pass
     for failure in reported.failures:
-        open_case(draft, failure.task, failure.category, failure.title)
+        if not draft.tasks[failure.task.task_id].has_ended:
+            open_case(draft, failure.task, failure.category, failure.title)
+    for effect_id in reported.twice:
+        effect = draft.effects[effect_id]
+        open_case(
+            draft,
+            draft.tasks[effect.task_id],
+            "BUSINESS",
+            f"Reversed twice: {effect.task_type}",
+            context="LATE_EFFECT",
+            blocking=False,
+        )
     for effect_id in reported.late:
         _oblige(draft, draft.effects[effect_id])
     while _step(draft):
@@ -47,7 +60,7 @@ def settle(draft: Draft, reported: Reported) -> None:
 
 def _step(draft: Draft) -> bool:
     """One pass; True while anything moved, so that what it made possible is looked at again."""
-    moved = _ready(draft)
+    moved = _ready(draft) | _doubt_held(draft)
     if draft.beyond:
         return moved
     moved |= settle_cases(draft)
@@ -57,6 +70,8 @@ def _step(draft: Draft) -> bool:
     for plan in list(draft.plans.values()):
         if plan.state in {"IN_PROGRESS", "BLOCKED"} and draft.requests[plan.request_id].has_ended:
             moved |= _advance_obligations(draft, plan.plan_id)
+        if plan.state == "SUPERSEDED" and not plan.closed and all(t.has_ended for t in draft.tasks_of_plan(plan.plan_id)):
+            draft.change_plan(plan.plan_id, closed=True)  # its last withdrawal has its answer
     moved |= _finish_items(draft)
     return moved
 
@@ -73,6 +88,19 @@ def _ready(draft: Draft) -> bool:
     return moved
 
 
+def _doubt_held(draft: Draft) -> bool:
+    """A task on its way to a second call when somebody took hold of it: its first call may have worked, so its
+    outcome is asked for, and everybody who waits for running work waits for it."""
+    moved = False
+    for task in list(draft.fulfillment_tasks()):
+        effect = draft.effect_of(task)
+        if task.state == "READY" and effect and effect.state == "UNKNOWN" and draft.is_held(task):
+            draft.move_task(task.task_id, "IN_PROGRESS")
+            draft.move_task(task.task_id, "OUTCOME_UNKNOWN")
+            moved = True
+    return moved
+
+
 def _reopen_waiting(draft: Draft) -> None:
     """A task whose accepted effect was called off is unstarted again; its old flow is told by the outcome's wake-up."""
     for task in list(draft.fulfillment_tasks()):
@@ -81,7 +109,7 @@ def _reopen_waiting(draft: Draft) -> None:
             task.state in {"WAITING_EXTERNAL", "OUTCOME_UNKNOWN"}
             and effect
             and effect.state == "NO_EFFECT"
-            and effect.reason == "withdrawn"
+            and any(e.withdraws == effect.effect_id and e.state == "CONFIRMED" for e in draft.effects.values())
         ):
             draft.move_task(task.task_id, "READY", handed=False, release=task.release + 1)
 
@@ -105,6 +133,8 @@ def _advance_cancellation(draft: Draft, request: Request) -> bool:
         _commit(draft, request)
         moved = True
     request = draft.requests[request.request_id]
+    if request.committed_at:
+        moved |= _cancel_unstarted(draft, request)
     mark_block(draft, plan_id)
     if (
         request.committed_at
@@ -136,7 +166,11 @@ def _resume_after_refused_withdrawal(draft: Draft, request: Request, plan_id: Pl
         and draft.effects[task.reverses].is_open
         and task.reverses not in request.refused_withdrawals
     )
-    if not refused or request.committed_at:
+    happened = any(
+        task.purpose == "WITHDRAW" and task.reverses and draft.effects[task.reverses].state == "CONFIRMED"
+        for task in draft.tasks_of_plan(plan_id)
+    )
+    if request.committed_at or not (refused or happened):
         return False
     supersede_plan(draft, plan_id)
     draft.move_request(
@@ -165,14 +199,41 @@ def _commit(draft: Draft, request: Request) -> None:
     """From here only forward: what never started never will, failures become facts of the undoing."""
     draft.change_request(request.request_id, committed_at=draft.now)
     draft.record("CANCELLATION_COMMITTED", "REQUEST", request.request_id, request_id=request.request_id)
-    for task_id in find_closure(draft, request.scope, request.item_ids, request.request_id).tasks:
-        task = draft.tasks[task_id]
-        effect = draft.effect_of(task)
-        if task.state in UNSTARTED or (task.state == "FAILED" and (effect is None or effect.state == "NO_EFFECT")):
-            draft.move_task(task_id, "CANCELLED")
+    closure = find_closure(draft, request.scope, request.item_ids, request.request_id)
+    mine = {task.original_task for task in draft.tasks_of_plan(request.plan_id)} if request.plan_id else set()
+    for task in list(draft.fulfillment_tasks()):  # a shared task that this plan does not undo is the others' from now on
+        left = tuple(
+            item_id
+            for item_id in task.item_ids
+            if item_id not in closure.items and draft.items[item_id].base not in {"CANCELLED", "FAILED"}
+        )
+        if task.task_id not in mine and left and left != task.item_ids:
+            draft.change_task(task.task_id, item_ids=left)
+    for case in draft.open_cases():
+        if case.task_id in closure.tasks and case.context == "FULFILLMENT":
+            draft.change_case(
+                case.case_id,
+                "CASE_CHANGED",
+                context="COMPENSATION",
+                blocking=True,
+                request_id=request.request_id,
+                note={"context": "COMPENSATION"},
+            )
     for other in list(draft.requests.values()):
         if request.scope == "ORDER" and is_parked(draft, other) and not other.has_ended:
             _supersede(draft, other)
+
+
+def _cancel_unstarted(draft: Draft, request: Request) -> bool:
+    """Past the commit point nothing of the closure starts (again): what has had no effect is cancelled."""
+    moved = False
+    for task_id in find_closure(draft, request.scope, request.item_ids, request.request_id).tasks:
+        task = draft.tasks[task_id]
+        effect = draft.effect_of(task)
+        if task.state in UNSTARTED | {"FAILED"} and (effect is None or effect.state == "NO_EFFECT"):
+            draft.move_task(task_id, "CANCELLED")
+            moved = True
+    return moved
 
 
 def _supersede(draft: Draft, request: Request) -> None:
@@ -188,7 +249,16 @@ def _supersede(draft: Draft, request: Request) -> None:
 
 def _open_effects(draft: Draft, request: Request) -> bool:
     tasks = set(find_closure(draft, request.scope, request.item_ids, request.request_id).tasks)
-    return any(effect.is_open and effect.task_id in tasks for effect in draft.effects.values())
+    if any(effect.is_open and effect.task_id in tasks for effect in draft.effects.values()):
+        return True
+    return any(  # another plan past its commit point is still undoing an effect of ours
+        task.kind == "COMPENSATION"
+        and not task.has_ended
+        and task.original_task in tasks
+        and task.plan_id != request.plan_id
+        and draft.requests[draft.plans[task.plan_id].request_id].committed_at
+        for task in draft.tasks.values()
+    )
 
 
 # -- obligations ------------------------------------------------------------------------------------------------
@@ -206,7 +276,16 @@ def _oblige(draft: Draft, effect: Effect) -> None:
         blocking=False,
     )
     undone_by = draft.task_type(task).compensation
-    plan = next((plan for plan in reversed(draft.plans.values()) if plan.state != "SUPERSEDED"), None)
+    plan = next(
+        (
+            plan
+            for plan in reversed(draft.plans.values())
+            if plan.state != "SUPERSEDED"
+            and (owner := draft.requests[plan.request_id]).committed_at
+            and set(task.item_ids) & covered_items(draft, owner)
+        ),
+        None,
+    )
     if undone_by is None or plan is None or effect.reverses or effect.withdraws:
         return
     types = {**plan.types, undone_by: find_type(draft, undone_by)}
@@ -282,6 +361,15 @@ def _write_retained_assets(draft: Draft, kept: list[Item]) -> None:
         )
         if stays and item.asset is None:
             write_asset(draft, item)
+        elif not stays and item.base == "COMPLETED" and any(
+            effect.state == "REVERSED"
+            and effect.is_original
+            and item.item_id in draft.tasks[effect.task_id].item_ids
+            and (undone := draft.task_type(draft.tasks[effect.task_id]).follow_up) is not None
+            and undone.action == "DISCONNECT"
+            for effect in draft.effects.values()
+        ):
+            undo_asset(draft, item)  # what made it a thing of the customer's has been undone; something else stays
 
 
 # -- items and the order ----------------------------------------------------------------------------------------
@@ -302,16 +390,25 @@ def _finish_items(draft: Draft) -> bool:
             continue
         own = tasks.get(item.item_id, [])
         children = [other for other in draft.items.values() if other.parent == item.item_id]
-        if (
-            all(task.state == "COMPLETED" for task in own)
-            and all(child.base != "IN_PROGRESS" for child in children)
-            and (own or not children or any(child.base == "COMPLETED" for child in children))
-        ):
-            draft.change_item(item.item_id, base="COMPLETED")
-            if item.action != "NO_CHANGE":
+        if all(task.state == "COMPLETED" for task in own) and all(child.base != "IN_PROGRESS" for child in children):
+            bases = [child.base for child in children if child.base != "SUPERSEDED" and child.action != "NO_CHANGE"]
+            base = "COMPLETED" if own else _sum_up(bases)
+            draft.change_item(item.item_id, base=base)
+            if item.action != "NO_CHANGE" and base in {"COMPLETED", "PARTIALLY_COMPLETED"}:
                 write_asset(draft, item)
             moved = True
     return moved
+
+
+def _sum_up(bases: list[str]) -> str:
+    """How the whole ended, from its parts (T04)."""
+    if all(base == "COMPLETED" for base in bases):
+        return "COMPLETED"
+    if all(base == "CANCELLED" for base in bases):
+        return "CANCELLED"
+    if "FAILED" in bases and not {"COMPLETED", "PARTIALLY_COMPLETED"} & set(bases):
+        return "FAILED"
+    return "PARTIALLY_COMPLETED"
 
 
 def _end_order(draft: Draft) -> None:
@@ -325,15 +422,7 @@ def _end_order(draft: Draft) -> None:
     bases = [item.base for item in draft.items.values() if item.state != "SUPERSEDED" and item.action != "NO_CHANGE"]
     if any(not has_ended("ITEM", base) for base in bases):
         return
-    delivered = {"COMPLETED", "PARTIALLY_COMPLETED"}
-    if all(base == "COMPLETED" for base in bases):
-        state = "COMPLETED"
-    elif all(base == "CANCELLED" for base in bases):
-        state = "CANCELLED"
-    elif "FAILED" in bases and not delivered & set(bases):
-        state = "FAILED"
-    else:
-        state = "PARTIALLY_COMPLETED"
+    state = _sum_up(bases)
     before = draft.head.state
     check_move("ORDER", before, state)
     draft.change_head(state=state, resume_state=None, ended_at=draft.now)
@@ -383,7 +472,9 @@ def _chain_state(request: Request) -> str:
 def _path(before: str, after: str) -> list[str]:
     """The chain is told step by step, even where one transaction runs through several."""
     chain = ["CANCELLATION_REQUESTED", "CANCELLATION_ASSESSING", "CANCELLING"]
-    if after in {"CANCELLED", "PARTIALLY_COMPLETED"} and before not in {"FALLOUT", "CANCELLING"}:
+    if after in {"CANCELLED", "PARTIALLY_COMPLETED"} and before == "FALLOUT":
+        return ["CANCELLING", after]
+    if after in {"CANCELLED", "PARTIALLY_COMPLETED"} and before != "CANCELLING":
         start = chain.index(before) + 1 if before in chain else 0
         return [*chain[start:], after]
     if after in chain:

@@ -417,6 +417,23 @@ def relay() -> None:
 
 
 @app.command()
+def reconcile(
+    report_only: Annotated[bool, typer.Option("--report-only", help="Change nothing.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="One sweep, its findings in the log.")] = False,
+) -> None:
+    """Find what has fallen silent, and start it anew where that is safe.
+
+    `recourse reconcile --once --report-only`
+    """
+    from functools import partial
+
+    from workers.reconciler import run
+
+    main = partial(run, report_only=report_only, once=once)
+    _serve("reconciler", main, "database_url", "auditor_database_url", "engine_grpc")
+
+
+@app.command()
 def simulate() -> None:
     """Play all outside systems, with faults on demand."""
     from workers.simulator.app import run

@@ -94,6 +94,10 @@ from me
 where not exists (
         select from cancellation_request where tenant_id = :tenant_id and order_id = :order_id and ended_at is null)
   and not exists (select from fallout_case where tenant_id = :tenant_id and order_id = :order_id and closed_at is null)
+  -- an outcome for an effect that has been settled is late or contradicts: it may concern every plan of the order
+  and not exists (
+        select from effect
+        where tenant_id = :tenant_id and effect_id = :effect_id and state not in ('INTENDED', 'UNKNOWN'))
   and not exists (
         select from unnest(me.item_ids) as item_id
         where not exists (
@@ -146,7 +150,7 @@ t as (
     select d.* from rows, jsonb_populate_recordset(null::fulfillment_task, r->'fulfillment_task') d
     on conflict (tenant_id, task_id) do update set
         state = excluded.state, unmet = excluded.unmet, release = excluded.release, handed = excluded.handed,
-        effect_id = excluded.effect_id, superseded_by = excluded.superseded_by, started_at = excluded.started_at,
+        effect_id = excluded.effect_id, item_ids = excluded.item_ids, superseded_by = excluded.superseded_by, started_at = excluded.started_at,
         ended_at = excluded.ended_at),
 h as (
     insert into task_hold select d.* from rows, jsonb_populate_recordset(null::task_hold, r->'task_hold') d
@@ -198,7 +202,7 @@ f as (
     insert into fallout_case select d.* from rows, jsonb_populate_recordset(null::fallout_case, r->'fallout_case') d
     on conflict (tenant_id, case_id) do update set
         status = excluded.status, category = excluded.category, blocking = excluded.blocking, title = excluded.title,
-        context = excluded.context, owner = excluded.owner, incident_key = excluded.incident_key,
+        context = excluded.context, request_id = excluded.request_id, owner = excluded.owner, incident_key = excluded.incident_key,
         version = excluded.version, repairs = excluded.repairs, resolution = excluded.resolution,
         jeopardy = excluded.jeopardy, closed_at = excluded.closed_at),
 s as (

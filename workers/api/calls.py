@@ -87,9 +87,9 @@ class Call:
         return kind(found)
 
     def text(self, name: str) -> str | None:
-        """A query parameter; an empty one counts as absent."""
+        """A query parameter, None where it is absent."""
         found = self.request.query_params.get(name)
-        if not found:
+        if found is None:
             return None
         if len(found) > 500 or not found.isprintable():
             raise Malformed(f"The query parameter {name} cannot be read.")
@@ -132,7 +132,7 @@ class Call:
     def cursor(self, parts: int) -> list[str] | None:
         """The place that a `next` of this list named; None for its beginning."""
         found = self.request.query_params.get("cursor")
-        if found is None:
+        if not found:
             return None
         try:
             place = orjson.loads(urlsafe_b64decode(found.encode("ascii") + b"=="))

@@ -93,11 +93,11 @@ class Edge:
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
         method = scope["method"] if scope["method"] in _METHODS else "OTHER"
-        route = getattr(scope.get("route"), "path", "none")
+        route = scope["state"].get("route", "none")
         self._meters.requests.labels(method, route, str(status or 499)).inc()
         self._meters.seconds.labels(method, route).observe(seconds)
         caller = scope["state"].get("caller")
-        (log.debug if method == "GET" and status < 500 else log.info)(
+        (log.debug if method in {"GET", "HEAD"} and status < 500 else log.info)(
             "request",
             method=method,
             route=route,

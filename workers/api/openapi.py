@@ -454,7 +454,7 @@ def _body(route: Route) -> Schema | None:
 def _responses(route: Route) -> Schema:
     media = route.media if route.method == "GET" else ("application/json",)
     content = {kind: {"schema": _ref(route.answer) if kind == "application/json" else _TEXT} for kind in media}
-    told = [*_ALWAYS, *(("404",) if "{" in route.path else ())]
+    told = [*_ALWAYS, *(("404",) if "{" in route.path or route.path == "/audit/verification" else ())]
     if route.query or route.answer.endswith("Page"):
         told.append("400")
     answers: Schema = {str(route.status): {"description": "Done", "content": content}}

@@ -25,6 +25,7 @@ PREFERRED_PORTS: Mapping[str, int] = {
     "engine-management": 29600,
     "workers": 29610,
     "relay": 29611,
+    "reconciler": 29612,
 }
 _SECRETS = ("owner_password", "app_password", "relay_password", "auditor_password", "system_secret")
 

@@ -29,6 +29,7 @@ _OURS: Mapping[str, tuple[tuple[str, ...], frozenset[str]]] = {
     "api": (("api",), frozenset({"policy"})),
     "workers": (("worker", "all"), frozenset({"policy", "models"})),
     "relay": (("relay",), frozenset({"policy", "kafka", "engine"})),
+    "reconciler": (("reconcile",), frozenset({"policy", "engine"})),
 }
 
 # Settings that are an existing part's address: given, that part is used and none is started.
