@@ -384,7 +384,9 @@ def judge_task(draft: Draft, task: Task, refused: Iterable[EffectId]) -> tuple[I
             stays=_would_stay(task_type, draft),
         )
     if not task_type.compensation:
-        return found("RETAIN", "no_compensation", f"{name} has happened; nothing undoes it.", stays=True, severity="WARNING")
+        return found(
+            "RETAIN", "no_compensation", f"{name} has happened; nothing undoes it.", stays=True, severity="WARNING"
+        )
     return found("COMPENSATE", "confirmed", f"{name} has happened and is undone by {task_type.compensation}.")
 
 

@@ -40,7 +40,7 @@ from domain.errors import (
 )
 from domain.order import CompensationPlan, Draft, Item, Request
 from domain.policy import format_duration
-from domain.values import EffectId, Json, PlanId, RequestId, Run, derive_id, format_time
+from domain.values import Json, PlanId, RequestId, Run, derive_id, format_time
 
 UNDECIDED: Final = frozenset({"ACCEPTED_FOR_ASSESSMENT", "ASSESSING", "REQUIRES_APPROVAL", "AWAITING_CHARGE_DECISION"})
 
@@ -577,9 +577,7 @@ def let_go(draft: Draft, request: Request) -> None:
     for case in draft.open_cases():
         if case.request_id == request.request_id and case.context == "FULFILLMENT" and not case.blocking:
             # A fact for the assessment no more: the order goes on, and this stands in its way.
-            draft.change_case(
-                case.case_id, "CASE_CHANGED", blocking=True, request_id=None, note={"blocking": True}
-            )
+            draft.change_case(case.case_id, "CASE_CHANGED", blocking=True, request_id=None, note={"blocking": True})
 
 
 def withdraw(draft: Draft, command: WithdrawCancellation) -> Request:

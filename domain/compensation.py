@@ -75,6 +75,12 @@ def draw_graph(
         for base in related_items(draft, [item_id]):
             relying.setdefault(base, set()).add(item_id)
 
+    # An effect that may yet stay decides about what it keeps: those wait until it is known.
+    keepers: dict[str, list[tuple[TaskId, set[str]]]] = {}
+    for task_id, (impact, purpose, _) in chosen.items():
+        for kept in impact.type.keeps if purpose == "AWAIT" else ():
+            keepers.setdefault(kept, []).append((task_id, related_items(draft, impact.task.item_ids)))
+
     nodes: dict[TaskId, Node] = {}
     for task in reversed(ordered):
         if task.task_id not in chosen:
@@ -86,10 +92,9 @@ def draw_graph(
                 for item_id in impact.task.item_ids:
                     for user in relying.get(item_id, ()):
                         after.update(dict.fromkeys(by_type.get((earlier, user), ())))
-        for other_id, (other, how, _) in chosen.items():  # an effect that may yet stay decides about what it keeps
-            if how == "AWAIT" and task.task_type in other.type.keeps:
-                if set(related_items(draft, other.task.item_ids)) & set(task.item_ids):
-                    after[other_id] = None
+        for keeper_id, reach in keepers.get(task.task_type, ()):
+            if not reach.isdisjoint(task.item_ids):
+                after[keeper_id] = None
         after.pop(task.task_id, None)
         assert impact.effect is not None
         nodes[task.task_id] = Node(task, impact.effect.effect_id, task_type, purpose, tuple(after))
@@ -186,15 +191,19 @@ def store_plan(draft: Draft, plan: CompensationPlan, nodes: list[Node]) -> None:
 def advance_plan(draft: Draft, plan_id: PlanId) -> bool:
     """Move every undoing as far as the ledger and its predecessors allow; True if anything moved."""
     moved = False
-    for task in draft.tasks_of_plan(plan_id):
-        state = _next_state(draft, task)
+    tasks = draft.tasks_of_plan(plan_id)
+    retained = [task for task in tasks if task.state == "RETAINED"]
+    for task in tasks:
+        state = _next_state(draft, task, retained)
         if state and state != task.state:
             _enter(draft, task, state)
             moved = True
+            if state == "RETAINED":
+                retained.append(draft.tasks[task.task_id])
     return moved
 
 
-def _next_state(draft: Draft, task: Task) -> str | None:
+def _next_state(draft: Draft, task: Task, retained: list[Task]) -> str | None:
     if task.state not in {"PLANNED", "AWAITING_ORIGINAL", "READY"}:
         return None
     effect = draft.effects[task.reverses] if task.reverses else None
@@ -222,7 +231,7 @@ def _next_state(draft: Draft, task: Task) -> str | None:
         return "RETAINED"
     if task.unmet:
         return "PLANNED" if task.state == "PLANNED" else None
-    if _kept_by_retained(draft, task):
+    if _kept_by_retained(draft, task, retained):
         return "RETAINED"
     if _needs_no_call(draft, task, effect):
         return "NOT_REQUIRED"
@@ -235,18 +244,17 @@ def must_stay(draft: Draft, original: Task) -> bool:
     return bool(is_past_return(task_type, "COMPLETED", draft.head.content, draft.now)) or not task_type.compensation
 
 
-def _kept_by_retained(draft: Draft, task: Task) -> bool:
+def _kept_by_retained(draft: Draft, task: Task, retained: list[Task]) -> bool:
     """`keeps`, applied again to what ended as RETAINED while this undoing waited."""
     if task.original_task is None:
         return False
     mine = draft.tasks[task.original_task]
-    for other in draft.tasks_of_plan(task.plan_id):
-        if other.state != "RETAINED" or other.original_task is None:
+    for other in retained:
+        if other.original_task is None:
             continue
         stays = draft.tasks[other.original_task]
         stays_type = draft.task_type(stays)
-        reach = related_items(draft, stays.item_ids)
-        if not reach & set(mine.item_ids):
+        if related_items(draft, stays.item_ids).isdisjoint(mine.item_ids):
             continue
         if mine.task_type in stays_type.keeps:
             return True

@@ -70,7 +70,11 @@ def _step(draft: Draft) -> bool:
     for plan in list(draft.plans.values()):
         if plan.state in {"IN_PROGRESS", "BLOCKED"} and draft.requests[plan.request_id].has_ended:
             moved |= _advance_obligations(draft, plan.plan_id)
-        if plan.state == "SUPERSEDED" and not plan.closed and all(t.has_ended for t in draft.tasks_of_plan(plan.plan_id)):
+        if (
+            plan.state == "SUPERSEDED"
+            and not plan.closed
+            and all(t.has_ended for t in draft.tasks_of_plan(plan.plan_id))
+        ):
             draft.change_plan(plan.plan_id, closed=True)  # its last withdrawal has its answer
     moved |= _finish_items(draft)
     return moved
@@ -201,7 +205,9 @@ def _commit(draft: Draft, request: Request) -> None:
     draft.record("CANCELLATION_COMMITTED", "REQUEST", request.request_id, request_id=request.request_id)
     closure = find_closure(draft, request.scope, request.item_ids, request.request_id)
     mine = {task.original_task for task in draft.tasks_of_plan(request.plan_id)} if request.plan_id else set()
-    for task in list(draft.fulfillment_tasks()):  # a shared task that this plan does not undo is the others' from now on
+    for task in list(
+        draft.fulfillment_tasks()
+    ):  # a shared task that this plan does not undo is the others' from now on
         left = tuple(
             item_id
             for item_id in task.item_ids
@@ -361,13 +367,17 @@ def _write_retained_assets(draft: Draft, kept: list[Item]) -> None:
         )
         if stays and item.asset is None:
             write_asset(draft, item)
-        elif not stays and item.base == "COMPLETED" and any(
-            effect.state == "REVERSED"
-            and effect.is_original
-            and item.item_id in draft.tasks[effect.task_id].item_ids
-            and (undone := draft.task_type(draft.tasks[effect.task_id]).follow_up) is not None
-            and undone.action == "DISCONNECT"
-            for effect in draft.effects.values()
+        elif (
+            not stays
+            and item.base == "COMPLETED"
+            and any(
+                effect.state == "REVERSED"
+                and effect.is_original
+                and item.item_id in draft.tasks[effect.task_id].item_ids
+                and (undone := draft.task_type(draft.tasks[effect.task_id]).follow_up) is not None
+                and undone.action == "DISCONNECT"
+                for effect in draft.effects.values()
+            )
         ):
             undo_asset(draft, item)  # what made it a thing of the customer's has been undone; something else stays
 

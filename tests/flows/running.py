@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import httpx
+from pyzeebe import ZeebeClient, create_insecure_channel
 
 from workers.local.home import Home, read_json
 
@@ -105,6 +107,19 @@ class RunningStack:
                 process.terminate()
                 process.wait(30)
             log.close()
+
+    def publish(self, name: str, key: str, tenant: Tenant, **variables: str) -> None:
+        """Tell the engine something once more, as a relay would that died before it could mark it."""
+
+        async def send() -> None:
+            channel = create_insecure_channel(grpc_address=str(self.status()["engineGrpc"]))
+            told = {"tenant_id": str(tenant.tenant_id), **variables}
+            await ZeebeClient(channel).publish_message(
+                name=name, correlation_key=key, variables=told, time_to_live_in_milliseconds=60_000
+            )
+            await channel.close()
+
+        asyncio.run(send())
 
     def tenant(self) -> Tenant:
         told = self.told()

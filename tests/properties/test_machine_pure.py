@@ -143,7 +143,7 @@ class OrderMachine(RuleBasedStateMachine):
     def cancel(self, reason: str, forced: bool, item: str | None) -> None:
         if item is not None and item not in self.world.the_order.items:
             return
-        scope = {"scope": "ITEMS", "item_ids": (item,)} if item else {}
+        scope: dict[str, Any] = {"scope": "ITEMS", "item_ids": (item,)} if item else {}
         with contextlib.suppress(Breach):
             self.previous = self.world.the_order
             self.world.cancel(reason, force_manual_review=forced, **scope)

@@ -1,0 +1,110 @@
+"""Deaths and silences on the real parts: a process is killed or stopped at a bad moment; the truth stands."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import ExitStack
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from tests.flows.running import RunningStack, Tenant, eventually
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def held_shipment(tenant: Tenant) -> tuple[str, str]:
+    """A router order whose device is under way: (order, effect of the shipment)."""
+    tenant.fault(taskType="ship-device", fault="accept-silent")
+    order_id = tenant.submit("router")
+    effect = tenant.wait_effect(order_id, "ship", "shipping", acceptedAt=...)
+    return order_id, str(effect["effectId"])
+
+
+POINTS = (
+    "after-claim:release-inventory",
+    "after-call:release-inventory",
+    "after-outcome:release-inventory",
+    "before-complete:effect-inventory",
+)
+
+
+def test_workers_die_around_compensating_calls(stack: RunningStack, tenant: Tenant) -> None:
+    """EC11 and EC12. The supervised worker stands still; four others, each told to die at another point, do its work.
+
+    Without the intent's own id as idempotency key the book would show a release twice after `after-call`; without the
+    lease the dead worker's claim would never be taken over.
+    """
+    orders = [held_shipment(tenant)[0] for _ in range(12)]
+    with stack.stopped("workers"), ExitStack() as running:
+        doomed = [running.enter_context(stack.another("worker", "all", RECOURSE_CRASH_AT=point)) for point in POINTS]
+        for order_id in orders:
+            tenant.cancel(order_id)
+        eventually(lambda: [d.poll() for d in doomed], lambda codes: None not in codes, "all of them to die", 120)
+        assert {process.returncode for process in doomed} == {-signal.SIGKILL}
+    for order_id in orders:
+        tenant.wait_state(order_id, "CANCELLED", seconds=120)
+        assert tenant.done(order_id) == {"reserve-inventory": 1, "stop-shipment": 1, "release-inventory": 1}
+    calls = [tenant.calls(order_id, "release-inventory") for order_id in orders]
+    assert max(calls) == 2, "the call whose answer died with its caller is made again, under the same id"
+    assert set(calls) == {1, 2}
+
+
+def test_with_the_engine_stopped_the_callback_alone_ends_the_order(stack: RunningStack, tenant: Tenant) -> None:
+    """The domain never waits for the engine: the last outcome's own transaction ends plan, request and order."""
+    tenant.fault(taskType="release-inventory", fault="accept-silent")
+    order_id, _ = held_shipment(tenant)
+    tenant.cancel(order_id)
+    release = tenant.wait_effect(order_id, "release", "inventory", acceptedAt=...)
+    with stack.stopped("engine"):
+        tenant.call_back(release["effectId"])
+        assert tenant.order(order_id)["state"] == "CANCELLED"
+    # The flow, back again, finds nothing left to do and changes nothing.
+    before = tenant.items(f"/api/v1/orders/{order_id}/timeline")
+    assert tenant.order(order_id)["state"] == "CANCELLED"
+    assert tenant.items(f"/api/v1/orders/{order_id}/timeline")[: len(before)] == before
+
+
+@pytest.mark.parametrize("part", ["workers", "relay", "api", "postgres"])
+def test_a_killed_part_loses_nothing(stack: RunningStack, tenant: Tenant, part: str) -> None:
+    """kill -9 in the midst of ten running cancellations: each ends, and the book shows each thing once."""
+    orders = [held_shipment(tenant)[0] for _ in range(10)]
+    accepted: list[str] = []
+    for number, order_id in enumerate(orders):
+        if number == 5:
+            os.kill(stack.pid(part), signal.SIGKILL)
+        accepted.append(eventually(lambda o=order_id: try_cancel(tenant, o), bool, "the API to accept", 60))
+    for order_id, link in zip(orders, accepted, strict=True):
+        tenant.wait_state(order_id, "CANCELLED", seconds=120)
+        assert tenant.get(link)["status"] == "COMPLETED"
+        assert tenant.done(order_id) == {"reserve-inventory": 1, "stop-shipment": 1, "release-inventory": 1}
+
+
+def try_cancel(tenant: Tenant, order_id: str) -> str:
+    """The link of an accepted cancellation; empty while the API is away. An accepted one is never asked for again."""
+    try:
+        path = f"/api/v1/orders/{order_id}/cancellation-requests"
+        if found := tenant.agent.get(path).raise_for_status().json()["items"]:
+            return str(found[0]["links"]["self"])
+        body = {"reasonCode": "CUSTOMER_CHANGED_MIND", "scope": {"type": "ORDER", "orderItemIds": []}}
+        tenant.post(path, body, etag=tenant.etag(order_id)).raise_for_status()
+    except (httpx.HTTPError, KeyError):
+        return ""
+    return try_cancel(tenant, order_id)
+
+
+def test_a_second_start_of_the_same_flow_changes_nothing(stack: RunningStack, tenant: Tenant) -> None:
+    """EC13: the engine is told twice; the second flow's first job ends it, and the audit says not a word more."""
+    order_id, _ = held_shipment(tenant)
+    link = tenant.cancel(order_id)
+    tenant.wait_state(order_id, "CANCELLED")
+    before = tenant.items(f"/api/v1/orders/{order_id}/timeline")
+    request_id = link.rsplit("/", 1)[1]
+    foreign = str(uuid4())
+    stack.publish("cancellation-requested", request_id, tenant, order_id=order_id, request_id=request_id, run=foreign)
+    stack.publish("order-accepted", order_id, tenant, order_id=order_id, run=foreign)
+    # The engine works in order: an order that came later and has ended says that the second flows have been served.
+    tenant.wait_state(tenant.submit("router"), "IN_PROGRESS")
+    assert tenant.items(f"/api/v1/orders/{order_id}/timeline") == before
