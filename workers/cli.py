@@ -32,8 +32,10 @@ app = typer.Typer(
 )
 models = typer.Typer(help="The BPMN models.", no_args_is_help=True)
 policy = typer.Typer(help="The business rules.", no_args_is_help=True)
+audit = typer.Typer(help="The history of orders, as chains of hashes.", no_args_is_help=True)
 app.add_typer(models, name="models")
 app.add_typer(policy, name="policy")
+app.add_typer(audit, name="audit")
 
 PolicyFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="YAML or JSON.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Answer as JSON on standard output.")]
@@ -385,6 +387,84 @@ def policy_load(
     text = (file or project_file("domain/telecom.policy.yaml")).read_bytes()
     loaded = asyncio.run(load_policy(local_settings("database_url"), text, tenant))
     show(loaded, as_json, f"{loaded['policy']} is version {loaded['version']}")
+
+
+# -- looking after it -----------------------------------------------------------------------------
+
+
+@app.command()
+def verify(
+    tenant: Annotated[UUID | None, typer.Option(help="Default: all tenants.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Offenders told per check.")] = 20,
+    at_rest: Annotated[
+        bool, typer.Option("--at-rest", help="Also that nothing is stuck: true once load and faults have stopped.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check every invariant over the live data; exit code 1 with the offenders if any is broken."""
+    from domain.store.verify import NotAnAuditorError
+    from workers.verification import show_progress, verify
+
+    url = local_settings("auditor_database_url").auditor_database_url
+    try:
+        with show_progress(visible=not as_json) as progress:
+            report = asyncio.run(verify(url, tenant_id=tenant, limit=limit, at_rest=at_rest, progress=progress))
+    except NotAnAuditorError as error:
+        raise fail(str(error)) from error
+    show(report.to_json(), as_json, report.to_text())
+    if not report.valid:
+        raise typer.Exit(_FAILED)
+
+
+@audit.command("verify")
+def audit_verify(
+    order: Annotated[UUID | None, typer.Option(help="Default: all orders.")] = None,
+    tenant: Annotated[UUID | None, typer.Option(help="Default: all tenants.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="An export; no database is needed.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Recompute chains of hashes, live or from an export; exit code 1 with the first broken link.
+
+    `recourse audit export --order 6f1c… > history.jsonl && recourse audit verify --file history.jsonl`
+    """
+    from domain.store.verify import NotAnAuditorError
+    from workers.audit import ExportUnreadableError, verify_export, verify_live
+
+    try:
+        if file is not None:
+            with file.open(encoding="utf-8") as lines:
+                verified = verify_export(lines)
+        else:
+            url = local_settings("auditor_database_url").auditor_database_url
+            verified = asyncio.run(verify_live(url, order_id=order, tenant_id=tenant))
+    except (ExportUnreadableError, NotAnAuditorError) as error:
+        raise fail(str(error)) from error
+    show(verified.to_json(), as_json, verified.to_text())
+    if not verified.valid:
+        raise typer.Exit(_FAILED)
+
+
+@audit.command("export")
+def audit_export(
+    order: Annotated[UUID, typer.Option(help="Whose history.")],
+    tenant: Annotated[UUID | None, typer.Option(help="Default: whoever has it.")] = None,
+) -> None:
+    """Print an order's whole history as JSON lines, as `audit verify --file` takes it."""
+    from domain.store.verify import NotAnAuditorError
+    from workers.audit import export_order
+
+    url = local_settings("auditor_database_url").auditor_database_url
+
+    async def run() -> None:
+        async for line in export_order(url, order_id=order, tenant_id=tenant):
+            typer.echo(line)
+
+    try:
+        asyncio.run(run())
+    except NotAnAuditorError as error:
+        raise fail(str(error)) from error
 
 
 # -- our processes --------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from workers.local.home import PREFERRED_PORTS, free_port, write_json
 from workers.local.processes import Child, find_child
 from workers.local.supervisor import SUPERVISOR, find_children
 
-PARTS = {"api", "workers", "relay", "simulator", "postgres", "kafka", "engine"}
+PARTS = {"api", "workers", "relay", "reconciler", "simulator", "postgres", "kafka", "engine"}
 ADDRESSES = {"api", "database", "kafka", "engineGrpc", "engineRest", "operate", "tasklist"}
 POLICY = Path(__file__).parents[1] / "policies" / "energy.policy.yaml"
 
