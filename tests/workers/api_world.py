@@ -234,7 +234,6 @@ class ApiWorld:
         return int(await self.value(f"select count(*) from {table}"))
 
 
-
 async def read_test_keys() -> Any:
     return KeySet([RSA, EC]).as_dict(private=False)
 
@@ -246,13 +245,16 @@ def make_settings(app_url: str) -> Settings:
     )
 
 
+def make_doorkeeper() -> Doorkeeper:
+    return Doorkeeper(KeyRing(read_test_keys), issuer=ISSUER, audience="recourse")
+
+
 @asynccontextmanager
 async def open_world(app_url: str) -> AsyncIterator[ApiWorld]:
     async with AsyncExitStack() as stack:
         pool = await open_pool(app_url, size=8)
         stack.push_async_callback(pool.close)
-        doorkeeper = Doorkeeper(KeyRing(read_test_keys), issuer=ISSUER, audience="recourse")
-        service = Service(make_settings(app_url), pool, Door(pool), PolicyBook(), doorkeeper)
+        service = Service(make_settings(app_url), pool, Door(pool), PolicyBook(), make_doorkeeper())
         app = make_app(service)
         transport = httpx.ASGITransport(app)
         client = httpx.AsyncClient(transport=transport, base_url="http://recourse.test")

@@ -7,9 +7,25 @@ import json
 import uuid
 from typing import Any
 
+import httpx
 import pytest
+import structlog
 
-from tests.workers.api_world import BASE, ApiWorld, a_cancellation_body, an_order_body
+from domain.store.policies import PolicyBook
+from domain.store.pool import tenant_transaction
+from tests.postgres import Database
+from tests.workers.api_world import (
+    BASE,
+    ApiWorld,
+    a_cancellation_body,
+    an_order_body,
+    make_doorkeeper,
+    make_settings,
+    open_world,
+)
+from workers.api.app import make_app
+from workers.api.calls import COMMANDS
+from workers.api.service import Service
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -138,6 +154,56 @@ async def test_two_cancellations_at_once_are_one(world: ApiWorld) -> None:
 async def test_a_key_that_is_none(world: ApiWorld, key: str | None) -> None:
     answer = await world.post("/orders", an_order_body(), key=key)
     assert (answer.status_code, answer.json()["code"]) == (400, "IDEMPOTENCY_KEY_REQUIRED")
+
+
+async def test_what_is_locked_is_busy_and_never_waited_for_long(world: ApiWorld) -> None:
+    order_id = await world.create()
+    etag = await world.etag(f"/orders/{order_id}")
+    path = f"/orders/{order_id}/hold"
+    order = "select 1 from customer_order where order_id = $1 for update"
+    receipt = "insert into receipt (tenant_id, command_id, fingerprint) values ($1, $2, '')"
+    scope = (str(world.tenant), "olga", "POST", BASE + path, "claimed")
+    claimed = uuid.uuid5(COMMANDS, "\n".join(scope))
+    async with tenant_transaction(world.pool, world.tenant) as other:
+        await other.fetch(order, uuid.UUID(order_id))
+        await other.execute(receipt, world.tenant, claimed)
+        locked, in_flight = await asyncio.gather(
+            world.post(path, {}, as_=OPERATOR, if_match=etag),
+            world.post(path, {}, as_=OPERATOR, if_match=etag, key="claimed"),
+        )
+        await other.execute("delete from receipt where command_id = $1", claimed)
+    assert (locked.status_code, locked.json()["code"]) == (503, "UNAVAILABLE")
+    assert (in_flight.status_code, in_flight.json()["code"]) == (409, "IDEMPOTENCY_IN_FLIGHT")
+    assert locked.headers["retry-after"] == in_flight.headers["retry-after"] == "1"
+    assert (await world.post(path, {}, as_=OPERATOR, if_match=etag, key="claimed")).status_code == 202
+
+
+async def test_without_a_database_the_answer_is_later(api_database: Database) -> None:
+    async with open_world(api_database.app_url) as alone:
+        await alone.pool.close()
+        for answer in (await alone.get("/orders"), await alone.post("/orders", an_order_body())):
+            assert (answer.status_code, answer.json()["code"]) == (503, "UNAVAILABLE")
+            assert answer.headers["retry-after"] == "1"
+        ready = await alone.get("/readyz", as_=None)
+        assert (ready.status_code, list(ready.json()["troubles"])) == (503, ["database"])
+        assert (await alone.get("/healthz", as_=None)).status_code == 200
+
+
+async def test_a_defect_of_ours_says_nothing_of_the_customer(world: ApiWorld) -> None:
+    class Broken:
+        async def handle(self, *_: object) -> object:
+            raise LookupError("Ada Lovelace")
+
+    settings = make_settings("")
+    service = Service(settings, world.pool, Broken(), PolicyBook(), make_doorkeeper())  # type: ignore[arg-type]
+    transport = httpx.ASGITransport(make_app(service))
+    headers = {"Authorization": f"Bearer {world.token()}", "Idempotency-Key": "k"}
+    with structlog.testing.capture_logs() as lines:
+        async with httpx.AsyncClient(transport=transport, base_url="http://recourse.test") as client:
+            answer = await client.post(f"{BASE}/orders", json=an_order_body(), headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (500, "INTERNAL")
+    assert "Ada" not in answer.text + str(lines)
+    assert [line["error"] for line in lines if line["event"] == "request failed"] == ["LookupError"]
 
 
 # -- bodies ---------------------------------------------------------------------------------------------------------

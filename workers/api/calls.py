@@ -42,7 +42,7 @@ _TRACE_PARENT: Final = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}
 _NUMBER: Final = re.compile(r"\d{1,18}", re.ASCII)
 
 # Commands of one tenant, person, route and key are one command.
-_COMMANDS: Final = UUID("6f0e9a52-5f8c-5c55-9a58-2f4f6a2f9f31")
+COMMANDS: Final = UUID("6f0e9a52-5f8c-5c55-9a58-2f4f6a2f9f31")
 
 B = TypeVar("B", bound=Body)
 
@@ -259,10 +259,10 @@ def read_if_match(request: Request) -> str | None:
 def make_envelope(call: Call, key: str, fingerprint: str, *, on_behalf_of: str | None = None) -> Envelope:
     """The same tenant, person, method, address and key are the same command, whatever If-Match says."""
     request = call.request
-    scope = (str(call.tenant), call.caller.subject, request.method, request.url.path.lower(), key)
+    scope = (str(call.tenant), call.caller.subject, request.method, request.scope["path"].lower(), key)
     return Envelope(
         tenant_id=call.tenant,
-        command_id=uuid.uuid5(_COMMANDS, "\n".join(scope)),
+        command_id=uuid.uuid5(COMMANDS, "\n".join(scope)),
         actor=call.caller.actor,
         fingerprint=fingerprint,
         if_match=read_if_match(request),

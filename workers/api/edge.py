@@ -4,6 +4,7 @@ It must never read a body."""
 from __future__ import annotations
 
 import time
+import traceback
 from typing import Final
 
 import structlog
@@ -24,6 +25,11 @@ _HEADERS: Final = (
     ("Referrer-Policy", "no-referrer"),
 )
 _CLOSED: Final = "default-src 'none'; frame-ancestors 'none'"
+
+
+def _trail(error: Exception) -> list[str]:
+    """Where it happened, innermost last; never the message, which may quote what a customer wrote."""
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)[-8:]]
 
 
 class Meters:
@@ -71,10 +77,10 @@ class Edge:
         try:
             try:
                 await self._app(scope, receive, finish)
-            except Exception:
+            except Exception as error:
                 if status:
                     raise
-                log.exception("request failed", method=scope["method"], path=scope["path"])
+                log.error("request failed", error=type(error).__name__, where=_trail(error))  # noqa: TRY400
                 problem = Problem(500, "INTERNAL", "Something is broken on our side; name the traceId.")
                 response = problem_response(problem, base_url=self._base_url, trace_id=trace.trace_id)
                 await response(scope, receive, finish)

@@ -207,15 +207,10 @@ class CancellationBody(Body):
     requested_at: ClaimedTime | None = None
     scope: Scope
     force_manual_review: bool = False
-    preview_id: AssetText | None = None
 
     @property
     def claimant(self) -> str | None:
         return self.requested_by.actor_id if self.requested_by else None
-
-
-class PreviewBody(CancellationBody):
-    kind: Literal["CANCELLATION"]
 
 
 class Disposition(Body):
