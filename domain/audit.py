@@ -4,12 +4,13 @@ written by anything but the transaction whose facts it records."""
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 from uuid import UUID
+
+import orjson
 
 from domain.values import Json
 
@@ -36,7 +37,7 @@ class AuditEntry:
     hash: bytes = b""
 
     def canonical(self) -> bytes:
-        """The bytes that are hashed: every field but the hash, in one fixed spelling."""
+        """The bytes that are hashed: every field but the hashes, as one JSON list in UTF-8, keys sorted, no spaces."""
         fields = [
             str(self.order_id),
             self.sequence,
@@ -51,7 +52,7 @@ class AuditEntry:
             str(self.request_id) if self.request_id else None,
             self.data,
         ]
-        return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+        return orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)
 
     def expected_hash(self) -> bytes:
         return hashlib.sha256(self.previous_hash + self.canonical()).digest()
@@ -92,3 +93,48 @@ def find_break(entries: Iterable[AuditEntry], head: tuple[int, bytes] | None = N
         if broken is not None:
             return broken
     return chain.ends_at(*head) if head else None
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """Where a chain does not hold: its order, and the first link that is missing, altered or re-hashed."""
+
+    tenant_id: UUID
+    order_id: UUID
+    sequence: int
+
+
+class Walk:
+    """Many chains, one order after the other; each tells its first break and is not looked at any further."""
+
+    def __init__(self) -> None:
+        self.orders = self.entries = 0
+        self._end: tuple[UUID, UUID, int, bytes] | None = None
+        self._chain = Chain()
+        self._broken = False
+
+    def enter(self, tenant_id: UUID, order_id: UUID, sequence: int, digest: bytes) -> Break | None:
+        """The next entries are this order's, whose row names that end; how the order before it ended."""
+        if self._end is not None and self._end[:2] == (tenant_id, order_id):
+            return None
+        left = self.finish()
+        self.orders += 1
+        self._end, self._chain, self._broken = (tenant_id, order_id, sequence, digest), Chain(), False
+        return left
+
+    def follow(self, entry: AuditEntry) -> Break | None:
+        self.entries += 1
+        return None if self._broken else self._tell(self._chain.follow(entry))
+
+    def finish(self) -> Break | None:
+        """There are no more entries of this order."""
+        if self._end is None or self._broken:
+            return None
+        return self._tell(self._chain.ends_at(*self._end[2:]))
+
+    def _tell(self, sequence: int | None) -> Break | None:
+        if sequence is None:
+            return None
+        assert self._end is not None
+        self._broken = True
+        return Break(*self._end[:2], sequence)

@@ -1,0 +1,385 @@
+"""Short lives of one order that together make everything happen that the product can tell the world.
+
+Each is played twice: on the pure core, for the events that it tells, and on a real database, for what it leaves there.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any
+
+import orjson
+
+from domain import commands as ask
+from domain.decide import Surroundings
+from domain.order import Asset, Decision, Request
+from domain.store.orders import _plain, draft_rows
+from domain.values import Actor, AssetId, EffectId, Run, TaskId
+from tests.builders import (
+    AGENT,
+    APPROVER,
+    OPERATOR,
+    Outside,
+    World,
+    an_item,
+    an_order,
+    changed_telecom,
+    confirmed,
+)
+
+ASSET = AssetId(uuid.UUID("00000000-0000-4000-8000-0000000000a5"))
+FIBER = (
+    "reserve-inventory",
+    "assign-resource",
+    "create-appointment",
+    "ship-device",
+    "perform-visit",
+    "activate-service",
+    "start-billing",
+)
+
+
+class Stage(World):
+    """A world whose policy can be changed while an order is under way."""
+
+    def change_policy(self, change: Callable[[dict[str, Any]], None]) -> None:
+        self.policy = changed_telecom(change)
+        self.policy_version += 1
+
+
+class Recorder(Stage):
+    """A stage that keeps what would lie in the outboxes: `told` as it goes to Kafka, `messages` as to the engine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[dict[str, Any]] = []
+
+    def do(
+        self,
+        command: ask.Command,
+        actor: Actor | None = None,
+        around: Surroundings | None = None,
+        command_id: uuid.UUID | None = None,
+    ) -> Decision:
+        decision = super().do(command, actor, around, command_id)
+        rows = draft_rows(decision.draft, None)["outbox"]
+        self.told += orjson.loads(orjson.dumps(rows, default=_plain))
+        self.order = decision.draft.result()  # with its new place in the chain
+        return decision
+
+
+Story = Callable[[Stage], None]
+
+
+# -- what outside systems may say -------------------------------------------------------------------------------
+
+
+def answers(**said: Mapping[str, Any]) -> Outside:
+    """Everything is confirmed, but the task types named here (with _ for -)."""
+    special = {name.replace("_", "-"): answer for name, answer in said.items()}
+    return lambda call: special.get(call["body"]["taskType"]) or confirmed(call)
+
+
+ACCEPTED: Mapping[str, Any] = {"state": "ACCEPTED"}
+UNKNOWN: Mapping[str, Any] = {"state": "UNKNOWN", "reason": "timed out"}
+REFUSED: Mapping[str, Any] = {"state": "NO_EFFECT", "reason": "out of stock"}
+CONFIRMED: Mapping[str, Any] = {"state": "CONFIRMED", "external_reference": "late-1", "output": {}}
+
+
+def hear(world: World, task_type: str, said: Mapping[str, Any], nth: int = -1) -> None:
+    """The system calls back about the nth effect of a type."""
+    effects = [effect for effect in world.the_order.effects.values() if effect.task_type == task_type]
+    world.report({"effect_id": effects[nth].effect_id}, said, source="CALLBACK")
+
+
+def verify(world: World, handed: Mapping[str, Any], finding: Any) -> Mapping[str, Any]:
+    """One round of verification: ask the core, play the system's answer, tell the core."""
+    task_id = TaskId(uuid.UUID(handed["task_id"]))
+    told = world.do(ask.ClaimVerification(world.order_id, task_id, handed["release"], Run(task_id))).body
+    if told["verdict"] != "ask":
+        return told
+    effect_id = EffectId(uuid.UUID(told["effect_id"]))
+    return world.do(ask.RecordOutcome(world.order_id, effect_id, finding, "VERIFICATION", told["attempt"])).body
+
+
+def approve(world: World, request: Request, **dispositions: str) -> None:
+    command = ask.ApproveCancellation(world.order_id, request.request_id, "agreed", dispositions)
+    world.do(command, APPROVER)
+
+
+def retry(world: World) -> None:
+    case = world.open_case()
+    world.do(ask.RepairCase(world.order_id, case.case_id, "RETRY", "SYSTEM_RECOVERED", "it is back"), OPERATOR)
+
+
+def undo(world: World, request: Request, outside: Outside = confirmed) -> None:
+    world.plan(request)
+    world.run_flow(outside)
+
+
+# -- fulfillment ------------------------------------------------------------------------------------------------
+
+
+def delivered_then_cancelled_too_late(world: Stage) -> None:
+    """T10, and a system that takes its word back."""
+    world.accept().decompose().run_flow()
+    assert world.state == "COMPLETED"
+    assert world.cancel().outcome == "NEW_ORDER_REQUIRED"
+    hear(world, "reserve-inventory", REFUSED)
+
+
+def no_longer_sold(world: Stage) -> None:
+    world.accept(an_order(an_item(offering="legacy-contract")))
+    world.change_policy(lambda document: document["offerings"].pop("legacy-contract"))
+    world.do(ask.ValidateOrder(world.order_id, world.the_order.head.run))
+    assert world.state == "REJECTED"
+    world.change_policy(lambda _: None)
+
+
+def held_and_released(world: Stage) -> None:
+    world.accept().decompose().run_to("reserve-inventory")
+    world.do(ask.HoldOrder(world.order_id), OPERATOR)
+    assert (world.state, world.release()) == ("ON_HOLD", [])
+    world.do(ask.ReleaseOrder(world.order_id), OPERATOR)
+    world.run_flow()
+    assert world.state == "COMPLETED"
+
+
+def asset_modified(world: Stage) -> None:
+    asset = Asset(ASSET, "c-9", "fiber-500", {}, "ACTIVE")
+    world.do(an_order(an_item(action="MODIFY", target_asset=ASSET)), AGENT, Surroundings({ASSET: asset}))
+    world.decompose().run_flow()
+    assert world.state == "COMPLETED"
+
+
+def flow_restarted(world: Stage) -> None:
+    world.accept().decompose().release()
+    plan = world.the_order.plan
+    assert plan is not None
+    world.do(ask.RestartFlow(world.order_id, plan.plan_id, "INSTANCE_GONE"))
+    world.run_flow()
+    assert world.state == "COMPLETED"
+
+
+def bundle_loses_a_part(world: Stage) -> None:
+    world.accept(
+        an_order(an_item(offering="home-bundle"), an_item("2", parent="1"), an_item("3", "router", parent="1"))
+    )
+    world.decompose().run_to("reserve-inventory")
+    request = world.judge(world.cancel(scope="ITEMS", item_ids=("3",)))
+    world.run_flow()
+    assert (world.request(request.request_id).status, world.state) == ("COMPLETED", "PARTIALLY_COMPLETED")
+
+
+# -- failures and cases -----------------------------------------------------------------------------------------
+
+
+def refused_and_repaired(world: Stage) -> None:
+    world.accept().decompose().run_flow(answers(reserve_inventory=REFUSED))
+    case = world.open_case()
+    world.do(ask.AssignCase(world.order_id, case.case_id, "olga"), OPERATOR)
+    world.do(ask.RaiseJeopardy(world.order_id, case.case_id, "CASE_SLA"))
+    world.do(ask.RecordRepair(world.order_id, case.case_id, Run(case.case_id), case.wait_key, "kim", "WAIVE", "no"))
+    retry(world)
+    world.run_flow()
+    assert world.state == "COMPLETED"
+
+
+def unknown_for_long_then_refused(world: Stage) -> None:
+    """The case was about an outcome that nobody knew; then the outcome comes, and it is a refusal."""
+    world.accept().decompose()
+    handed = next(h for h in world.release() if world.task_by_id(h["task_id"]).task_type == "reserve-inventory")
+    world.report(world.claim(handed), UNKNOWN)
+    world.wait(timedelta(days=2))
+    assert verify(world, handed, "UNREACHABLE")["verdict"] == "case"
+    hear(world, "reserve-inventory", REFUSED)
+    assert world.open_case().category == "BUSINESS"
+
+
+def unknown_then_found(world: Stage) -> None:
+    world.accept().decompose()
+    world.handed = world.release()
+    handed = next(h for h in world.handed if world.task_by_id(h["task_id"]).task_type == "reserve-inventory")
+    world.report(world.claim(handed), UNKNOWN)
+    assert verify(world, handed, "CONFIRMED") == {"verdict": "confirmed"}
+    world.run_flow()
+    assert world.state == "COMPLETED"
+
+
+def happened_after_all(world: Stage) -> None:
+    """T11: refused, given up and cancelled; then the system says that it did it."""
+    world.accept().decompose()
+    world.run_flow(answers(reserve_inventory=REFUSED), only={"reserve-inventory", "assign-resource"})
+    request = world.judge(world.cancel())
+    world.run_flow()
+    assert (world.state, request.status) == ("CANCELLED", "COMPENSATING")
+    hear(world, "reserve-inventory", CONFIRMED)
+    assert world.open_case().context == "LATE_EFFECT"
+    world.run_flow()
+    assert world.effect("reserve-inventory").state == "REVERSED"
+
+
+# -- cancellation -----------------------------------------------------------------------------------------------
+
+
+def cancelled_before_anything(world: Stage) -> None:
+    world.accept()
+    world.judge(world.cancel())
+    assert world.state == "CANCELLED"
+
+
+def cancelled_on_the_way(world: Stage) -> None:
+    world.accept().decompose().run_to(*FIBER[:3])
+    world.judge(world.cancel())
+    world.run_flow()
+    assert world.state == "CANCELLED"
+
+
+def not_cancellable(world: Stage) -> None:
+    world.accept(an_order(an_item(offering="mobile-port-in"))).decompose().run_to("ship-device", "port-number")
+    assert world.judge(world.cancel()).outcome == "NOT_CANCELLABLE"
+    world.run_flow()
+    assert world.state == "COMPLETED"
+
+
+def out_of_grace(world: Stage) -> None:
+    world.accept().decompose()
+    world.run_flow(answers(assign_resource=ACCEPTED), only={"reserve-inventory", "assign-resource"})
+    request = world.cancel()
+    assert world.begin(request)["verdict"] == "wait"
+    world.wait(timedelta(minutes=2, seconds=1))
+    world.judge(request)
+    hear(world, "assign-resource", CONFIRMED)
+    world.run_flow()
+    assert world.state == "CANCELLED"
+
+
+def shipment_stopped(world: Stage) -> None:
+    world.accept().decompose().run_flow(answers(ship_device=ACCEPTED), only=set(FIBER[:4]))
+    world.judge(world.cancel())
+    world.run_flow()
+    assert (world.state, world.effect("ship-device").state) == ("CANCELLED", "NO_EFFECT")
+
+
+def shipment_not_stopped(world: Stage) -> None:
+    """A refused withdrawal sends the request back; its plan is superseded."""
+    world.accept().decompose().run_flow(answers(ship_device=ACCEPTED), only=set(FIBER[:4]))
+    request = world.judge(world.cancel())
+    world.run_flow(answers(stop_shipment=REFUSED))
+    assert world.begin(request)["verdict"] == "wait"
+    hear(world, "ship-device", CONFIRMED)
+    request = world.judge(request)
+    approve(world, request)
+    undo(world, request)
+    assert world.state == "PARTIALLY_COMPLETED"
+
+
+def reviewed_and_kept_in_part(world: Stage) -> None:
+    world.accept().decompose().run_to(*FIBER[:6])
+    request = world.judge(world.cancel())
+    world.do(ask.RaiseJeopardy(world.order_id, request.request_id, "APPROVAL_SLA"))
+    review = ask.RecordReview(world.order_id, request.request_id, request.run, request.wait_key)
+    assert world.do(review).body == {"verdict": "again"}
+    approve(world, request)
+    undo(world, request)
+    assert world.state == "PARTIALLY_COMPLETED"
+
+
+def reviewed_and_refused(world: Stage) -> None:
+    world.accept().decompose().run_to(*FIBER[:4])
+    request = world.judge(world.cancel())
+    world.do(ask.RejectCancellation(world.order_id, request.request_id, "too late"), APPROVER)
+    world.run_flow()
+    assert world.state == "COMPLETED"
+
+
+def thought_better(world: Stage) -> None:
+    world.accept().decompose().run_to("reserve-inventory")
+    request = world.judge(world.cancel())
+    world.do(ask.WithdrawCancellation(world.order_id, request.request_id, "stay"), AGENT)
+    world.run_flow()
+    assert world.state == "COMPLETED"
+
+
+def late_and_paid(world: Stage) -> None:
+    world.accept().decompose().run_to(*FIBER[:3])
+    world.wait(timedelta(days=10, hours=9))
+    request = world.judge(world.cancel())
+    world.do(ask.AnswerCharge(world.order_id, request.request_id, True), AGENT)
+    undo(world, request)
+    assert world.state == "CANCELLED"
+
+
+def late_and_declined(world: Stage) -> None:
+    world.accept().decompose().run_to(*FIBER[:3])
+    world.wait(timedelta(days=10, hours=9))
+    request = world.judge(world.cancel())
+    world.do(ask.AnswerCharge(world.order_id, request.request_id, False), AGENT)
+    assert world.state == "IN_PROGRESS"
+
+
+def late_and_silent(world: Stage) -> None:
+    world.accept().decompose().run_to(*FIBER[:3])
+    world.wait(timedelta(days=10, hours=9))
+    request = world.judge(world.cancel())
+    world.wait(timedelta(days=2))
+    assert world.assess(request)["verdict"] == "rejected"
+
+
+def undoing_refused_and_repaired(world: Stage) -> None:
+    world.accept().decompose().run_to("reserve-inventory")
+    world.judge(world.cancel())
+    world.run_flow(answers(release_inventory=REFUSED))
+    assert (world.state, world.compensation().state) == ("FALLOUT", "BLOCKED")
+    retry(world)
+    world.run_flow()
+    assert world.state == "CANCELLED"
+
+
+def undone_by_hand(world: Stage) -> None:
+    world.accept(an_order(an_item(offering="legacy-contract"))).decompose().run_to("legacy-contract-note")
+    request = world.judge(world.cancel())
+    approve(world, request, **{str(world.task("legacy-contract-note").task_id): "MANUAL"})
+    world.plan(request)
+    assert (world.state, world.open_case().context) == ("FALLOUT", "COMPENSATION")
+
+
+def small_cancellation_overtaken(world: Stage) -> None:
+    world.accept(an_order(an_item(), an_item("2", "static-ip", relies_on=("1",)))).decompose()
+    world.run_to("reserve-inventory", "assign-number")
+    small = world.cancel(scope="ITEMS", item_ids=("2",))
+    world.begin(small)
+    world.judge(world.cancel())
+    world.run_flow()
+    assert (world.state, world.request(small.request_id).status) == ("CANCELLED", "SUPERSEDED")
+
+
+STORIES: tuple[Story, ...] = (
+    delivered_then_cancelled_too_late,
+    no_longer_sold,
+    held_and_released,
+    asset_modified,
+    flow_restarted,
+    bundle_loses_a_part,
+    refused_and_repaired,
+    unknown_for_long_then_refused,
+    unknown_then_found,
+    happened_after_all,
+    cancelled_before_anything,
+    cancelled_on_the_way,
+    not_cancellable,
+    out_of_grace,
+    shipment_stopped,
+    shipment_not_stopped,
+    reviewed_and_kept_in_part,
+    reviewed_and_refused,
+    thought_better,
+    late_and_paid,
+    late_and_declined,
+    late_and_silent,
+    undoing_refused_and_repaired,
+    undone_by_hand,
+    small_cancellation_overtaken,
+)
