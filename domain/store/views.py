@@ -469,33 +469,51 @@ def _request(row: Row) -> dict[str, Json]:
 async def list_compensation_plans(
     pool: Pool, tenant_id: TenantId, order_id: OrderId, *, limit: int, after: Place | None
 ) -> Page:
-    rows = await _one(
-        pool, tenant_id, "list_compensation_plans", order_id=order_id, plan_id=None, limit=limit + 1, **_after(after)
-    )
-    if rows is None:
-        raise OrderNotFound
-    shown = (_compensation_plan(row, order_id) for row in rows)
-    return _page(rows, limit, shown, "created_at", "plan_id")
+    """Whole plans, oldest first."""
+    plans = await _compensation_plans(pool, tenant_id, order_id, plan_id=None, limit=limit + 1, **_after(after))
+    return _page(plans, limit, (_show_plan(row, order_id) for row in plans), "created_at", "plan_id")
 
 
 async def read_compensation_plan(
     pool: Pool, tenant_id: TenantId, order_id: OrderId, plan_id: PlanId
 ) -> dict[str, Json]:
-    rows = await _one(
-        pool, tenant_id, "list_compensation_plans", order_id=order_id, plan_id=plan_id, limit=1, **_after(None)
-    )
-    if rows is None:
-        raise OrderNotFound
-    if not rows:
+    plans = await _compensation_plans(pool, tenant_id, order_id, plan_id=plan_id, limit=1, **_after(None))
+    if not plans:
         raise PlanNotFound
-    return _compensation_plan(rows[0], order_id)
+    return _show_plan(plans[0], order_id)
 
 
-def _compensation_plan(row: Row, order_id: OrderId) -> dict[str, Json]:
+async def _compensation_plans(pool: Pool, tenant_id: TenantId, order_id: OrderId, **asked: Any) -> list[Row]:
+    """The rows of plans, each with its tasks, and each of these with its predecessors and attempts."""
+    found = await _one(pool, tenant_id, "list_compensation_plans", order_id=order_id, **asked)
+    if found is None:
+        raise OrderNotFound
+    before, attempts = _gather(found["edges"]), _gather(found["attempts"])
+    tasks = _gather(
+        [
+            task["plan_id"],
+            task
+            | {
+                "depends_on": before.get(task["task_id"], []),
+                "attempts": attempts.get(task["task_id"], []),
+            },
+        ]
+        for task in found["tasks"] or ()
+    )
+    return [plan | {"tasks": tasks.get(plan["plan_id"], [])} for plan in found["plans"] or ()]
+
+
+def _gather(pairs: Iterable[Any] | None) -> dict[str, list[Any]]:
+    gathered: dict[str, list[Any]] = {}
+    for key, value in pairs or ():
+        gathered.setdefault(key, []).append(value)
+    return gathered
+
+
+def _show_plan(row: Row, order_id: OrderId) -> dict[str, Json]:
     order = f"{_BASE}/orders/{order_id}"
-    tasks = row["tasks"] or []
-    depth = find_depths({task["task_id"]: task["depends_on"] for task in tasks})
-    tasks = sorted(tasks, key=lambda task: (depth[task["task_id"]], task["step"], task["task_id"]))
+    depth = find_depths({task["task_id"]: task["depends_on"] for task in row["tasks"]})
+    tasks = sorted(row["tasks"], key=lambda task: (depth[task["task_id"]], task["step"], task["task_id"]))
     return {
         "compensationPlanId": row["plan_id"],
         "orderId": str(order_id),
@@ -543,8 +561,13 @@ async def read_progress(pool: Pool, tenant_id: TenantId, order_id: OrderId) -> d
         raise OrderNotFound
     request = found["request"]
     undoing = request is not None and request["scope"] == "ORDER" and request["plan_id"] is not None
+    before = _gather(found["edges"])
     tasks = (
-        [task for task in found["undoings"] or () if task["plan_id"] == request["plan_id"]]
+        [
+            task | {"depends_on": before.get(task["task_id"], [])}
+            for task in found["undoings"] or ()
+            if task["plan_id"] == request["plan_id"]
+        ]
         if undoing
         else found["tasks"] or []
     )
