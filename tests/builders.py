@@ -36,6 +36,14 @@ def telecom() -> Policy:
     return parse_policy(read_policy_text((ROOT / "domain/telecom.policy.yaml").read_text()))
 
 
+def energy(change: Callable[[dict[str, Any]], None] | None = None) -> Policy:
+    """Another business altogether: nothing in the product knows it."""
+    document: Any = read_policy_text((ROOT / "tests/policies/energy.policy.yaml").read_text())
+    if change:
+        change(document)
+    return parse_policy(document)
+
+
 def changed_telecom(change: Callable[[dict[str, Any]], None]) -> Policy:
     """The shipped policy with one thing changed, for rules that it does not use."""
     document: Any = read_policy_text((ROOT / "domain/telecom.policy.yaml").read_text())
@@ -46,6 +54,23 @@ def changed_telecom(change: Callable[[dict[str, Any]], None]) -> Policy:
 def confirmed(call: Mapping[str, Any]) -> Mapping[str, Any]:
     """The outside system that does everything at once."""
     return {"state": "CONFIRMED", "external_reference": f"ref-{call['body']['taskType']}", "output": {"captured": 3999}}
+
+
+def accepted(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"state": "ACCEPTED"}
+
+
+def refused(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"state": "NO_EFFECT", "reason": "not here"}
+
+
+def silent(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"state": "UNKNOWN", "reason": "timed out"}
+
+
+def only(types: Mapping[str, Outside]) -> Outside:
+    """Outside systems that answer these task types so, and do everything else at once."""
+    return lambda call: types.get(call["body"]["taskType"], confirmed)(call)
 
 
 def an_item(item_id: str = "1", offering: str = "fiber-500", **overrides: Any) -> ask.OrderItem:
@@ -155,7 +180,7 @@ class World:
 
     def report(self, call: Mapping[str, Any], answer: Mapping[str, Any], source: Any = "CALL") -> Mapping[str, Any]:
         effect_id = EffectId(uuid.UUID(str(call["effect_id"])))
-        attempt = call["attempt"] if source == "CALL" else None
+        attempt = None if source == "CALLBACK" else call.get("attempt")
         command = ask.RecordOutcome(self.order_id, effect_id, source=source, attempt=attempt, **answer)
         return self.do(command).body
 
@@ -213,6 +238,23 @@ class World:
             self.plan(request)
         return self.request(request.request_id)
 
+    def approve(self, request: Request, dispositions: Mapping[str, str] | None = None) -> Request:
+        command = ask.ApproveCancellation(self.order_id, request.request_id, dispositions=dispositions or {})
+        self.do(command, APPROVER)
+        return self.request(request.request_id)
+
+    def retry(self) -> None:
+        """The operator's answer to the one open case: try again."""
+        self.do(ask.RepairCase(self.order_id, self.open_case().case_id, "RETRY", "SYSTEM_RECOVERED"), OPERATOR)
+
+    def verify(self, task_type: str, finding: Any) -> Mapping[str, Any]:
+        """One round of verification: ask the core, play the system's answer, tell the core."""
+        task = self.task(task_type)
+        told = self.do(ask.ClaimVerification(self.order_id, task.task_id, task.release, Run(task.task_id))).body
+        if told["verdict"] != "ask":
+            return told
+        return self.report(told, {"state": finding}, source="VERIFICATION")
+
     # -- looking --------------------------------------------------------------------------------------------
 
     @property
@@ -251,7 +293,10 @@ class World:
         return next(case for case in self.the_order.cases.values() if case.is_open)
 
     def called(self, task_type: str) -> int:
-        return len([call for call in self.calls if call["body"]["taskType"] == task_type])
+        return len(self.calls_of(task_type))
+
+    def calls_of(self, task_type: str) -> list[Mapping[str, Any]]:
+        return [call for call in self.calls if call["body"]["taskType"] == task_type]
 
     def sent(self, name: str) -> list[Message]:
         return [message for message in self.messages if message.name == name]

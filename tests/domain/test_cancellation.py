@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -20,24 +19,18 @@ from domain.errors import (
     ScopeInvalid,
 )
 from domain.values import Actor, RequestId
-from tests.builders import AGENT, APPROVER, World, an_item, an_order, changed_telecom, confirmed
-
-
-def accepted(call: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {"state": "ACCEPTED"}
-
-
-def refused(call: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {"state": "NO_EFFECT", "reason": "not here"}
-
-
-def silent(call: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {"state": "UNKNOWN", "reason": "timed out"}
-
-
-def only(types: dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]]) -> Callable[..., Mapping[str, Any]]:
-    return lambda call: types.get(call["body"]["taskType"], confirmed)(call)
-
+from tests.builders import (
+    AGENT,
+    APPROVER,
+    World,
+    accepted,
+    an_item,
+    an_order,
+    changed_telecom,
+    only,
+    refused,
+    silent,
+)
 
 # -- the golden scenario, and before it ------------------------------------------------------------------
 

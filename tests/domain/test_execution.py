@@ -136,7 +136,7 @@ def test_an_outcome_that_nobody_can_tell_becomes_a_case_in_the_end() -> None:
 
 
 def test_a_callback_before_the_answer_that_announces_it_is_kept() -> None:
-    world, handed, call = called()
+    world, _, call = called()
     world.report(call, {"state": "CONFIRMED", "external_reference": "early"}, source="CALLBACK")
     assert world.report(call, {"state": "ACCEPTED"}) == {"verdict": "confirmed"}
     assert world.effect("reserve-inventory").external_reference == "early"

@@ -1,0 +1,542 @@
+"""Corners of the core: two changes that meet, outcomes that come late or twice, work that items share."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from domain import commands as ask
+from domain.decide import Surroundings
+from domain.errors import ChangeActive, ItemUnknown, RepairNotPossible, ScopeInvalid
+from domain.order import Asset, Request
+from domain.values import AssetId
+from tests.builders import (
+    AGENT,
+    World,
+    accepted,
+    an_item,
+    an_order,
+    changed_telecom,
+    energy,
+    only,
+    refused,
+    silent,
+)
+
+YES = {"state": "CONFIRMED", "external_reference": "late"}
+NO = {"state": "NO_EFFECT", "reason": "no"}
+FIRST = ("reserve-inventory", "assign-resource")
+UP_TO_SHIPMENT = (*FIRST, "create-appointment", "ship-device")
+
+
+def reversible(document: dict[str, Any], reversibility: str = "AUTOMATIC") -> None:
+    """Activation that can be undone at any time."""
+    row = document["task_types"]["activate-service"]
+    row["reversibility"] = reversibility
+    del row["irreversible_after_state"]
+
+
+def two_items(second: str = "router") -> World:
+    return World().accept(an_order(an_item(), an_item("2", second))).decompose()
+
+
+def cancel_item(world: World, *item_ids: str, **more: Any) -> Request:
+    return world.judge(world.cancel(scope="ITEMS", item_ids=item_ids, **more))
+
+
+def past_grace(world: World, **scope: Any) -> Request:
+    """A cancellation that has waited as long as it may for what is under way."""
+    request = world.cancel(**scope)
+    world.begin(request)
+    world.wait(timedelta(minutes=2))
+    return world.judge(request)
+
+
+def states(world: World) -> dict[str, str]:
+    return {item.item_id: item.state for item in world.the_order.items.values()}
+
+
+# -- an item's cancellation under one of the whole order ------------------------------------------------------
+
+
+def test_the_order_waits_for_an_items_undoing_that_is_past_its_commit_point_and_undoes_nothing_twice() -> None:
+    world = World().accept(an_order(an_item("2", "router"))).decompose().run_to("reserve-inventory")
+    cancel_item(world, "2")
+    world.run_flow(only({"release-inventory": accepted}))
+    [call] = world.calls_of("release-inventory")
+    request = world.judge(world.cancel())
+    assert (request.status, world.state) == ("COMPENSATING", "CANCELLING")
+    world.report(call, YES, source="CALLBACK")
+    world.run_flow()
+    assert (world.state, world.called("release-inventory")) == ("CANCELLED", 1)
+
+
+def test_an_items_plan_short_of_its_commit_point_gives_way_to_the_orders() -> None:
+    world = two_items().run_to("reserve-inventory")
+    smaller = cancel_item(world, "2")
+    world.judge(world.cancel())
+    world.run_flow()
+    assert world.state == "CANCELLED"
+    assert world.request(smaller.request_id).status == "SUPERSEDED"
+    assert world.called("release-inventory") == 2
+
+
+def test_a_parked_items_undoing_is_not_claimed() -> None:
+    world = two_items().run_to("reserve-inventory")
+    request = cancel_item(world, "2")
+    [handed] = world.release(world.compensation().plan_id)
+    world.cancel()
+    assert world.claim(handed)["verdict"] == "stand_down"
+    assert world.request(request.request_id).committed_at is None
+
+
+def test_a_parked_items_cancellation_is_not_approved() -> None:
+    world = two_items().run_to("reserve-inventory")
+    request = cancel_item(world, "2", force_manual_review=True)
+    world.cancel()
+    with pytest.raises(ChangeActive):
+        world.approve(request)
+
+
+def test_two_item_cancellations_overlap_by_what_they_touch_and_not_by_what_they_name() -> None:
+    world = World().accept(
+        an_order(an_item(offering="home-bundle"), an_item("2", parent="1"), an_item("3", "router", parent="1"))
+    )
+    world.decompose()
+    world.cancel(scope="ITEMS", item_ids=("1",))
+    with pytest.raises(ChangeActive):
+        world.cancel(scope="ITEMS", item_ids=("3",))
+
+
+# -- work that items share ------------------------------------------------------------------------------------
+
+
+def test_a_shared_task_is_the_others_once_one_item_is_gone_and_the_last_one_takes_it_along() -> None:
+    """EC21, first half."""
+    world = two_items("fiber-500").run_to(*FIRST, "create-appointment")
+    first = cancel_item(world, "1")
+    world.run_flow(only={"release-inventory", "release-resource"})
+    first = world.request(first.request_id)
+    assert (first.status, first.proposals) == ("COMPLETED", ())
+    assert (world.task("create-appointment").item_ids, world.called("cancel-appointment")) == (("2",), 0)
+    cancel_item(world, "2")
+    world.run_flow()
+    assert (world.state, states(world)) == ("CANCELLED", {"1": "CANCELLED", "2": "CANCELLED"})
+    assert world.called("cancel-appointment") == 1
+
+
+def test_one_item_delivered_and_the_rest_cancelled_is_a_partial_order() -> None:
+    """EC21, second half."""
+    world = two_items("mobile-sim")
+    cancel_item(world, "1")
+    world.run_flow()
+    assert (world.state, states(world)) == ("PARTIALLY_COMPLETED", {"1": "CANCELLED", "2": "COMPLETED"})
+
+
+def test_a_closure_that_has_grown_is_held_too() -> None:
+    world = two_items("fiber-500").run_to(*FIRST)
+    first = cancel_item(world, "1", force_manual_review=True)
+    second = cancel_item(world, "2", force_manual_review=True)
+    shared = world.task("create-appointment").task_id
+    assert shared not in world.the_order.holds
+    world.approve(first)
+    world.approve(second)  # now nobody else needs the appointment
+    assert str(second.request_id) in world.the_order.holds[shared]
+    assert all(world.task_by_id(handed["task_id"]).task_id != shared for handed in world.release())
+
+
+def test_a_share_counts_as_given_up_by_the_closure_and_not_by_the_ids_named() -> None:
+    world = World().accept(an_order(an_item(offering="home-bundle"), an_item("2", parent="1"), an_item("3")))
+    world.decompose().run_to(*FIRST, "create-appointment")
+    world.plan(world.approve(cancel_item(world, "1", force_manual_review=True)))
+    cancel_item(world, "3")
+    world.run_flow()
+    assert (world.state, world.called("cancel-appointment")) == ("CANCELLED", 1)
+
+
+@pytest.mark.parametrize(
+    ("left", "end"), [(("router",), "CANCELLED"), (("router", "fiber-500"), "PARTIALLY_COMPLETED")]
+)
+def test_a_bundle_without_work_of_its_own_ends_as_its_children_do(left: tuple[str, ...], end: str) -> None:
+    def loosen(document: dict[str, Any]) -> None:
+        document["offerings"]["home-bundle"]["children"] = {"optional": ["fiber-500", "router"]}
+
+    children = [an_item(str(n), offering, parent="1") for n, offering in enumerate(left, 2)]
+    world = World(changed_telecom(loosen))
+    world.accept(an_order(an_item(offering="home-bundle"), *children, an_item("9", "mobile-sim"))).decompose()
+    cancel_item(world, "2")
+    world.run_flow()
+    assert states(world)["1"] == end
+
+
+# -- around the commit point ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("found", ["callback", "verification"])
+def test_a_straggler_without_effect_past_the_commit_point_is_cancelled_and_never_runs(found: str) -> None:
+    world = two_items("mobile-sim")
+    slow = accepted if found == "callback" else silent
+    world.run_flow(only({"assign-resource": slow}), only=set(FIRST))
+    past_grace(world, scope="ITEMS", item_ids=("1",))
+    world.run_flow(only={"release-inventory"})
+    if found == "callback":
+        world.report(world.calls_of("assign-resource")[0], NO, source="CALLBACK")
+    else:
+        world.wait(timedelta(minutes=1))
+        world.verify("assign-resource", "MISSING")
+        world.verify("assign-resource", "MISSING")
+    assert world.task("assign-resource").state == "CANCELLED"
+    world.run_flow()
+    assert (world.called("assign-resource"), states(world)["1"]) == (1, "CANCELLED")
+    assert not [case for case in world.the_order.cases.values() if case.is_open]
+
+
+def test_a_straggler_that_comes_true_after_all_is_undone_once() -> None:
+    world = World().accept().decompose().run_flow(only({"assign-resource": accepted}), only=set(FIRST))
+    past_grace(world)
+    world.run_flow()
+    [call] = world.calls_of("assign-resource")
+    world.report(call, NO, source="CALLBACK")
+    assert world.state == "CANCELLED"
+    world.report(call, YES, source="CALLBACK")
+    world.run_flow()
+    assert (world.called("release-resource"), world.effect("assign-resource").state) == (1, "REVERSED")
+
+
+def test_a_failed_call_on_its_way_to_a_second_try_is_asked_for_while_it_is_held() -> None:
+    world = World().accept().decompose().run_flow(only({"reserve-inventory": silent}), only=set(FIRST))
+    assert world.verify("reserve-inventory", "MISSING")["verdict"] == "retry"
+    request = world.judge(world.cancel())
+    assert (request.status, world.task("reserve-inventory").state) == ("ASSESSING", "OUTCOME_UNKNOWN")
+    world.verify("reserve-inventory", "CONFIRMED")
+    world.judge(request)
+    world.run_flow()
+    assert (world.state, world.called("release-inventory")) == ("CANCELLED", 1)
+
+
+def test_a_case_about_work_becomes_one_about_its_undoing_at_the_commit_point() -> None:
+    world = World().accept().decompose().run_flow(only({"assign-resource": silent}), only=set(FIRST))
+    world.wait(timedelta(hours=1, seconds=1))
+    assert world.verify("assign-resource", "UNREACHABLE")["verdict"] == "case"
+    request = past_grace(world)
+    world.run_flow(only={"release-inventory"})
+    case = world.open_case()
+    assert (case.context, case.blocking, case.request_id) == ("COMPENSATION", True, request.request_id)
+    assert (world.state, world.the_order.head.resume_state) == ("FALLOUT", "CANCELLING")
+
+
+def test_a_case_that_was_a_fact_for_the_assessment_blocks_again_once_the_wish_is_withdrawn() -> None:
+    world = World().accept().decompose()
+    call = world.claim(world.release()[0])
+    request = world.cancel()
+    world.report(call, NO)
+    assert world.open_case().blocking is False
+    world.do(ask.WithdrawCancellation(world.order_id, request.request_id), AGENT)
+    assert (world.state, world.open_case().blocking, world.open_case().request_id) == ("FALLOUT", True, None)
+
+
+def test_an_item_whose_undoing_failed_ends_cancelled_when_the_undoing_turns_out_done() -> None:
+    world = two_items().run_to("reserve-inventory")
+    cancel_item(world, "2")
+    world.run_flow(only({"release-inventory": refused}), only={"release-inventory"})
+    assert states(world)["2"] == "FALLOUT"
+    world.report(world.calls_of("release-inventory")[0], YES, source="CALLBACK")
+    assert states(world)["2"] == "CANCELLED"
+
+
+# -- withdrawals ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asked_already", [False, True])
+def test_an_original_that_comes_true_before_its_withdrawal_sends_the_request_back_to_be_assessed(
+    asked_already: bool,
+) -> None:
+    def plain_contract(document: dict[str, Any]) -> None:
+        document["task_types"]["sign-contract"]["reversibility"] = "AUTOMATIC"
+
+    world = World(energy(plain_contract))
+    world.accept(an_order(an_item(offering="power-green"), requestedStartDate="2027-03-01T00:00:00+01:00")).decompose()
+    world.run_flow(only({"register-supply": accepted}), only={"check-credit", "sign-contract", "register-supply"})
+    request = world.judge(world.cancel("CUSTOMER_WITHDREW"))
+    recall = world.claim(world.release(world.compensation().plan_id)[0]) if asked_already else None
+    world.report(world.calls_of("register-supply")[0], YES, source="CALLBACK")
+    if recall:
+        world.report(recall, NO)
+    assert world.request(request.request_id).status == "ASSESSING"
+    world.judge(request)
+    world.run_flow()
+    assert (world.state, world.called("deregister-supply")) == ("CANCELLED", 1)
+    assert world.called("recall-registration") == int(asked_already)
+
+
+def test_a_withdrawal_that_cannot_be_carried_out_is_nobodys_failure() -> None:
+    world = World().accept().decompose()
+    world.run_flow(only({"ship-device": accepted}), only=set(UP_TO_SHIPMENT))
+    request = world.judge(world.cancel())
+    [handed] = world.release(world.compensation().plan_id)
+    call = world.claim(handed)
+    world.do(ask.WithdrawCancellation(world.order_id, request.request_id), AGENT)
+    for _ in range(2):
+        world.report(call, {"state": "UNKNOWN", "reason": "timed out"})
+        assert world.verify("stop-shipment", "MISSING")["verdict"] == "retry"
+        call = world.claim({**handed, "release": world.task("stop-shipment").release})
+    world.report(call, {"state": "UNKNOWN", "reason": "timed out"})
+    world.wait(timedelta(seconds=20))
+    world.verify("stop-shipment", "MISSING")
+    world.verify("stop-shipment", "MISSING")
+    assert world.task("stop-shipment").state == "COMPLETED"
+    assert (world.the_order.cases, world.compensation().closed) == ({}, True)
+    world.report(world.calls_of("ship-device")[0], YES, source="CALLBACK")
+    world.run_flow()
+    assert world.state == "COMPLETED"
+
+
+# -- outcomes that come late, twice, or with strange words ----------------------------------------------------
+
+
+def test_what_was_reversed_twice_is_a_case_and_nobody_is_called() -> None:
+    world = World().accept().decompose().run_to(*FIRST)
+    world.judge(world.cancel())
+    world.run_flow(only({"release-inventory": refused}))
+    first = world.calls_of("release-inventory")[0]
+    world.retry()
+    world.run_flow()
+    calls = len(world.calls)
+    world.report(first, YES, source="CALLBACK")
+    world.run_flow()
+    assert (world.state, len(world.calls)) == ("CANCELLED", calls)
+    assert (world.open_case().context, world.open_case().title) == (
+        "LATE_EFFECT",
+        "Reversed twice: release-inventory",
+    )
+
+
+def test_an_obligation_belongs_to_the_plan_that_was_carried_out_for_its_item() -> None:
+    world = World().accept(an_order(an_item(), an_item("2", "router"), an_item("3", "mobile-sim"))).decompose()
+    world.run_flow(only({"assign-resource": accepted}), only=set(FIRST))
+    [call] = world.calls_of("assign-resource")
+    first = past_grace(world, scope="ITEMS", item_ids=("1",))
+    world.report(call, NO, source="CALLBACK")
+    world.run_flow(only={"release-inventory"})
+    other = cancel_item(world, "2")
+    world.report(call, YES, source="CALLBACK")
+    [owed] = [t for t in world.the_order.tasks.values() if t.task_type == "release-resource" and not t.has_ended]
+    assert owed.plan_id == world.request(first.request_id).plan_id != world.request(other.request_id).plan_id
+    world.do(ask.WithdrawCancellation(world.order_id, other.request_id), AGENT)
+    world.run_flow()
+    assert world.effect("assign-resource").state == "REVERSED"
+
+
+@pytest.mark.parametrize("words", ["withdrawn", "no", "the system does not know it"])
+def test_what_the_outside_system_says_as_a_reason_steers_nothing(words: str) -> None:
+    world = World().accept().decompose().run_flow(only({"assign-resource": accepted}), only=set(FIRST))
+    [call] = world.calls_of("assign-resource")
+    world.report(call, {"state": "NO_EFFECT", "reason": words}, source="CALLBACK")
+    assert world.task("assign-resource").state == "FAILED"
+    world.report(call, YES, source="CALLBACK")
+    assert (world.task("assign-resource").state, world.state) == ("COMPLETED", "IN_PROGRESS")
+
+
+def test_a_late_yes_between_a_retry_and_its_call_makes_the_call_needless() -> None:
+    world = World().accept().decompose().run_flow(only({"reserve-inventory": refused}), only={"reserve-inventory"})
+    world.retry()
+    world.report(world.calls_of("reserve-inventory")[0], YES, source="CALLBACK")
+    world.run_to("reserve-inventory")
+    assert (world.task("reserve-inventory").state, world.called("reserve-inventory")) == ("COMPLETED", 1)
+
+
+# -- what stays -----------------------------------------------------------------------------------------------
+
+
+def test_a_confirmed_effect_that_could_only_have_been_withdrawn_stays() -> None:
+    def stoppable(document: dict[str, Any]) -> None:
+        row = document["task_types"]["ship-device"]
+        row["reversibility"] = "AUTOMATIC"
+        del row["irreversible_after_state"]
+
+    world = World(changed_telecom(stoppable)).accept(an_order(an_item(offering="router"), an_item("2", "mobile-sim")))
+    world.decompose().run_to("reserve-inventory", "ship-device")
+    request = world.judge(world.cancel())
+    assert (request.status, (request.assessment or {})["feasibility"]) == ("REQUIRES_APPROVAL", "PARTIALLY_CANCELLABLE")
+    world.plan(world.approve(request))
+    assert "stop-shipment" not in world.undoings()
+
+
+def test_what_a_person_decided_to_keep_keeps_what_it_needs() -> None:
+    world = World(changed_telecom(lambda document: reversible(document, "MANUAL"))).accept().decompose()
+    world.run_to(*UP_TO_SHIPMENT, "perform-visit", "activate-service")
+    request = world.judge(world.cancel())
+    world.plan(world.approve(request, {str(world.task("activate-service").task_id): "RETAIN"}))
+    world.run_flow()
+    assert (world.effect("assign-resource").state, world.state) == ("CONFIRMED", "PARTIALLY_COMPLETED")
+
+
+def test_whoever_undoes_by_hand_has_no_call_to_repeat() -> None:
+    world = World().accept(an_order(an_item(offering="legacy-contract"))).decompose().run_to("legacy-contract-note")
+    request = world.judge(world.cancel())
+    world.plan(world.approve(request, {str(world.task("legacy-contract-note").task_id): "MANUAL"}))
+    with pytest.raises(RepairNotPossible):
+        world.retry()
+
+
+def test_asking_for_a_review_does_not_open_what_the_policy_blocks() -> None:
+    world = World().accept(an_order(an_item(offering="mobile-port-in"))).decompose()
+    world.run_to("ship-device", "port-number")
+    request = world.judge(world.cancel(force_manual_review=True))
+    assert (request.status, request.outcome) == ("REJECTED", "NOT_CANCELLABLE")
+
+
+def test_an_asset_whose_service_was_undone_ends_although_its_device_stays() -> None:
+    world = World(changed_telecom(reversible)).accept(an_order(an_item(offering="mobile-sim"), an_item("2", "router")))
+    world.decompose().run_to("assign-number", "ship-device", "activate-service", "start-billing")
+    world.plan(world.approve(world.judge(world.cancel())))
+    world.run_flow()
+    assert (world.state, [asset.state for asset in world.the_order.assets.values()]) == (
+        "PARTIALLY_COMPLETED",
+        ["TERMINATED"],
+    )
+
+
+# -- proposals ------------------------------------------------------------------------------------------------
+
+
+def test_each_item_has_its_own_proposal_even_where_there_is_no_asset_to_tell_them_apart() -> None:
+    world = World().accept(an_order(an_item(offering="mobile-sim"), an_item("2", "mobile-sim"))).decompose()
+    world.run_to("assign-number", "ship-device")
+    request = world.judge(world.cancel())
+    world.plan(world.approve(request))
+    world.run_flow()
+    proposed = world.request(request.request_id).proposals
+    assert [(p["orderType"], p["items"][0]["itemId"]) for p in proposed] == [("RETURN", "1"), ("RETURN", "2")]
+
+
+def an_asset(**changed: Any) -> Asset:
+    asset = Asset(AssetId(uuid.UUID(int=7)), "c-9", "fiber-500", {"bandwidth": "100M"}, "ACTIVE")
+    return replace(asset, **changed)
+
+
+def on_asset(world: World, action: str, **changed: Any) -> World:
+    """An order about an asset that is there at the door, and as `changed` from then on."""
+    asset = an_asset()
+    command = an_order(an_item(action=action, target_asset=asset.asset_id))
+    world.do(command, AGENT, Surroundings({asset.asset_id: asset}))
+    world.order = replace(world.the_order, assets={asset.asset_id: an_asset(**changed)})
+    return world
+
+
+def test_bringing_back_what_was_disconnected_aims_at_no_asset() -> None:
+    world = on_asset(World(), "DISCONNECT").decompose().run_flow()
+    [proposal] = world.cancel().proposals
+    [item] = proposal["items"]
+    assert (item["action"], item["targetAssetId"], item["configuration"]) == ("ADD", None, {"bandwidth": "100M"})
+
+
+# -- charges --------------------------------------------------------------------------------------------------
+
+
+def test_what_an_item_has_paid_for_the_order_does_not_pay_again() -> None:
+    world = two_items("mobile-sim").run_to(*FIRST, "create-appointment").wait(timedelta(days=10, hours=9))
+    smaller = cancel_item(world, "1")
+    world.do(ask.AnswerCharge(world.order_id, smaller.request_id, True), AGENT)
+    world.plan(smaller)
+    world.run_flow(only({"cancel-appointment": accepted}), only={"cancel-appointment"})
+    request = world.judge(world.cancel())
+    assert (request.status, request.charge) == ("COMPENSATING", None)
+
+
+def test_a_charge_for_what_turned_out_not_to_have_happened_is_dropped() -> None:
+    world = World().accept().decompose().run_to(*FIRST).wait(timedelta(days=10, hours=9))
+    world.run_flow(only({"create-appointment": accepted}), only={"create-appointment"})
+    request = past_grace(world)
+    assert request.status == "AWAITING_CHARGE_DECISION"
+    world.report(world.calls_of("create-appointment")[0], NO, source="CALLBACK")
+    world.do(ask.AnswerCharge(world.order_id, request.request_id, True), AGENT)
+    request = world.request(request.request_id)
+    assert (request.status, request.charge, (request.assessment or {})["estimatedCost"]["amountMinor"]) == (
+        "APPROVED",
+        None,
+        0,
+    )
+
+
+# -- items that belong together -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rule", "expected"),
+    [
+        ("1", "BLOCK", {"1", "2", "3"}),
+        ("2", "PULL_PARENT", {"1", "2", "3"}),
+        ("2", "BLOCK", None),
+    ],
+)
+def test_a_parent_takes_its_children_and_a_mandatory_child_its_parent_or_nothing(
+    chosen: str, rule: str, expected: set[str] | None
+) -> None:
+    """EC16; the preview is the same assessment and says so."""
+
+    def ruled(document: dict[str, Any]) -> None:
+        document["cancellation"]["closure"]["mandatory_child"] = rule
+
+    children = (an_item("2", parent="1"), an_item("3", "router", parent="1"))
+    world = World(changed_telecom(ruled)).accept(an_order(an_item(offering="home-bundle"), *children)).decompose()
+    request = cancel_item(world, chosen)
+    found = request.assessment or {}
+    if expected is None:
+        assert (request.outcome, [b["code"] for b in found["blockers"]]) == ("NOT_CANCELLABLE", ["MANDATORY_CHILD"])
+    else:
+        assert {item_id for item_id, state in states(world).items() if state == "CANCELLED"} == expected
+        assert {rule["ruleId"] for rule in found["trace"]} & {"closure.children", "closure.mandatory_child"}
+
+
+@pytest.mark.parametrize(
+    ("rule", "delivered", "outcome"), [("INCLUDE", False, "CANCELLED"), ("BLOCK", False, None), ("INCLUDE", True, None)]
+)
+def test_nothing_is_left_behind_that_relies_on_what_is_cancelled(
+    rule: str, delivered: bool, outcome: str | None
+) -> None:
+    """EC17: it goes too, or stands in the way; also where it has been delivered already."""
+
+    def ruled(document: dict[str, Any]) -> None:
+        document["cancellation"]["closure"]["relies_on"] = rule
+        reversible(document)
+
+    items = (an_item(), an_item("2", "static-ip", relies_on=("1",)), an_item("3", "mobile-sim"))
+    world = World(changed_telecom(ruled)).accept(an_order(*items)).decompose()
+    if delivered:
+        world.run_to(*UP_TO_SHIPMENT, "perform-visit", "activate-service", "assign-number")
+        billing = [h for h in world.handed if world.task_by_id(h["task_id"]).task_type == "start-billing"]
+        [own] = [h for h in billing if world.task_by_id(h["task_id"]).item_ids == ("2",)]
+        world.report(world.claim(own), YES)
+        assert states(world)["2"] == "COMPLETED"
+    request = cancel_item(world, "1")
+    if outcome:
+        world.run_flow()
+        assert states(world) == {"1": outcome, "2": outcome, "3": "COMPLETED"}
+    else:
+        assert "RELIED_ON" in {blocker["code"] for blocker in (request.assessment or {})["blockers"]}
+
+
+@pytest.mark.parametrize(
+    ("wish", "breach"),
+    [
+        ({"scope": "ITEMS", "item_ids": ("77",)}, ItemUnknown),
+        ({"scope": "ITEMS", "item_ids": ("1", "77")}, ItemUnknown),
+        ({"scope": "ITEMS", "item_ids": ("1", "1")}, ScopeInvalid),
+        ({"scope": "ORDER", "item_ids": ("1",)}, ScopeInvalid),
+    ],
+)
+def test_items_that_are_not_the_orders_or_named_twice_are_refused(
+    wish: dict[str, Any], breach: Callable[..., Exception]
+) -> None:
+    """EC22."""
+    world = two_items()
+    before = world.the_order
+    with pytest.raises(breach):  # type: ignore[call-overload]
+        world.cancel(**wish)
+    assert world.the_order is before
