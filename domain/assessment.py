@@ -535,7 +535,7 @@ def assess_cancellation(draft: Draft, request: Request) -> Assessment:
         cost=cost,
         offer=offer,
         trace=tuple(trace),
-        fingerprint=fingerprint(draft, request, closure),
+        fingerprint=fingerprint(draft, request.request_id, closure),
         closure=closure,
     )
 
@@ -617,7 +617,7 @@ def _price(
     return cost, offer, trace
 
 
-def fingerprint(draft: Draft, request: Request, closure: Closure) -> str:
+def fingerprint(draft: Draft, request_id: RequestId | None, closure: Closure) -> str:
     """What an assessment rests on: the closure's tasks and effects, the touched values, other open changes, the
     policy. Not the order's version, which moves for other reasons."""
     tasks = [
@@ -632,7 +632,7 @@ def fingerprint(draft: Draft, request: Request, closure: Closure) -> str:
     others = sorted(
         [str(other.request_id), other.status]
         for other in draft.requests.values()
-        if other.request_id != request.request_id and not other.has_ended
+        if other.request_id != request_id and not other.has_ended
     )
     values = {key: draft.head.content.get(key) for key in sorted(draft.head.content)}
     items = [draft.items[item_id].document() for item_id in sorted(closure.items) if item_id in draft.items]

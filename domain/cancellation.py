@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final
 
 from domain.arbitration import arbitrate_cancellation
-from domain.assessment import Assessment, assess_cancellation, find_closure, is_quiet, reversing_elsewhere
+from domain.assessment import Assessment, assess_cancellation, find_closure, fingerprint, is_quiet, reversing_elsewhere
 from domain.commands import (
     AnswerCharge,
     ApproveCancellation,
@@ -31,6 +31,8 @@ from domain.errors import (
     FourEyes,
     ItemUnknown,
     OrderTerminal,
+    PreviewNotFound,
+    PreviewStale,
     ReasonNotRefusable,
     ReasonUnknown,
     RequestClosed,
@@ -94,6 +96,53 @@ def request_cancellation(draft: Draft, command: RequestCancellation) -> Request:
         run=request.run,
     )
     return request
+
+
+def check_preview(draft: Draft, command: RequestCancellation, shown: str | None) -> None:
+    """Whoever cites a preview gets what it showed, or hears that it no longer stands.
+
+    shown: the fingerprint that the preview was made of; None where there is no such preview of this order
+    """
+    if command.preview_id is None:
+        return
+    if shown is None:
+        raise PreviewNotFound
+    if fingerprint_of(draft, command.scope, command.item_ids) != shown:
+        raise PreviewStale
+
+
+def fingerprint_of(draft: Draft, scope: str, item_ids: tuple[str, ...]) -> str:
+    """What a cancellation of this scope would rest on, before it is one of the open changes itself."""
+    return fingerprint(draft, None, find_closure(draft, scope, item_ids))
+
+
+def preview_cancellation(draft: Draft, command: RequestCancellation) -> tuple[dict[str, Json], str]:
+    """What the request would find and do, on a draft that is thrown away: (body as 2-api gives it, fingerprint).
+
+    The same stair as the request itself, so what is refused there is refused here.
+    """
+    shown = fingerprint_of(draft, command.scope, command.item_ids)
+    request = request_cancellation(draft, command)
+    if request.has_ended:
+        return {
+            "assessment": None,
+            "compensationPlan": None,
+            "newOrders": list(request.proposals),
+            "estimatedCost": None,
+            "outcome": request.outcome,
+        }, shown
+    found = assess_cancellation(draft, request)
+    document = assessment_document(draft, request, found)
+    for impact in found.impacts:
+        if impact.effect is not None and impact.consequence in {"COMPENSATE", "WITHDRAW"}:
+            draft.change_effect(impact.effect.effect_id, state="REVERSED")  # as it would stand when all is undone
+    kept = [item for item_id, item in draft.items.items() if item_id in found.closure.items and retains(draft, item_id)]
+    return {
+        "assessment": document,
+        "compensationPlan": {"tasks": document["compensations"]},
+        "newOrders": propose_orders(draft, kept),
+        "estimatedCost": document["estimatedCost"],
+    }, shown
 
 
 def _check_body(draft: Draft, command: RequestCancellation) -> None:

@@ -158,6 +158,7 @@ class RequestCancellation:
     reason_text: str | None = None
     claimed_at: datetime | None = None
     force_manual_review: bool = False
+    preview_id: uuid.UUID | None = None
     invalid: tuple[FieldError, ...] = ()
 
 

@@ -11,6 +11,7 @@ from typing import Final
 from uuid import UUID
 
 from domain import commands as ask
+from domain.cancellation import check_preview, preview_cancellation
 from domain.decide import Surroundings, case_etag, decide, order_etag, request_etag
 from domain.errors import (
     AssetBusy,
@@ -28,6 +29,7 @@ from domain.errors import (
 )
 from domain.fulfillment import blank_order
 from domain.order import Decision, Draft, Order
+from domain.policy import Policy
 from domain.store.orders import (
     claim_receipt,
     find_asset_holder,
@@ -41,7 +43,8 @@ from domain.store.orders import (
 )
 from domain.store.policies import PolicyBook
 from domain.store.pool import Connection, LockTimeout, Pool, UniqueViolation, tenant_transaction
-from domain.values import Json, OrderId
+from domain.store.previews import add_preview, find_preview
+from domain.values import Json, OrderId, derive_id
 
 _ETAG: Final = re.compile(r'(W/)?"([^"]*)"')
 
@@ -73,6 +76,20 @@ class Door:
         except UniqueViolation as violation:
             raise await self._translate(envelope, command, violation) from violation
 
+    async def preview(self, envelope: ask.Envelope, command: ask.RequestCancellation) -> Answer:
+        """What the command would find and do, as the order stands now. Locks nothing; keeps the preview and no more."""
+        async with tenant_transaction(self._pool, envelope.tenant_id) as connection:
+            order, now, version = await load_order(connection, envelope.tenant_id, command.order_id)
+            if order is None:
+                raise OrderNotFound
+            policy = await self._policies.read(connection, version)
+            draft = _draft(order, envelope, now, policy, version)
+            body, shown = preview_cancellation(draft, command)
+            preview_id = derive_id(envelope.command_id, "preview")
+            await add_preview(connection, envelope.tenant_id, command.order_id, preview_id, "CANCELLATION", shown)
+        told = {"previewId": str(preview_id), "kind": "CANCELLATION", **body, "validUntilChanged": True}
+        return Answer(200, told)
+
     async def _transact(self, connection: Connection, envelope: ask.Envelope, command: ask.Command) -> Answer:
         if envelope.keep:
             try:
@@ -83,6 +100,12 @@ class Door:
                 return await self._replay(connection, envelope)
         draft, around = await self._load(connection, envelope, command)
         check_precondition(draft.before, envelope, command)
+        if isinstance(command, ask.RequestCancellation) and command.preview_id:
+            check_preview(
+                draft,
+                command,
+                await find_preview(connection, envelope.tenant_id, command.order_id, command.preview_id),
+            )
         decision = decide(draft, command, around)
         if has_changed(draft) or envelope.keep:
             await write_draft(
@@ -111,16 +134,7 @@ class Door:
             # while we waited.
             order, now, version = await _load_slice(connection, envelope, command)
             policy = await self._policies.read(connection, version)
-        draft = Draft(
-            order,
-            actor=envelope.actor,
-            on_behalf_of=envelope.on_behalf_of,
-            now=now,
-            command_id=envelope.command_id,
-            policy=policy,
-            policy_version=version or 0,
-        )
-        return draft, around
+        return _draft(order, envelope, now, policy, version), around
 
     async def _replay(self, connection: Connection, envelope: ask.Envelope) -> Answer:
         fingerprint, answer = await read_receipt(connection, envelope.tenant_id, envelope.command_id)
@@ -145,6 +159,18 @@ class Door:
                 case "cancellation_request_one_active":
                     return ChangeActive(blocked_by=_order_link(order_id))
         raise violation
+
+
+def _draft(order: Order, envelope: ask.Envelope, now: datetime, policy: Policy, version: int | None) -> Draft:
+    return Draft(
+        order,
+        actor=envelope.actor,
+        on_behalf_of=envelope.on_behalf_of,
+        now=now,
+        command_id=envelope.command_id,
+        policy=policy,
+        policy_version=version or 0,
+    )
 
 
 async def _load_slice(

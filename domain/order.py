@@ -426,8 +426,8 @@ class Draft:
                 request
                 for request in self.requests.values()
                 if request.committed_at
-                and request.plan_id
                 and not request.has_ended
+                and request.plan_id
                 and any(other.original_task == task.task_id for other in self.tasks_of_plan(request.plan_id))
             ),
             None,

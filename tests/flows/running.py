@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from uuid import UUID, uuid4
 
 import httpx
 from pyzeebe import ZeebeClient, create_insecure_channel
+from pyzeebe.errors import ZeebeBackPressureError
 
 from workers.local.home import Home, read_json
 
@@ -114,9 +115,14 @@ class RunningStack:
         async def send() -> None:
             channel = create_insecure_channel(grpc_address=str(self.status()["engineGrpc"]))
             told = {"tenant_id": str(tenant.tenant_id), **variables}
-            await ZeebeClient(channel).publish_message(
-                name=name, correlation_key=key, variables=told, time_to_live_in_milliseconds=60_000
-            )
+            client, told_at = ZeebeClient(channel), time.monotonic()
+            while time.monotonic() - told_at < PATIENCE:
+                with suppress(ZeebeBackPressureError):  # a busy engine says so, and is asked again
+                    await client.publish_message(
+                        name=name, correlation_key=key, variables=told, time_to_live_in_milliseconds=60_000
+                    )
+                    break
+                await asyncio.sleep(0.1)
             await channel.close()
 
         asyncio.run(send())
@@ -214,10 +220,11 @@ class Tenant:
         """Ask for a cancellation of the whole order as it stands; the link of the request."""
         body = {"reasonCode": "CUSTOMER_CHANGED_MIND", "scope": {"type": "ORDER", "orderItemIds": []}} | more
         path = f"/api/v1/orders/{order_id}/cancellation-requests"
-        for _ in range(20):
-            answer = self.post(path, body, etag=self.etag(order_id))
-            if answer.status_code != httpx.codes.PRECONDITION_FAILED:  # its version moved meanwhile: read again
-                break
+        answer = eventually(  # its version may move between reading and asking: read again
+            lambda: self.post(path, body, etag=self.etag(order_id)),
+            lambda told: told.status_code != httpx.codes.PRECONDITION_FAILED,
+            "an order that stands still",
+        )
         assert answer.status_code == httpx.codes.ACCEPTED, answer.text
         return str(answer.json()["links"]["self"])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import ExitStack
+from functools import partial
 from uuid import uuid4
 
 import httpx
@@ -75,7 +76,7 @@ def test_a_killed_part_loses_nothing(stack: RunningStack, tenant: Tenant, part: 
     for number, order_id in enumerate(orders):
         if number == 5:
             os.kill(stack.pid(part), signal.SIGKILL)
-        accepted.append(eventually(lambda o=order_id: try_cancel(tenant, o), bool, "the API to accept", 60))
+        accepted.append(eventually(partial(try_cancel, tenant, order_id), bool, "the API to accept", 60))
     for order_id, link in zip(orders, accepted, strict=True):
         tenant.wait_state(order_id, "CANCELLED", seconds=120)
         assert tenant.get(link)["status"] == "COMPLETED"

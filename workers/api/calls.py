@@ -284,12 +284,12 @@ class Asked(Generic[B]):
     envelope: Envelope
 
 
-async def ask(call: Call, model: type[B], find: Find | None = None) -> Asked[B]:
-    """Read key and body of a command. `find` raises what is said of an object that is not there: it goes first where
-    the request cannot be read; everything later is for the door to say."""
+async def ask(call: Call, model: type[B], find: Find | None = None, *, key: str | None = None) -> Asked[B]:
+    """Read key (unless it is given) and body of a command. `find` raises what is said of an object that is not there:
+    it goes first where the request cannot be read; everything later is for the door to say."""
     try:
         document = read_document(await read_body(call.request))
-        key = read_key(call.request)
+        key = key or read_key(call.request)
     except Malformed:
         if find is not None:
             await find()

@@ -53,6 +53,7 @@ ROLES_OF: Final[Mapping[tuple[str, str], frozenset[str]]] = MappingProxyType(
         ("GET", "/orders/{orderId}/related-orders"): _EVERYONE,
         ("POST", "/orders/{orderId}/hold"): _OPERATING,
         ("POST", "/orders/{orderId}/release"): _OPERATING,
+        ("POST", "/orders/{orderId}/previews"): _ASKING,
         ("POST", "/orders/{orderId}/cancellation-requests"): _ASKING,
         ("GET", "/orders/{orderId}/cancellation-requests"): _EVERYONE,
         ("GET", "/orders/{orderId}/cancellation-requests/{requestId}"): _EVERYONE,

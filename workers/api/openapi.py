@@ -221,6 +221,16 @@ ANSWERS: Final[Mapping[str, Schema]] = {
         trace=_list(_object(ruleId=_TEXT, inputs=_FREE, result=_TEXT, severity=_TEXT, sentence=_TEXT)),
         assessedAt=_TIME,
     ),
+    "Preview": _object(
+        {"outcome": _TEXT},
+        previewId=_ID,
+        kind={"const": "CANCELLATION"},
+        assessment=_maybe(_ref("Assessment")),
+        compensationPlan=_maybe(_FREE),
+        newOrders=_list(_FREE),
+        estimatedCost=_maybe(_ref("Money")),
+        validUntilChanged=_FLAG,
+    ),
     "Request": _object(
         {
             "onBehalfOf": _TEXT,

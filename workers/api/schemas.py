@@ -207,10 +207,17 @@ class CancellationBody(Body):
     requested_at: ClaimedTime | None = None
     scope: Scope
     force_manual_review: bool = False
+    preview_id: UUID | None = None
 
     @property
     def claimant(self) -> str | None:
         return self.requested_by.actor_id if self.requested_by else None
+
+
+class PreviewBody(CancellationBody):
+    """The body of the request that is tried out, and which kind of request it is."""
+
+    kind: Literal["CANCELLATION"]
 
 
 class Disposition(Body):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
+from uuid import uuid4
 
 from starlette.responses import Response
 
@@ -15,8 +17,8 @@ from domain.commands import (
 )
 from domain.errors import RequestNotFound, RoleRequired
 from domain.store import views
-from domain.values import RequestId, derive_id
-from workers.api.calls import Asked, Call, answer_page, answer_seen, ask, carry_out
+from domain.values import OrderId, RequestId, derive_id
+from workers.api.calls import Asked, Call, answer_command, answer_page, answer_seen, ask, carry_out
 from workers.api.routes.orders import order_of
 from workers.api.routing import Routes
 from workers.api.schemas import (
@@ -24,6 +26,7 @@ from workers.api.schemas import (
     B,
     CancellationBody,
     EmptyBody,
+    PreviewBody,
     ReasonBody,
     Scope,
     read_part,
@@ -34,6 +37,7 @@ routes = Routes()
 
 _REQUESTS = "/orders/{orderId}/cancellation-requests"
 _REQUEST = f"{_REQUESTS}/{{requestId}}"
+_PREVIEWS = "/orders/{orderId}/previews"
 
 
 def request_of(call: Call) -> RequestId:
@@ -45,10 +49,14 @@ async def request_cancellation(call: Call) -> Response:
     """Ask for the cancellation of an order or of items of it; whether it is possible, the assessment finds."""
     order_id = order_of(call)
     asked = await ask(call, CancellationBody, partial(views.check_order, call.pool, call.tenant, order_id))
+    return await carry_out(asked, call, _command(asked, order_id))
+
+
+def _command(asked: Asked[Any], order_id: OrderId) -> RequestCancellation:
     body = asked.body
     # Of a faulty body the scope may still be readable, and stand in the way of another change.
     scope = body.scope if body else read_part(Scope, asked.document.part("scope"))
-    command = RequestCancellation(
+    return RequestCancellation(
         order_id=order_id,
         request_id=RequestId(derive_id(asked.envelope.command_id, "request")),
         scope=scope.type if scope else "ITEMS",
@@ -57,9 +65,18 @@ async def request_cancellation(call: Call) -> Response:
         reason_text=body.reason_text if body else None,
         claimed_at=read_time(body.requested_at) if body and body.requested_at else None,
         force_manual_review=body.force_manual_review if body else False,
+        preview_id=body.preview_id if body else None,
         invalid=asked.invalid,
     )
-    return await carry_out(asked, call, command)
+
+
+@routes.post(_PREVIEWS, "Preview", body=PreviewBody)
+async def preview(call: Call) -> Response:
+    """What a cancellation would find and do as the order stands now; nothing is written but the preview itself."""
+    order_id = order_of(call)
+    find = partial(views.check_order, call.pool, call.tenant, order_id)
+    asked = await ask(call, PreviewBody, find, key=call.request.headers.get("idempotency-key") or uuid4().hex)
+    return answer_command(await call.service.door.preview(asked.envelope, _command(asked, order_id)))
 
 
 @routes.get(_REQUESTS, "RequestPage")
