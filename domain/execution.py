@@ -71,7 +71,8 @@ def claim_task(draft: Draft, command: ClaimTask) -> Mapping[str, Json]:
 
 
 def _is_stale(task: Task, release: int) -> bool:
-    return task.release != release or not task.handed
+    # An ended task has been taken back from its walker, but its own flow may still be told how it ended.
+    return task.release != release or not (task.handed or task.has_ended)
 
 
 def _intend(draft: Draft, task: Task, task_type: TaskType) -> Effect:

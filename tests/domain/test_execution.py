@@ -80,7 +80,7 @@ def test_a_redelivered_job_hears_the_recorded_outcome() -> None:
     """EC12: the outcome is kept; completing the job failed, and the job comes again."""
     world, handed, call = called()
     world.report(call, {"state": "CONFIRMED", "external_reference": "r"})
-    assert world.claim(handed) == {"verdict": "stand_down"}
+    assert world.claim(handed) == {"verdict": "confirmed"}
     assert world.called("reserve-inventory") == 1
 
 
