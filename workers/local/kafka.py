@@ -33,6 +33,7 @@ class Broker:
             prepare=self.prepare,
             probe=lambda: answers_kafka("127.0.0.1", self.port),
             address=self.address,
+            ports=(self.port, self.controller_port),
         )
 
     async def prepare(self) -> Command:

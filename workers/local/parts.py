@@ -26,13 +26,17 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A process that stays: prepared and started after what it needs, ready when its probe says so."""
+    """A process that stays: prepared and started after what it needs, ready when its probe says so.
+
+    `ports` are those it opens: somebody else's server there would answer the probe in its place.
+    """
 
     name: str
     needs: frozenset[str]
     prepare: Callable[[], Awaitable[Command]]
     probe: Probe
     address: str
+    ports: tuple[int, ...]
     patience: float = 60.0
 
 

@@ -65,6 +65,7 @@ class Server:
             prepare=self.prepare,
             probe=lambda: answers_postgres("127.0.0.1", self.port),
             address=f"127.0.0.1:{self.port}",
+            ports=(self.port,),
         )
 
     async def prepare(self) -> Command:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -40,11 +40,11 @@ Say = Callable[[str, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Everything a supervisor needs: the pieces, the environment of our processes, and the addresses to show."""
+    """Everything a supervisor needs: the pieces, the chores for when all is up, and the addresses to show."""
 
     home: Home
     pieces: tuple[Part | Step, ...]
-    environment: Mapping[str, str]
+    chores: tuple[Step, ...]
     addresses: Mapping[str, str]
 
 
@@ -68,6 +68,7 @@ def build_stack(settings: Settings, *, systems: str | None, policy: Path | None,
     write_json(home.environment_file, told)
 
     embedded: list[Part | Step] = []
+    chores: list[Step] = []
     wanted: list[Artifact] = []  # what the parts that run here are made of
     if not settings.owner_database_url:
         embedded += [server.part(), Step("database", frozenset({"postgres"}), server.create_database)]
@@ -78,7 +79,7 @@ def build_stack(settings: Settings, *, systems: str | None, policy: Path | None,
         embedded.append(engine.part())
         wanted += read_lock("engine")
         if not engine.startup_cache.exists():
-            embedded.append(_rehearsal(home, settings.cache, say))
+            chores.append(_rehearsal(home, settings.cache))
     if missing_artifacts(wanted, settings.cache):
         embedded.append(_download(environment, say))
 
@@ -91,7 +92,7 @@ def build_stack(settings: Settings, *, systems: str | None, policy: Path | None,
     hosts = {"api": reachable_host(settings.api_host), "simulator": reachable_host(settings.simulator_host)}
     ours = [_our_part(name, hosts.get(name, _LOCALHOST), ports[name], environment) for name in _OURS]
     pieces = (*embedded, *steps, *ours)
-    return Stack(home, tuple(_without_external(pieces)), environment, _addresses(told))
+    return Stack(home, _without_external(pieces), tuple(chores), _addresses(told))
 
 
 def _check_external(settings: Settings) -> None:
@@ -182,18 +183,17 @@ def _engine_ports(ports: Mapping[str, int]) -> EnginePorts:
     )
 
 
-def _rehearsal(home: Home, cache: Path, say: Say) -> Step:
+def _rehearsal(home: Home, cache: Path) -> Step:
     async def run() -> str:
-        say("rehearsal", "the engine starts once for practice, about 30 s; from then on it starts in half the time")
         ports = EnginePorts(*(free_port() for _ in range(5)))
         practice = Engine(home.data("rehearsal"), ports, cache)
         try:
             await practice.rehearse(home.pid_file("rehearsal"), home.log_file("rehearsal"))
         except TimeoutError:
-            return "it took too long and is left for another day"
-        return ""
+            return "the machine had no time for it"
+        return "the engine starts in half the time from now on"
 
-    return Step("rehearsal", frozenset({"download"}), run)
+    return Step("rehearsal", frozenset(), run)
 
 
 def _download(environment: Mapping[str, str], say: Say) -> Step:
@@ -223,6 +223,7 @@ def _our_part(name: str, host: str, port: int, environment: Mapping[str, str]) -
         prepare=prepare,
         probe=lambda: answers_http(host, port, "/readyz"),
         address=f"http://{host}:{port}",
+        ports=(port,),
     )
 
 
@@ -231,16 +232,10 @@ def reachable_host(host: str) -> str:
     return _LOCALHOST if host in {"0.0.0.0", "::", ""} else host  # noqa: S104 - compared, not bound
 
 
-def _without_external(pieces: tuple[Part | Step, ...]) -> list[Part | Step]:
+def _without_external(pieces: tuple[Part | Step, ...]) -> tuple[Part | Step, ...]:
     """The pieces, no longer waiting for what somebody else runs."""
     here = {piece.name for piece in pieces}
-    return [_needing_only(piece, here) for piece in pieces]
-
-
-def _needing_only(piece: Part | Step, here: set[str]) -> Part | Step:
-    if isinstance(piece, Step):
-        return Step(piece.name, piece.needs & here, piece.run)
-    return Part(piece.name, piece.needs & here, piece.prepare, piece.probe, piece.address, piece.patience)
+    return tuple(replace(piece, needs=piece.needs & here) for piece in pieces)
 
 
 def _addresses(told: Mapping[str, str]) -> dict[str, str]:

@@ -38,6 +38,7 @@ async def read_status(home: Home) -> Status:
     alive = {name: child.pid for name, child in find_children(home).items()}
     if not written:
         return Status(processes=alive)
+    alive = {name: pid for name, pid in alive.items() if name in written["processes"]}
     supervised = find_child(home.pid_file(SUPERVISOR)) is not None
     ready = written["ready"] and supervised and written["processes"].items() <= alive.items()
     if ready:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from workers.local.home import Home, HomeError, write_json
+from workers.local.home import Home, HomeError, is_port_free, write_json
 from workers.local.parts import Part, PartError, Step
 from workers.local.processes import (
     Child,
@@ -114,6 +114,8 @@ class Supervisor:
             for piece in self._stack.pieces:
                 if isinstance(piece, Part):
                     group.create_task(self._keep(piece))
+            for chore in self._stack.chores:
+                group.create_task(self._do_chore(chore))
             group.create_task(self._trim_logs())
 
     async def _bring_up(self, piece: Part | Step, done: Mapping[str, asyncio.Event], failures: list[Failure]) -> None:
@@ -135,8 +137,17 @@ class Supervisor:
         self._say(piece.name, f"{took} · {told}" if told else took)
         done[piece.name].set()
 
+    async def _do_chore(self, chore: Step) -> None:
+        try:
+            told = await chore.run()
+        except (PartError, CommandError, OSError) as error:
+            told = f"!! not done: {error}"
+        self._say(chore.name, told)
+
     async def _start(self, part: Part) -> None:
         command = await part.prepare()
+        if taken := [port for port in part.ports if not is_port_free(port)]:
+            raise PartError(f"port {taken[0]} is taken by another program; `recourse up` again chooses another")
         child = start_child(command, self._home.pid_file(part.name), self._home.log_file(part.name))
         self._children[part.name] = child
         self._write_status()
