@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from domain.values import OrderId
 from tests.workers.api_world import ApiWorld, a_cancellation_body, a_line, confirmed
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -216,6 +218,61 @@ async def test_a_second_cancellation_is_told_what_is_in_its_way(world: ApiWorld)
     answer = await world.post(f"/orders/{order_id}/cancellation-requests", {"scope": 1}, if_match=etag)
     assert (answer.status_code, answer.json()["code"]) == (409, "CHANGE_ACTIVE")
     assert answer.json()["blockedBy"] == f"/api/v1{path}"
+
+
+def without_place(assessment: dict[str, Any]) -> dict[str, Any]:
+    moving = {"assessedAt", "orderVersion", "ledgerVersion"}
+    return {name: value for name, value in assessment.items() if name not in moving}
+
+
+async def test_a_preview_shows_what_then_happens(world: ApiWorld) -> None:
+    order_id = await world.create()
+    await world.fulfil(order_id, only=RESERVED)
+    before = await world.get(f"/orders/{order_id}")
+    entries = await world.rows("audit_entry")
+    asked = a_cancellation_body(kind="CANCELLATION")
+    shown = await world.post(f"/orders/{order_id}/previews", asked, key=None)
+    assert shown.status_code == 200, shown.text
+    told = shown.json()
+    assert told["kind"] == "CANCELLATION"
+    assert {one["taskType"] for one in told["compensationPlan"]["tasks"]} == {"release-inventory", "release-resource"}
+    assert (await world.get(f"/orders/{order_id}")).content == before.content
+    assert (await world.rows("audit_entry"), await world.rows("receipt")) == (entries, 1)
+
+    request_id = await world.cancel(order_id, previewId=told["previewId"])
+    await world.judge(order_id, request_id)
+    seen = (await world.get(f"/orders/{order_id}/cancellation-requests/{request_id}")).json()
+    assert without_place(seen["assessment"]) == without_place(told["assessment"])
+
+
+async def test_a_preview_is_cited_only_while_it_stands(world: ApiWorld) -> None:
+    order_id = await world.create()
+
+    def slowly(call: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"state": "ACCEPTED"} if call["body"]["taskType"] == "assign-resource" else confirmed(call)
+
+    await world.fulfil(order_id, slowly, only=RESERVED)
+    asked = a_cancellation_body(kind="CANCELLATION")
+    stale = (await world.post(f"/orders/{order_id}/previews", asked)).json()["previewId"]
+    [call] = [one for one in world.calls if one["body"]["taskType"] == "assign-resource"]
+    await world.report(OrderId(uuid.UUID(order_id)), call, confirmed(call))
+    path, etag = f"/orders/{order_id}/cancellation-requests", await world.etag(f"/orders/{order_id}")
+    for preview_id, status, code in (
+        (stale, 412, "PREVIEW_STALE"),
+        (str(uuid.uuid4()), 404, "PREVIEW_NOT_FOUND"),
+        ("x", 422, "INVALID_BODY"),
+    ):
+        answer = await world.post(path, a_cancellation_body(previewId=preview_id), if_match=etag)
+        assert (answer.status_code, answer.json().get("code")) == (status, code)
+    assert await world.rows("cancellation_request") == 0
+
+
+async def test_what_cannot_be_asked_for_cannot_be_previewed(world: ApiWorld) -> None:
+    order_id = await world.create()
+    asked = a_cancellation_body(kind="CANCELLATION")
+    rows = [({"kind": "AMENDMENT"}, 422), ({**asked, "reasonCode": "NO_SUCH"}, 422), (asked, 200)]
+    for body, expected in rows:
+        assert (await world.post(f"/orders/{order_id}/previews", body)).status_code == expected
 
 
 async def test_a_case_is_shown_given_and_repaired(world: ApiWorld) -> None:

@@ -246,6 +246,7 @@ MAY: dict[str, str] = {
     "GET /orders/{orderId}/related-orders": _ALL,
     "POST /orders/{orderId}/hold": "operator",
     "POST /orders/{orderId}/release": "operator",
+    "POST /orders/{orderId}/previews": "agent operator admin",
     "POST /orders/{orderId}/cancellation-requests": "agent operator admin",
     "GET /orders/{orderId}/cancellation-requests": _ALL,
     "GET /orders/{orderId}/cancellation-requests/{requestId}": _ALL,

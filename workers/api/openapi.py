@@ -472,8 +472,8 @@ def _responses(route: Route) -> Schema:
         told += _COMMAND
         again = {"description": "Done before: the stored answer (Idempotent-Replayed: true)", "content": content}
         answers.setdefault("200", again)
-    elif route.method == "PUT":
-        told += ["400", "413", "422"]
+    elif route.method != "GET":
+        told += _COMMAND
     if route.if_match or (route.path == "/assets" and route.key):
         told += ["412", "428"]
     return {**answers, **{status: _problem(status) for status in sorted(set(told))}}

@@ -52,9 +52,9 @@ def _check_dated(text: str) -> str:
     return text
 
 
-def _check_asset(text: str) -> str:
+def _check_uuid(text: str) -> str:
     if not is_uuid(text):
-        raise ValueError("write the asset's id, a UUID")
+        raise ValueError("write a UUID")
     return text
 
 
@@ -86,7 +86,7 @@ def _check_person(text: str) -> str:
 
 Time = Annotated[str, AfterValidator(_check_dated), Field(json_schema_extra={"format": "date-time"})]
 ClaimedTime = Annotated[str, AfterValidator(_check_claimed), Field(json_schema_extra={"format": "date-time"})]
-AssetText = Annotated[str, AfterValidator(_check_asset), Field(json_schema_extra={"format": "uuid"})]
+UuidText = Annotated[str, AfterValidator(_check_uuid), Field(json_schema_extra={"format": "uuid"})]
 Word = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S")]
 Code = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 ItemId = Annotated[str, AfterValidator(_check_item_id), Field(min_length=1, max_length=64, pattern=r"^[!-~]+$")]
@@ -153,14 +153,14 @@ class OrderItemBody(Body):
     quantity: Count = 1
     configuration: FreeForm | None = None
     price: Money | None = None
-    target_asset_id: AssetText | None = None
+    target_asset_id: UuidText | None = None
     parent_item_id: ItemId | None = None
     relies_on: Annotated[list[ItemId], Field(max_length=100)] = []
 
 
 class RelationBody(Body):
     type: Literal["AMENDS", "CANCELS", "SUPPLEMENTS", "REPLACES", "COMPENSATES", "REPAIRS", "ROLLS_BACK", "SPLITS_FROM"]
-    target_order_id: AssetText
+    target_order_id: UuidText
     reason_code: Code | None = None
 
 
@@ -207,7 +207,7 @@ class CancellationBody(Body):
     requested_at: ClaimedTime | None = None
     scope: Scope
     force_manual_review: bool = False
-    preview_id: UUID | None = None
+    preview_id: UuidText | None = None
 
     @property
     def claimant(self) -> str | None:
@@ -221,7 +221,7 @@ class PreviewBody(CancellationBody):
 
 
 class Disposition(Body):
-    task_id: AssetText
+    task_id: UuidText
     disposition: Literal["RETAIN", "COMPENSATE", "MANUAL"]
 
 
@@ -280,12 +280,12 @@ class RepairBody(Body):
 
 
 class AssetBody(Body):
-    asset_id: AssetText | None = None
+    asset_id: UuidText | None = None
     customer_id: Annotated[str, Field(min_length=1, max_length=128, pattern=r"\S")]
     product_offering_id: Word
     configuration: FreeForm = {}
     state: Literal["ACTIVE", "SUSPENDED", "TERMINATED"] = "ACTIVE"
-    relies_on: Annotated[list[AssetText], Field(max_length=100)] = []
+    relies_on: Annotated[list[UuidText], Field(max_length=100)] = []
     quantity: Count = 1
     references: FreeForm = {}
 

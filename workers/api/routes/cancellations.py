@@ -29,6 +29,7 @@ from workers.api.schemas import (
     PreviewBody,
     ReasonBody,
     Scope,
+    parse_uuid,
     read_part,
     read_time,
 )
@@ -65,12 +66,12 @@ def _command(asked: Asked[Any], order_id: OrderId) -> RequestCancellation:
         reason_text=body.reason_text if body else None,
         claimed_at=read_time(body.requested_at) if body and body.requested_at else None,
         force_manual_review=body.force_manual_review if body else False,
-        preview_id=body.preview_id if body else None,
+        preview_id=parse_uuid(body.preview_id) if body and body.preview_id else None,
         invalid=asked.invalid,
     )
 
 
-@routes.post(_PREVIEWS, "Preview", body=PreviewBody)
+@routes.post(_PREVIEWS, "Preview", body=PreviewBody, status=200, key=False)
 async def preview(call: Call) -> Response:
     """What a cancellation would find and do as the order stands now; nothing is written but the preview itself."""
     order_id = order_of(call)
