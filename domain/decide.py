@@ -18,7 +18,7 @@ from domain.cancellation import (
     request_cancellation,
     withdraw,
 )
-from domain.execution import Reported, claim_task, claim_verification, record_outcome
+from domain.execution import claim_task, claim_verification, record_outcome
 from domain.fallout import assign_case, describe_wait, raise_jeopardy, record_repair, repair_case
 from domain.fulfillment import (
     accept_order,
@@ -30,7 +30,7 @@ from domain.fulfillment import (
     restart_plan,
     validate_order,
 )
-from domain.order import Asset, Case, Decision, Draft, Request
+from domain.order import Asset, Case, Decision, Draft, Reported, Request
 from domain.settle import settle
 from domain.values import AssetId, Json, TaskId
 
@@ -59,7 +59,7 @@ def decide(draft: Draft, command: ask.Command, around: Surroundings) -> Decision
         case ask.CheckStartDate():
             told = check_start_date(draft, command)
         case ask.DecomposeOrder():
-            told = decompose_order(draft, command)
+            told = decompose_order(draft, command, reported)
         case ask.ReleaseTasks():
             told = release_tasks(draft, command)
         case ask.ClaimTask():

@@ -4,13 +4,12 @@ build on an outcome that nobody knows."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
 from domain.commands import ClaimTask, ClaimVerification, RecordOutcome
 from domain.compensation import compensation_input, finish_original
 from domain.ledger import LEASE_MARGIN, Attempt, Effect, back_off
-from domain.order import IN_FLIGHT, REFUSED, RUNNING, Draft, Task
+from domain.order import IN_FLIGHT, REFUSED, RUNNING, Draft, Failure, Reported, Task
 from domain.policy import TaskType, format_duration
 from domain.values import EffectId, Json
 
@@ -27,24 +26,6 @@ ASK: Final = "ask"
 STAND_DOWN: Final = "stand_down"
 
 _STAND_DOWN: Final[Mapping[str, Json]] = {"verdict": STAND_DOWN}
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """What `settle` turns into a case: which task failed, in what way, in words."""
-
-    task: Task
-    category: str
-    title: str
-
-
-@dataclass(slots=True)
-class Reported:
-    """What an outcome left for `settle`: failures that need a case, and effects that came true after all (T11)."""
-
-    failures: list[Failure] = field(default_factory=list)
-    late: list[EffectId] = field(default_factory=list)
-    twice: list[EffectId] = field(default_factory=list)
 
 
 def claim_task(draft: Draft, command: ClaimTask) -> Mapping[str, Json]:

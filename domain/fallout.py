@@ -16,9 +16,10 @@ from domain.errors import (
     RepairNotPossible,
     Unprocessable,
 )
+from domain.machines import has_ended
 from domain.order import UNSTARTED, Case, Draft, Task
 from domain.policy import format_duration
-from domain.values import CaseId, EffectId, Json, RequestId, TaskId, format_time
+from domain.values import CaseId, EffectId, Json, RequestId, Run, TaskId, format_time
 
 ACTIONS: Final = (
     "RETRY",
@@ -35,17 +36,17 @@ ACTIONS: Final = (
 
 def open_case(
     draft: Draft,
-    task: Task,
+    task: Task | None,
     category: str,
     title: str,
     *,
     context: str | None = None,
     blocking: bool | None = None,
 ) -> Case:
-    """One open case per task: a second failure of the same task is told on the case that is there."""
-    present = find_case_of(draft, task.task_id)
+    """One open case per task (None: one about the order as a whole): a second failure is told on the one there is."""
+    present = find_case_of(draft, task.task_id if task else None)
     if present is not None:
-        if present.category != category:
+        if (present.category, present.title) != (category, title):
             draft.change_case(
                 present.case_id,
                 "CASE_CHANGED",
@@ -55,8 +56,8 @@ def open_case(
             )
         return draft.cases[present.case_id]
     request = draft.order_request()
-    undoing = task.kind == "COMPENSATION"
-    stage = draft.committed_for(task)
+    undoing = task is not None and task.kind == "COMPENSATION"
+    stage = draft.committed_for(task) if task else None
     case = Case(
         case_id=CaseId(draft.new_id("case")),
         status="OPEN",
@@ -67,10 +68,10 @@ def open_case(
         title=title,
         opened_at=draft.now,
         sla_at=draft.now + draft.policy.fallout_sla,
-        task_id=task.task_id,
-        effect_id=task.effect_id,
+        task_id=task.task_id if task else None,
+        effect_id=task.effect_id if task else None,
         request_id=draft.plans[task.plan_id].request_id
-        if undoing
+        if task and undoing
         else stage.request_id
         if stage
         else request.request_id
@@ -81,8 +82,8 @@ def open_case(
     return case
 
 
-def find_case_of(draft: Draft, task_id: TaskId) -> Case | None:
-    return next((case for case in draft.cases.values() if case.is_open and case.task_id == task_id), None)
+def find_case_of(draft: Draft, task_id: TaskId | None) -> Case | None:
+    return next((case for case in draft.open_cases() if case.task_id == task_id), None)
 
 
 def describe_wait(draft: Draft, task_id: TaskId) -> dict[str, Json]:
@@ -116,7 +117,8 @@ def assign_case(draft: Draft, command: AssignCase) -> Case:
 
 
 def repair_case(draft: Draft, command: RepairCase) -> Case:
-    """RETRY: the task goes back to its walker for a new attempt; the case ends with who asked for it and why."""
+    """RETRY: the task goes back to its walker for a new attempt, an order that could not start to its flow for a new
+    look; the case ends with who asked for it and why."""
     case = find_case(draft, command.case_id)
     if not case.is_open:
         raise CaseClosed(f"The case is {case.status}.")
@@ -138,7 +140,10 @@ def repair_case(draft: Draft, command: RepairCase) -> Case:
         "at": format_time(draft.now),
         "status": "DONE",
     }
-    retry_task(draft, draft.tasks[case.task_id])  # type: ignore[index]
+    if case.task_id:
+        retry_task(draft, draft.tasks[case.task_id])
+    else:
+        restart_fulfillment(draft)
     draft.record(
         "REPAIR_SUBMITTED",
         "CASE",
@@ -152,12 +157,26 @@ def repair_case(draft: Draft, command: RepairCase) -> Case:
 
 def _check_retry(draft: Draft, case: Case) -> None:
     task = draft.tasks.get(case.task_id) if case.task_id else None
-    if task is not None and draft.is_held(task):
-        raise ChangeActive("Another change holds this task; it decides what becomes of it.")
+    if draft.is_held(task) if task else draft.order_holds:
+        raise ChangeActive("Another change holds this work; it decides what becomes of it.")
+    if _is_false_start(draft, case):
+        return
     if task is not None and task.purpose == "MANUAL":
         raise RepairNotPossible("There is no call to repeat: a person undoes this.")
     if task is None or task.state not in {"FAILED", "IN_FALLOUT", "OUTCOME_UNKNOWN", "WAITING_EXTERNAL"}:
         raise RepairNotPossible("There is nothing to try again.")
+
+
+def _is_false_start(draft: Draft, case: Case) -> bool:
+    """A case about an order that could not be decomposed, and still is not."""
+    return case.task_id is None and case.context == "FULFILLMENT" and draft.plan is None and not draft.head.has_ended
+
+
+def restart_fulfillment(draft: Draft) -> None:
+    """Start the order's flow again under a new run: it decides anew, and what is left of the old one stands down."""
+    run = Run(draft.new_id("run"))
+    draft.change_head(run=run)
+    draft.send("order-accepted", draft.head.order_id, ttl=3600, order_id=draft.head.order_id, run=run)
 
 
 def retry_task(draft: Draft, task: Task) -> None:
@@ -185,6 +204,9 @@ def settle_cases(draft: Draft) -> bool:
     ended = False
     for case in draft.open_cases():
         task = draft.tasks.get(case.task_id) if case.task_id else None
+        if _is_false_start(draft, case) and all(has_ended("ITEM", item.base) for item in draft.items.values()):
+            close_case(draft, case.case_id, "CANCELLED", "CAUSE_VANISHED")  # nobody wants it started any more
+            ended = True
         if task is None or case.context == "LATE_EFFECT":
             continue
         solved = task.state in {"COMPLETED", "COMPENSATED", "COMPENSATING", "NOT_REQUIRED", "WAIVED"}

@@ -32,8 +32,8 @@ from domain.errors import (
     PlanNotFound,
     Unprocessable,
 )
-from domain.machines import check_move
-from domain.order import IN_FLIGHT, WINDOW, Asset, Draft, Head, Item, Order, Plan, Task
+from domain.machines import check_move, has_ended
+from domain.order import IN_FLIGHT, WINDOW, Asset, Draft, Failure, Head, Item, Order, Plan, Reported, Task
 from domain.policy import Policy, TaskType
 from domain.values import (
     AssetId,
@@ -266,8 +266,9 @@ def validate_order(draft: Draft, command: ValidateOrder) -> Mapping[str, Json]:
     if _is_foreign(draft, command.run):
         return {"verdict": "rejected" if draft.head.state == "REJECTED" else "stand_down"}
     if draft.head.base == "ACKNOWLEDGED":
-        problem = _find_problem_since_door(draft)
-        if problem:
+        problem = _find_missing_plan(draft)
+        # While a cancellation is under way the order does not end under its hands; decomposition looks again.
+        if problem and all(request.has_ended for request in draft.requests.values()):
             reject_order(draft, problem)
             return {"verdict": "rejected"}
         check_move("ORDER", "ACKNOWLEDGED", "VALIDATED")
@@ -280,17 +281,42 @@ def _is_foreign(draft: Draft, run: Run) -> bool:
     return draft.head.has_ended or draft.head.run != run
 
 
-def _find_problem_since_door(draft: Draft) -> str | None:
-    for item in draft.items.values():
-        if item.offering not in draft.policy.offerings:
+def _live_items(draft: Draft) -> list[Item]:
+    return [item for item in draft.items.values() if not has_ended("ITEM", item.base) and item.action != "NO_CHANGE"]
+
+
+def _find_missing_plan(draft: Draft) -> str | None:
+    """An offering or plan that was there at the door and is no more: an order without work would end as completed."""
+    for item in _live_items(draft):
+        offering = draft.policy.offerings.get(item.offering)
+        if offering is None:
             return f"The offering {item.offering} is no longer sold."
+        if offering.plan_for(draft.head.order_type, item.action) is None:
+            return f"{item.offering} has no plan for {item.action} any more."
+    return None
+
+
+def _find_lost_asset(draft: Draft) -> str | None:
+    """T03: an asset that could be changed at the door and cannot be any more."""
+    customer = draft.head.content.get("customer", {}).get("id")
+    for item in _live_items(draft):
+        if item.target_asset is None:
+            continue
+        asset = draft.assets.get(item.target_asset)
+        if asset is None:
+            return f"Item {item.item_id}: there is no such asset any more."
+        problem = find_asset_problem(draft.policy, item.offering, item.action, asset, customer)
+        if problem:
+            return f"Item {item.item_id}: {problem}"
     return None
 
 
 def reject_order(draft: Draft, reason: str) -> None:
-    draft.change_head(state="REJECTED", ended_at=draft.now)
+    before = draft.head.state
+    check_move("ORDER", before, "REJECTED")
+    draft.change_head(state="REJECTED", resume_state=None, ended_at=draft.now)
     draft.locks_released = True
-    draft.record("ORDER_REJECTED", "ORDER", draft.head.order_id, before="ACKNOWLEDGED", after="REJECTED", reason=reason)
+    draft.record("ORDER_REJECTED", "ORDER", draft.head.order_id, before=before, after="REJECTED", reason=reason)
 
 
 def check_start_date(draft: Draft, command: CheckStartDate) -> Mapping[str, Json]:
@@ -310,11 +336,16 @@ def check_start_date(draft: Draft, command: CheckStartDate) -> Mapping[str, Json
     return {"verdict": "go"}
 
 
-def decompose_order(draft: Draft, command: DecomposeOrder) -> Mapping[str, Json]:
-    """Store plan version 1 as a whole and start the items; a repeated question gets the plan that is there."""
-    if _is_foreign(draft, command.run):
+def decompose_order(draft: Draft, command: DecomposeOrder, reported: Reported) -> Mapping[str, Json]:
+    """Store plan version 1 as a whole and start the items; a repeated question gets the plan that is there. What can
+    no longer be carried out is a case; the flow that comes back from its repair asks again."""
+    if _is_foreign(draft, command.run) or draft.head.base == "ACKNOWLEDGED":
         return {"verdict": "stand_down"}
     if draft.head.base == "VALIDATED":
+        problem = _find_missing_plan(draft) or _find_lost_asset(draft)
+        if problem:
+            reported.failures.append(Failure(None, "DATA", problem))
+            return {"verdict": "stand_down"}
         _store_plan(draft)
         draft.change_head(base="IN_PROGRESS", plan_version=1)
         draft.content_changed = True

@@ -426,6 +426,7 @@ class Draft:
                 request
                 for request in self.requests.values()
                 if request.committed_at
+                and request.plan_id
                 and not request.has_ended
                 and request.plan_id
                 and any(other.original_task == task.task_id for other in self.tasks_of_plan(request.plan_id))
@@ -707,6 +708,24 @@ class Draft:
 
     def change_head(self, **changes: Any) -> None:
         self.head = replace(self.head, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What `settle` turns into a case: which task failed (None: the order as a whole), in what way, in words."""
+
+    task: Task | None
+    category: str
+    title: str
+
+
+@dataclass(slots=True)
+class Reported:
+    """What a wing left for `settle`: failures that need a case, and effects that came true after all (T11)."""
+
+    failures: list[Failure] = field(default_factory=list)
+    late: list[EffectId] = field(default_factory=list)
+    twice: list[EffectId] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,12 @@ from typing import Final
 from domain.assessment import find_closure, is_quiet
 from domain.cancellation import covered_items, is_parked, let_go, propose_orders, retains
 from domain.compensation import advance_plan, find_type, mark_block, supersede_plan
-from domain.execution import Reported, wait_key
+from domain.execution import wait_key
 from domain.fallout import close_case, open_case, settle_cases
 from domain.fulfillment import OPERATOR_HOLD, count_at_work, may_be_handed, undo_asset, write_asset
 from domain.ledger import Effect
 from domain.machines import check_move, has_ended
-from domain.order import UNSTARTED, WINDOW, CompensationPlan, Draft, Item, Plan, Request, Task
+from domain.order import UNSTARTED, WINDOW, CompensationPlan, Draft, Item, Plan, Reported, Request, Task
 from domain.values import PlanId, Run, TaskId, derive_id
 
 _ASSESSING: Final = frozenset({"ASSESSING", "REQUIRES_APPROVAL", "AWAITING_CHARGE_DECISION", "APPROVED"})
@@ -34,7 +34,7 @@ def settle(draft: Draft, reported: Reported) -> None:
     while _step(draft):
         pass
     for failure in reported.failures:
-        if not draft.tasks[failure.task.task_id].has_ended:
+        if failure.task is None or not draft.tasks[failure.task.task_id].has_ended:
             open_case(draft, failure.task, failure.category, failure.title)
     for effect_id in reported.twice:
         effect = draft.effects[effect_id]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -142,6 +143,8 @@ class World:
         )
         decision = decide(draft, command, around or Surroundings())
         self.order = draft.result()
+        if isinstance(command, ask.AcceptOrder) and around:
+            self.order = replace(self.order, assets=around.assets)  # as the store would load them from then on
         self.messages += draft.messages
         self.events += draft.events
         return decision

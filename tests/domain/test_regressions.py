@@ -429,6 +429,89 @@ def on_asset(world: World, action: str, **changed: Any) -> World:
     return world
 
 
+# -- what changed since the door ------------------------------------------------------------------------------
+
+
+def without_plan(world: World) -> None:
+    """A newer policy, which sells the offering but adds it no more."""
+    offering = world.policy.offerings["fiber-500"]
+    left = replace(offering, plans={name: plan for name, plan in offering.plans.items() if name != "ADD"})
+    world.policy = replace(world.policy, offerings={**world.policy.offerings, "fiber-500": left})
+
+
+def without_offering(world: World) -> None:
+    left = {name: row for name, row in world.policy.offerings.items() if name != "fiber-500"}
+    world.policy = replace(world.policy, offerings=left)
+
+
+def lose_asset(world: World) -> None:
+    world.order = replace(world.the_order, assets={key: replace(a, state="SUSPENDED") for key, a in assets_of(world)})
+
+
+def assets_of(world: World) -> list[tuple[AssetId, Asset]]:
+    return list(world.the_order.assets.items())
+
+
+@pytest.mark.parametrize("change", [without_plan, without_offering])
+def test_what_is_no_longer_sold_when_the_order_is_validated_is_rejected(change: Callable[[World], None]) -> None:
+    """T02."""
+    world = World().accept()
+    change(world)
+    assert world.do(ask.ValidateOrder(world.order_id, world.the_order.head.run)).body["verdict"] == "rejected"
+    assert (world.state, world.calls) == ("REJECTED", [])
+
+
+def test_an_order_is_not_rejected_under_the_hands_of_its_cancellation() -> None:
+    world = World().accept()
+    request = world.cancel()
+    without_plan(world)
+    world.decompose()
+    assert world.the_order.plan is None
+    world.judge(request)
+    assert (world.state, [case.status for case in world.the_order.cases.values()]) == ("CANCELLED", ["CANCELLED"])
+
+
+@pytest.mark.parametrize("change", [without_plan, without_offering, lose_asset])
+def test_what_cannot_be_carried_out_any_more_is_a_case_and_never_an_order_without_work(
+    change: Callable[[World], None],
+) -> None:
+    """T03: blocking, about the order as a whole; once mended, a new run of the flow decides anew."""
+    world = on_asset(World(), "ADD") if change is not lose_asset else on_asset(World(), "MODIFY")
+    policy, assets = world.policy, world.the_order.assets
+    world.do(ask.ValidateOrder(world.order_id, world.the_order.head.run))
+    change(world)
+    old = world.the_order.head.run
+    for _ in range(2):  # a job delivered twice makes no second case
+        assert world.do(ask.DecomposeOrder(world.order_id, old)).body["verdict"] == "stand_down"
+    case = world.open_case()
+    assert (case.context, case.category, case.blocking, case.task_id) == ("FULFILLMENT", "DATA", True, None)
+    assert (world.state, world.the_order.head.resume_state) == ("FALLOUT", "VALIDATED")
+    world.policy = policy
+    world.order = replace(world.the_order, assets=assets)
+    world.retry()
+    [_, start] = world.sent("order-accepted")
+    run = world.the_order.head.run
+    assert (start.ttl, start.variables["run"], run != old) == (3600, str(run), True)
+    assert world.do(ask.DecomposeOrder(world.order_id, old)).body["verdict"] == "stand_down"
+    world.decompose().run_flow()
+    assert world.state == "COMPLETED"
+
+
+def test_an_order_that_could_not_start_can_still_be_cancelled() -> None:
+    world = World().accept()
+    world.do(ask.ValidateOrder(world.order_id, world.the_order.head.run))
+    without_plan(world)
+    world.do(ask.DecomposeOrder(world.order_id, world.the_order.head.run))
+    request = world.cancel()
+    with pytest.raises(ChangeActive):
+        world.retry()
+    world.judge(request)
+    assert (world.state, world.the_order.cases[next(iter(world.the_order.cases))].resolution) == (
+        "CANCELLED",
+        "CAUSE_VANISHED",
+    )
+
+
 def test_bringing_back_what_was_disconnected_aims_at_no_asset() -> None:
     world = on_asset(World(), "DISCONNECT").decompose().run_flow()
     [proposal] = world.cancel().proposals
