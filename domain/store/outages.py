@@ -11,6 +11,8 @@ OUTAGES: Final[tuple[type[Exception], ...]] = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
+    # What asyncpg says when a connection is cut in the middle of an exchange.
+    asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
