@@ -255,14 +255,36 @@ def _is_mandatory(draft: Draft, item: Item) -> bool:
 
 
 def moment_of(point: PointOfNoReturn, content: Mapping[str, Json]) -> datetime | None:
-    """When a dated point is reached: the field's moment less `by`; None where the field is absent (never)."""
-    value: Json = content
-    for part in (point.field or "").strip("/").split("/"):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    if not isinstance(value, str):
-        return None
+    """When a dated point is reached: the field's moment less `by`, as an instant, whatever clocks do in between.
+
+    `content` is the order as the task sees it; of several items (`/items/*/…`) the earliest counts. None where the
+    field is absent: that is never.
+    """
+    moments = [_instant(value) for value in values_at(content, point.field or "")]
+    return min((moment - point.by for moment in moments if moment), default=None)
+
+
+def values_at(document: Json, pointer: str) -> list[Json]:
+    """What a document says at a pointer; in a list of items a part is an item's id, or `*` for every one."""
+    found: list[Json] = [document]
+    for part in pointer.strip("/").split("/"):
+        found = [
+            value
+            for source in found
+            for value in (
+                [source[part]]
+                if isinstance(source, Mapping) and part in source
+                else [item for item in source if part in ("*", item["itemId"])]
+                if isinstance(source, list)
+                else []
+            )
+        ]
+    return found
+
+
+def _instant(value: Json) -> datetime | None:
     try:
-        return parse_time(value) - point.by
+        return parse_time(value) if isinstance(value, str) else None
     except ValueError:
         return None
 
@@ -286,18 +308,12 @@ def is_past_return(
 # -- consequence --------------------------------------------------------------------------------------------
 
 
-def is_running(
-    task: Task,
-    task_type: TaskType,
-    effect: Effect | None,
-    content: Mapping[str, Json],
-    now: datetime,
-    refused: Iterable[EffectId],
-) -> bool:
+def is_running(draft: Draft, task: Task, refused: Iterable[EffectId]) -> bool:
     """Whether quiescing waits for it (§4): in flight, not withdrawable, not past its point of no return."""
     if task.state not in IN_FLIGHT:
         return False
-    if is_past_return(task_type, task.state, content, now):
+    task_type, effect = draft.task_type(task), draft.effect_of(task)
+    if is_past_return(task_type, task.state, draft.document_of(task), draft.now):
         return False
     return not (
         task.state == "WAITING_EXTERNAL"
@@ -309,17 +325,7 @@ def is_running(
 
 def is_quiet(draft: Draft, request: Request, closure: Closure) -> bool:
     """Whether nothing in the closure is under way any more that a decision would have to wait for."""
-    return not any(
-        is_running(
-            task,
-            draft.task_type(task),
-            draft.effect_of(task),
-            draft.head.content,
-            draft.now,
-            request.refused_withdrawals,
-        )
-        for task in (draft.tasks[task_id] for task_id in closure.tasks)
-    )
+    return not any(is_running(draft, draft.tasks[task_id], request.refused_withdrawals) for task_id in closure.tasks)
 
 
 def judge_task(draft: Draft, task: Task, refused: Iterable[EffectId]) -> tuple[Impact, Rule, Blocker | None]:
@@ -350,7 +356,7 @@ def judge_task(draft: Draft, task: Task, refused: Iterable[EffectId]) -> tuple[I
         return found("NOTHING_TO_UNDO", "no_external_effect", f"{name} is not felt outside; nothing to undo.")
     if effect is None or effect.state in {"NO_EFFECT", "REVERSED", "WAIVED"}:
         return found("NOTHING_TO_UNDO", "no_effect", f"{name} has had no effect that still stands.")
-    past = is_past_return(task_type, task.state, draft.head.content, draft.now)
+    past = is_past_return(task_type, task.state, draft.document_of(task), draft.now)
     if past:
         if task_type.past_no_return == "BLOCK":
             blocker = Blocker("PAST_NO_RETURN", past[1], past[0])
@@ -366,14 +372,14 @@ def judge_task(draft: Draft, task: Task, refused: Iterable[EffectId]) -> tuple[I
     if effect.accepted_at and effect.is_open:
         if task_type.withdrawal and effect.effect_id not in set(refused):
             return found("WITHDRAW", "withdrawable", f"{name} is under way and can still be called off.")
-        stays = _would_stay(task_type, draft)
+        stays = must_stay(draft, task)
         return found("AWAIT_OUTCOME", "accepted", f"{name} is under way; its outcome is awaited first.", stays=stays)
     if effect.state == "UNKNOWN":
         return found(
             "VERIFY_OUTCOME",
             "unknown",
             f"{name}: nobody knows yet whether it happened; it is verified first.",
-            stays=_would_stay(task_type, draft),
+            stays=must_stay(draft, task),
             severity="WARNING",
         )
     if effect.state == "INTENDED":
@@ -381,7 +387,7 @@ def judge_task(draft: Draft, task: Task, refused: Iterable[EffectId]) -> tuple[I
             "AWAIT_OUTCOME",
             "running",
             f"{name} is running; its outcome is awaited first.",
-            stays=_would_stay(task_type, draft),
+            stays=must_stay(draft, task),
         )
     if not task_type.compensation:
         return found(
@@ -390,9 +396,11 @@ def judge_task(draft: Draft, task: Task, refused: Iterable[EffectId]) -> tuple[I
     return found("COMPENSATE", "confirmed", f"{name} has happened and is undone by {task_type.compensation}.")
 
 
-def _would_stay(task_type: TaskType, draft: Draft) -> bool:
-    """What a task in flight may still become: would its effect, once confirmed, have to stay?"""
-    return bool(is_past_return(task_type, "COMPLETED", draft.head.content, draft.now)) or not task_type.compensation
+def must_stay(draft: Draft, task: Task) -> bool:
+    """What a task in flight may still become: will its effect, once confirmed, have to stay?"""
+    task_type = draft.task_type(task)
+    past = is_past_return(task_type, "COMPLETED", draft.document_of(task), draft.now)
+    return past is not None or not task_type.compensation
 
 
 def related_items(draft: Draft, item_ids: Iterable[str]) -> set[str]:
@@ -572,7 +580,8 @@ def _feasibility(impacts: list[Impact], blockers: list[Blocker]) -> tuple[str, s
 def _price(
     draft: Draft, impacts: list[Impact], asked_at: datetime, waived: bool
 ) -> tuple[Money, Offer | None, list[Rule]]:
-    """The charges of effects that will be undone after their soft point; judged at the time of asking, once each."""
+    """The charges of effects that will be undone after their soft point; judged at the time of asking, once each. The
+    time to answer runs from now, when the charge is named, and never beyond the hard point."""
     cost = Money(0, draft.policy.currency)
     trace: list[Rule] = []
     charges: list[tuple[Charge, datetime]] = []
@@ -584,12 +593,13 @@ def _price(
             or not point.charge
         ):
             continue
-        moment = moment_of(point, draft.head.content)
+        document = draft.document_of(impact.task)
+        moment = moment_of(point, document)
         if not moment or asked_at < moment:
             continue
         hard = impact.type.hard_point_of_no_return
-        latest = asked_at + (point.charge.respond_within or timedelta())
-        end = moment_of(hard, draft.head.content) if hard else None
+        latest = draft.now + (point.charge.respond_within or timedelta())
+        end = moment_of(hard, document) if hard else None
         charges.append((point.charge, min(latest, end) if end else latest))
         if not waived:
             cost = cost + point.charge.amount

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from domain.assessment import Impact, is_past_return, related_items
+from domain.assessment import Impact, must_stay, related_items
 from domain.ledger import Effect, captured_minor, refunded_minor
 from domain.order import CompensationPlan, Draft, Task
 from domain.policy import TaskType
@@ -236,12 +236,6 @@ def _next_state(draft: Draft, task: Task, retained: list[Task]) -> str | None:
     if _needs_no_call(draft, task, effect):
         return "NOT_REQUIRED"
     return "READY"
-
-
-def must_stay(draft: Draft, original: Task) -> bool:
-    """Whether an awaited effect turned out to be one that stays (its own point of no return)."""
-    task_type = draft.task_type(original)
-    return bool(is_past_return(task_type, "COMPLETED", draft.head.content, draft.now)) or not task_type.compensation
 
 
 def _kept_by_retained(draft: Draft, task: Task, retained: list[Task]) -> bool:

@@ -141,7 +141,9 @@ def effect_input(draft: Draft, task: Task) -> dict[str, Json]:
 
 
 def select_inputs(draft: Draft, task: Task, pointers: tuple[str, ...]) -> dict[str, Json]:
-    """The sub-document of the order at these pointers, in the order's own shape; `*` stands for the task's items."""
+    """The sub-document of the order at these pointers, in the order's own shape; `*` stands for the task's items. What
+    the order does not say is absent, without an empty place where it would be."""
+    document = draft.document_of(task)
     selected: dict[str, Json] = {}
     items: dict[str, dict[str, Json]] = {}
     for pointer in pointers:
@@ -152,18 +154,19 @@ def select_inputs(draft: Draft, task: Task, pointers: tuple[str, ...]) -> dict[s
                 target = items.setdefault(item_id, {"itemId": item_id})
                 _copy(draft.items[item_id].document(), parts[2:], target)
         else:
-            _copy(draft.head.content, parts, selected)
+            _copy(document, parts, selected)
     if items:
         selected["items"] = list(items.values())
     return selected
 
 
 def _copy(source: Json, parts: list[str], target: dict[str, Json]) -> None:
-    for part in parts[:-1]:
+    for part in parts:
         source = source.get(part) if isinstance(source, Mapping) else None
-        target = target.setdefault(part, {})
-    if parts and isinstance(source, Mapping) and parts[-1] in source:
-        target[parts[-1]] = source[parts[-1]]
+    if source is not None and parts:
+        for part in parts[:-1]:
+            target = target.setdefault(part, {})
+        target[parts[-1]] = source
 
 
 # -- outcome ----------------------------------------------------------------------------------------------

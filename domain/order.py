@@ -387,6 +387,12 @@ class Draft:
     def fulfillment_types(self) -> Mapping[str, TaskType]:
         return self.plan.types if self.plan else {}
 
+    def document_of(self, task: Task) -> dict[str, Json]:
+        """The order in its own shape, as one task may see it: with the task's own items only."""
+        head = self.head
+        own = [self.items[item_id].document() for item_id in task.item_ids]
+        return {"externalId": head.external_id, "orderType": head.order_type, **head.content, "items": own}
+
     def effect_of(self, task: Task) -> Effect | None:
         return self.effects.get(task.effect_id) if task.effect_id else None
 
@@ -428,7 +434,6 @@ class Draft:
                 if request.committed_at
                 and request.plan_id
                 and not request.has_ended
-                and request.plan_id
                 and any(other.original_task == task.task_id for other in self.tasks_of_plan(request.plan_id))
             ),
             None,

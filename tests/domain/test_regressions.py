@@ -5,16 +5,17 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from domain import commands as ask
+from domain.assessment import moment_of
 from domain.decide import Surroundings
 from domain.errors import ChangeActive, ItemUnknown, RepairNotPossible, ScopeInvalid
 from domain.order import Asset, Request
-from domain.values import AssetId
+from domain.values import AssetId, format_time
 from tests.builders import (
     AGENT,
     World,
@@ -26,10 +27,12 @@ from tests.builders import (
     only,
     refused,
     silent,
+    telecom,
 )
 
 YES = {"state": "CONFIRMED", "external_reference": "late"}
 NO = {"state": "NO_EFFECT", "reason": "no"}
+VISIT = datetime.fromisoformat("2026-12-01T09:00:00+01:00")
 FIRST = ("reserve-inventory", "assign-resource")
 UP_TO_SHIPMENT = (*FIRST, "create-appointment", "ship-device")
 
@@ -545,6 +548,77 @@ def test_a_charge_for_what_turned_out_not_to_have_happened_is_dropped() -> None:
         None,
         0,
     )
+
+
+def test_the_time_to_accept_a_charge_runs_from_its_offer_and_ends_with_the_point_of_no_return() -> None:
+    """What is charged was fixed when the cancellation was asked for, however long the review took."""
+
+    def early(document: dict[str, Any]) -> None:
+        document["task_types"]["create-appointment"]["soft_point_of_no_return"]["by"] = "P7D"
+
+    world = World(changed_telecom(early)).accept().decompose().run_to(*FIRST, "create-appointment")
+    world.wait(timedelta(days=5))
+    request = world.judge(world.cancel(force_manual_review=True))
+    world.wait(timedelta(days=3))
+    request = world.approve(request)
+    assert (request.status, (request.charge or {})["respondBy"]) == (
+        "AWAITING_CHARGE_DECISION",
+        format_time(world.now + timedelta(days=2)),
+    )
+    world.do(ask.WithdrawCancellation(world.order_id, request.request_id), AGENT)
+    world.wait(timedelta(days=2))  # a day before the visit: two days to answer would be too long
+    request = world.judge(world.cancel())
+    hard = world.the_order.plan.types["create-appointment"].hard_point_of_no_return  # type: ignore[union-attr]
+    assert hard is not None
+    assert (request.charge or {})["respondBy"] == format_time(VISIT - hard.by)
+
+
+# -- points of no return -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("days", "feasibility"), [(0, "FULLY_CANCELLABLE"), (2, "PARTIALLY_CANCELLABLE")])
+def test_a_dated_point_on_items_is_reached_with_the_earliest_of_the_tasks_own(days: int, feasibility: str) -> None:
+    def dated(document: dict[str, Any]) -> None:
+        row = document["task_types"]["create-appointment"]
+        row["hard_point_of_no_return"] = {"field": "/items/*/configuration/deliverBy", "by": "P1D"}
+        del row["soft_point_of_no_return"]
+
+    def by(item_id: str, day: str) -> ask.OrderItem:
+        return an_item(item_id, content={"configuration": {"deliverBy": f"2026-{day}T00:00:00Z"}})
+
+    world = World(changed_telecom(dated)).accept(an_order(by("1", "12-24"), by("2", "11-23"))).decompose()
+    request = world.run_to(*FIRST, "create-appointment").wait(timedelta(days=days)).judge(world.cancel())
+    assert (request.assessment or {})["feasibility"] == feasibility
+
+
+def test_a_cut_off_is_an_instant_whatever_the_clocks_on_the_wall_do_in_between() -> None:
+    """EC34: the visit is at nine in summer time, the day before it still was winter: the day has its 24 hours."""
+    visit = {"start": "2027-03-28T09:00:00+02:00", "end": "2027-03-28T12:00:00+02:00", "timeZone": "Europe/Berlin"}
+    point = telecom().task_types["create-appointment"].soft_point_of_no_return
+    assert point is not None
+    moment = moment_of(point, {"appointment": visit})
+    assert moment == datetime(2027, 3, 28, 7, 0, tzinfo=UTC) - point.by
+    assert moment_of(point, {"appointment": {"start": "2027-03-28T09:00:00"}}) is None
+    assert moment_of(point, {}) is None
+
+
+def test_a_task_is_sent_what_the_order_says_and_no_empty_places() -> None:
+    def asking(document: dict[str, Any]) -> None:
+        document["task_types"]["reserve-inventory"]["inputs"] = [
+            "/externalId",
+            "/orderType",
+            "/contact/nickname/short",
+            "/items/*/configuration/deviceModel",
+            "/items/*/configuration/deliverBy",
+        ]
+
+    order = replace(an_order(an_item(offering="router")), external_id="CRM-1")
+    world = World(changed_telecom(asking)).accept(order).decompose()
+    assert world.claim(world.release()[0])["body"]["input"]["order"] == {
+        "externalId": "CRM-1",
+        "orderType": "STANDARD",
+        "items": [{"itemId": "1", "configuration": {"deviceModel": "R7"}}],
+    }
 
 
 # -- items that belong together -------------------------------------------------------------------------------
