@@ -140,7 +140,7 @@ class StoredWorld(Stage):
     ) -> Any:
         """The door's answer; what surrounds a new order is looked up, not given."""
         for asset in (around.assets if around else {}).values():
-            self._install(asset)
+            self.install(asset)
         answer = self.store.run(self._handle(command, actor or system_actor("test"), command_id or uuid.uuid4()))
         self.order = self.store.run(self._load(command.order_id))
         return answer
@@ -176,7 +176,7 @@ class StoredWorld(Stage):
     def _set_clock(self, now: datetime) -> None:
         self.store.as_owner(f"update testing.clock set base = '{now.isoformat()}'")
 
-    def _install(self, asset: Asset) -> None:
+    def install(self, asset: Asset) -> None:
         self.store.as_owner(
             "insert into asset (tenant_id, asset_id, customer_id, offering, configuration, state, version,"
             " system_references, quantity) values ($1, $2, $3, $4, '{}', $5, $6, '{}', 1) on conflict do nothing"

@@ -166,11 +166,6 @@ class Auditor:
         query = _SQL["count_entries"]
         return int(await self._connection.fetchval(query.text, self._tenant_id))
 
-    async def find_tenants(self, order_id: UUID) -> list[UUID]:
-        """Who has an order of this id."""
-        rows = await self._connection.fetch(_SQL["find_tenants"].text, order_id)
-        return [row["tenant_id"] for row in rows]
-
     async def read_chains(self, order_id: UUID | None = None) -> AsyncIterator[list[ChainLink]]:
         """Every entry of every order (or of one), order by order, in the order of their sequence; in batches."""
         query = _SQL["read_chains"]

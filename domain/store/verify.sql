@@ -6,9 +6,6 @@
 select rolsuper or rolbypassrls or pg_has_role(current_user, 'recourse_auditor', 'usage') as reads_all
 from pg_roles where rolname = current_user;
 
--- name: find_tenants
-select tenant_id from customer_order where order_id = :order_id;
-
 -- name: ended_orders_stay
 -- I1: what moved after the transaction in which its order ended, and rows written after their end.
 with ended as (
