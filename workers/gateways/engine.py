@@ -20,8 +20,8 @@ _PUSHED_BACK = Counter("recourse_engine_pushed_back", "Commands that the engine 
 
 _SECONDS: Final = 5.0
 _DONE: Final = "COMPLETED"
-# The engine has no search at all (it runs without the consoles' storage), or will not let us in.
-_NO_SEARCH: Final = frozenset({400, 401, 403, 404, 405, 500, 501, 503})
+# How an engine without the consoles' storage says that it cannot search: 8.6 knows no such route, later ones forbid it.
+_NO_SEARCH: Final = frozenset({403, 404, 405, 501})
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class Engine:
         """Who completed the newest user task of this instance that began before the element instance `before`.
 
         Raises NotYetVisibleError while the search does not show it as completed, NoSearchError where there is no
-        search, httpx.TransportError where nobody answers.
+        search, httpx.HTTPError where nobody answers, or not well.
         """
         if self._rest is None:
             raise NoSearchError

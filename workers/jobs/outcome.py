@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
+import grpc
+import httpx
+
 from domain import errors
 from domain.policy import PolicyInvalid
 from domain.store.outages import OUTAGES
@@ -98,11 +101,15 @@ BREACHES: Final[Mapping[type[errors.Breach], str]] = MappingProxyType(
         errors.EvidenceRequired: _INCIDENT,
         errors.RepairNotPossible: _INCIDENT,
         errors.RelationCycle: _INCIDENT,
+        errors.RelationTargetUnknown: _INCIDENT,
         errors.ChargeNotOpen: _INCIDENT,
         # A policy of a newer release: a worker of that release understands it.
         PolicyInvalid: _LATER,
     }
 )
+
+# The database's, and those of the engine when it is asked a question.
+_OUTAGES: Final = (*OUTAGES, httpx.HTTPError, grpc.RpcError)
 
 _IN_FLIGHT_SECONDS: Final = 0.5
 _UNEXPECTED_SECONDS: Final = 2.0
@@ -145,7 +152,7 @@ def judge(error: Exception, clock: OutageClock) -> Reply:
             return Stuck(error.code)
         case VariableError():
             return Stuck("VARIABLE_INVALID", error.name)
-        case _ if isinstance(error, OUTAGES):
+        case _ if isinstance(error, _OUTAGES):
             return Later(clock.next_pause(), "OUTAGE")
         case _:
             return Again(_UNEXPECTED_SECONDS * random.uniform(0.7, 1.3), "UNEXPECTED")

@@ -1,0 +1,170 @@
+"""Who decided is what the engine says, with the roles that the tenant gave; never what a variable says."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from domain import commands as ask
+from domain.decide import order_etag
+from domain.values import Actor, RequestId, Run
+from tests.postgres import Database
+from tests.workers.fake_engine import FakeJob
+from tests.workers.flow_world import FlowWorld, open_flow_world
+from tests.workers.test_simulator import serve
+
+
+@dataclass
+class Search:
+    """The engine's search for user tasks, as a test sets it; `status` other than 200: there is none."""
+
+    tasks: list[dict[str, Any]] = field(default_factory=list)
+    status: int = 200
+    asked: list[dict[str, Any]] = field(default_factory=list)
+
+    async def answer(self, request: Request) -> Response:
+        self.asked.append(json.loads(await request.body()))
+        return JSONResponse({"items": self.tasks}, self.status)
+
+
+@asynccontextmanager
+async def open_review(database: Database, folder: Path, search: Search) -> AsyncIterator[tuple[FlowWorld, RequestId]]:
+    """An order whose cancellation waits for a review, asked for by alice."""
+    server, task, url = await serve(Starlette(routes=[Route("/v2/user-tasks/search", search.answer, methods=["POST"])]))
+    try:
+        async with open_flow_world(database, folder) as world:
+            world.settings = world.settings.model_copy(update={"engine_rest": url})
+            yield world, await _request_review(world)
+    finally:
+        server.should_exit = True
+        await task
+
+
+async def _request_review(world: FlowWorld) -> RequestId:
+    request_id = RequestId(uuid.uuid4())
+    version = await world.owner.fetchval("select version from customer_order")
+    asked = ask.RequestCancellation(
+        world.order_id, request_id, "ORDER", (), "CUSTOMER_CHANGED_MIND", force_manual_review=True
+    )
+    alice = Actor("alice", frozenset({"agent"}))
+    await world.door.handle(ask.Envelope(world.tenant_id, uuid.uuid4(), alice, if_match=order_etag(version)), asked)
+    world.run = Run(await world.owner.fetchval("select run from cancellation_request"))
+    given = world.ids | {"request_id": str(request_id)}
+    async with world.fleet():
+        await world.verdict(await world.engine.add_job("begin-assessment", **given))
+        told = await world.verdict(await world.engine.add_job("assess-cancellation", **given))
+    assert told["verdict"] == "review", told
+    world.task = {"wait_key": told["wait_key"]}
+    return request_id
+
+
+async def add_decision(world: FlowWorld, request_id: RequestId, **entered: str) -> FakeJob:
+    return await world.engine.add_job(
+        "record-decision",
+        **world.ids,
+        request_id=str(request_id),
+        wait_key=world.task["wait_key"],
+        **({"decision": "", "comment": ""} | entered),
+    )
+
+
+async def staff(world: FlowWorld, subject: str, *roles: str) -> None:
+    await world.owner.execute(
+        "insert into staff (tenant_id, subject, roles, changed_by) values ($1, $2, $3, 'admin')",
+        world.tenant_id,
+        subject,
+        list(roles),
+    )
+
+
+def completed_by(assignee: str | None, element: int = 1, state: str = "COMPLETED") -> dict[str, Any]:
+    return {"userTaskKey": element, "elementInstanceKey": element, "state": state, "assignee": assignee}
+
+
+async def test_a_decision_counts_for_the_person_whom_the_engine_names(database: Database, tmp_path: Path) -> None:
+    search = Search([completed_by("alice", 1), completed_by("bob", 2)])
+    async with open_review(database, tmp_path, search) as (world, request_id):
+        await staff(world, "bob", "approver")
+        async with world.fleet():
+            job = await add_decision(world, request_id, decision="approve", comment="fine")
+            assert await world.verdict(job) == {"verdict": "decided"}
+        decisions = json.loads(await world.owner.fetchval("select decisions::text from cancellation_request"))
+        assert [(d["decision"], d["by"]) for d in decisions] == [("APPROVED", "bob")]
+        assert search.asked == [{"filter": {"processInstanceKey": job.key + 1}}]
+
+
+async def test_a_decision_that_is_not_visible_yet_is_waited_for(database: Database, tmp_path: Path) -> None:
+    search = Search([completed_by(None, 1, "CREATED")])
+    async with open_review(database, tmp_path, search) as (world, request_id):
+        await staff(world, "bob", "approver")
+        async with world.fleet():
+            job = await add_decision(world, request_id, decision="approve")
+            await world.engine.until(lambda: bool(job.errors))
+            assert (job.errors[0][0], job.errors[0][1].split(" ")[0]) == (3, "DECISION_NOT_VISIBLE")
+            search.tasks = [completed_by("bob", 1)]
+            assert await world.verdict(job) == {"verdict": "decided"}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "roles"),
+    [
+        ([completed_by(None)], {"bob": ("approver",)}),  # nobody was assigned
+        ([completed_by("mallory")], {}),  # unknown to the tenant
+        ([completed_by("bob")], {"bob": ("agent",)}),  # may not decide
+        ([completed_by("alice")], {"alice": ("approver",)}),  # asked for it herself
+        ([completed_by("system:walker")], {"system:walker": ("approver",)}),
+    ],
+)
+async def test_a_decision_that_may_not_count_is_refused_recorded_and_offered_again(
+    database: Database, tmp_path: Path, tasks: list[dict[str, Any]], roles: dict[str, tuple[str, ...]]
+) -> None:
+    async with open_review(database, tmp_path, Search(tasks)) as (world, request_id):
+        for subject, held in roles.items():
+            await staff(world, subject, *held)
+        async with world.fleet():
+            job = await add_decision(world, request_id, decision="approve")
+            assert await world.verdict(job) == {"verdict": "again"}
+        assert await world.owner.fetchval("select status from cancellation_request") == "REQUIRES_APPROVAL"
+        refused = await world.owner.fetchval("select count(*) from audit_entry where kind = 'DECISION_REFUSED'")
+        assert refused == 1
+
+
+async def test_without_a_search_nobody_has_decided(database: Database, tmp_path: Path) -> None:
+    async with open_review(database, tmp_path, Search(status=405)) as (world, request_id), world.fleet():
+        job = await add_decision(world, request_id, decision="approve")
+        assert await world.verdict(job) == {"verdict": "again"}
+
+
+async def test_a_search_that_is_ill_is_asked_again(database: Database, tmp_path: Path) -> None:
+    search = Search([completed_by("bob")], status=500)
+    async with open_review(database, tmp_path, search) as (world, request_id):
+        await staff(world, "bob", "approver")
+        async with world.fleet():
+            job = await add_decision(world, request_id, decision="reject", comment="no")
+            await world.engine.until(lambda: bool(job.errors))
+            assert (job.errors[0][0], job.errors[0][1].split(" ")[0]) == (3, "OUTAGE")
+            search.status = 200
+            assert await world.verdict(job) == {"verdict": "decided"}
+
+
+async def test_a_decision_through_the_api_needs_no_search(database: Database, tmp_path: Path) -> None:
+    search = Search(status=405)
+    async with open_review(database, tmp_path, search) as (world, request_id):
+        version = await world.owner.fetchval("select version from cancellation_request")
+        bob = Actor("bob", frozenset({"approver"}))
+        envelope = ask.Envelope(world.tenant_id, uuid.uuid4(), bob, if_match=f'"request-version-{version}"')
+        await world.door.handle(envelope, ask.ApproveCancellation(world.order_id, request_id))
+        async with world.fleet():
+            assert await world.verdict(await add_decision(world, request_id)) == {"verdict": "decided"}
+        assert search.asked == []
