@@ -19,11 +19,13 @@ from urllib.parse import urlsplit
 from workers.local.home import free_port
 from workers.local.parts import answers_postgres
 from workers.local.postgres import Server, find_binaries
-from workers.local.processes import last_lines, start_child
+from workers.local.processes import find_child, last_lines, start_child, write_own_pid_file
 from workers.migrate import ROLE_SETTINGS, migrate_database, read_migrations
 from workers.runtime import project_file
 from workers.settings import Settings
 
+_FOLDERS = Path("/var/tmp")
+_PREFIX = "recourse-postgres-"
 _PASSWORDS = {role: f"{role}-of-the-tests" for role in ROLE_SETTINGS}
 
 
@@ -88,9 +90,11 @@ def serve_postgres() -> Iterator[PostgresServer]:
 @contextmanager
 def embedded_server() -> Iterator[str]:
     """The owner's URL of a server of its own in a throwaway folder."""
+    _sweep_abandoned()
     # Not pytest's own temporary folder: root's is closed to the user that the server runs as.
-    folder = Path(tempfile.mkdtemp(prefix="recourse-test-", dir="/var/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_FOLDERS))
     folder.chmod(0o711)
+    write_own_pid_file(folder / "owner.pid")
     server = Server(folder / "data", free_port(), secrets.token_hex(12), Settings().cache)
     log = folder / "postgres.log"
     child = start_child(asyncio.run(server.prepare()), folder / "postgres.pid", log)
@@ -104,6 +108,15 @@ def embedded_server() -> Iterator[str]:
     finally:
         asyncio.run(child.stop(signal.SIGINT, 20))
         shutil.rmtree(folder)
+
+
+def _sweep_abandoned() -> None:
+    """Stop the servers of test runs that were killed, and remove their folders."""
+    for owner in _FOLDERS.glob(f"{_PREFIX}*/owner.pid"):
+        if find_child(owner) is None:
+            if server := find_child(owner.with_name("postgres.pid")):
+                asyncio.run(server.stop(signal.SIGINT, 20))
+            shutil.rmtree(owner.parent, ignore_errors=True)
 
 
 @contextmanager
