@@ -19,6 +19,7 @@ from typing import Any
 import asyncpg
 import httpx
 import orjson
+import pytest
 import uvicorn
 from pyzeebe.grpc_internals.zeebe_adapter import ZeebeAdapter
 
@@ -33,6 +34,7 @@ from tests.workers.api_world import load_shared_policy
 from tests.workers.fake_engine import FakeEngine, FakeJob, open_engine
 from workers.gateways.engine import Engine, open_channel
 from workers.gateways.systems import Systems
+from workers.jobs import fleet as fleet_module
 from workers.jobs.fleet import Fleet
 from workers.jobs.job import Means
 from workers.jobs.registry import handlers
@@ -99,12 +101,14 @@ class FlowWorld:
         channel = open_channel(self.settings.engine_grpc)
         systems, engine = Systems(self.settings.systems), Engine(channel, self.settings.engine_rest)
         means = Means(self.settings, self.door, systems, engine, partial(read_roles, self.pool))
-        fleet = Fleet(ZeebeAdapter(channel, max_connection_retries=-1), means)
-        fleet.employ(handlers(CALLS))
-        try:
-            yield fleet
-        finally:
-            await fleet.drain()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fleet_module, "LONG_POLL", timedelta(seconds=0.5))  # stopping waits for an open poll
+            fleet = Fleet(ZeebeAdapter(channel, max_connection_retries=-1), means)
+            fleet.employ(handlers(CALLS))
+            try:
+                yield fleet
+            finally:
+                await fleet.drain()
             await systems.close()
             await engine.close()
             await channel.close()
