@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -72,6 +73,16 @@ class Impact:
     effect: Effect | None
     consequence: Consequence
     stays: bool = False
+
+    @property
+    def key(self) -> uuid.UUID:
+        """What tells it from the others: its effect; a task has more than one where an older one came true late."""
+        return self.effect.effect_id if self.effect else self.task.task_id
+
+    @property
+    def is_surplus(self) -> bool:
+        """Whether the effect stands beside the one that the task itself goes by."""
+        return self.effect is not None and self.effect.effect_id != self.task.effect_id
 
     def to_json(self) -> dict[str, Json]:
         return {
@@ -328,8 +339,24 @@ def is_quiet(draft: Draft, request: Request, closure: Closure) -> bool:
     return not any(is_running(draft, draft.tasks[task_id], request.refused_withdrawals) for task_id in closure.tasks)
 
 
-def judge_task(draft: Draft, task: Task, refused: Iterable[EffectId]) -> tuple[Impact, Rule, Blocker | None]:
-    """One task's consequence: the first rule of §4 that holds."""
+def judge_surplus(draft: Draft, task: Task, effect: Effect) -> tuple[Impact, Rule]:
+    """An older effect of a task that came true after all (T11): undone if anything undoes it, whatever its point."""
+    task_type = draft.task_type(task)
+    consequence = "COMPENSATE" if task_type.compensation else "RETAIN"
+    sentence = f"{task.step} ({task.task_type}) has happened once more than was wanted; " + (
+        f"that is undone by {task_type.compensation}." if task_type.compensation else "nothing undoes it."
+    )
+    facts = {"taskId": str(task.task_id), "type": task.task_type, "effectId": str(effect.effect_id)}
+    return (
+        Impact(task, task_type, effect, consequence, stays=not task_type.compensation),
+        Rule("consequence.surplus", consequence, sentence, facts, "WARNING"),
+    )
+
+
+def judge_task(
+    draft: Draft, task: Task, refused: Iterable[EffectId], stopping: frozenset[EffectId] = frozenset()
+) -> tuple[Impact, Rule, Blocker | None]:
+    """One task's consequence: the first rule of §4 that holds. stopping: effects that a withdrawal is at work on."""
     task_type = draft.task_type(task)
     effect = draft.effect_of(task)
     facts: dict[str, Json] = {"taskId": str(task.task_id), "type": task.task_type, "state": task.state}
@@ -370,6 +397,8 @@ def judge_task(draft: Draft, task: Task, refused: Iterable[EffectId]) -> tuple[I
             severity="WARNING",
         )
     if effect.accepted_at and effect.is_open:
+        if effect.effect_id in stopping:
+            return found("AWAIT_OUTCOME", "being_withdrawn", f"{name} is being called off; the answer is awaited.")
         if task_type.withdrawal and effect.effect_id not in set(refused):
             return found("WITHDRAW", "withdrawable", f"{name} is under way and can still be called off.")
         stays = must_stay(draft, task)
@@ -420,13 +449,15 @@ def spread_retention(
     draft: Draft, impacts: Iterable[Impact], dispositions: Mapping[str, str]
 ) -> tuple[list[Impact], list[Rule]]:
     """`keeps` and `undo_after` to a fixpoint: what an effect that stays needs, stays too."""
-    current = {impact.task.task_id: impact for impact in impacts}
-    by_type: dict[str, list[TaskId]] = {}
-    by_compensation: dict[str, list[TaskId]] = {}
+    current = {impact.key: impact for impact in impacts}
+    by_type: dict[str, list[uuid.UUID]] = {}
+    by_compensation: dict[str, list[uuid.UUID]] = {}
     for impact in current.values():
-        by_type.setdefault(impact.task.task_type, []).append(impact.task.task_id)
+        if impact.is_surplus:
+            continue  # nobody needs it twice
+        by_type.setdefault(impact.task.task_type, []).append(impact.key)
         if impact.type.compensation:
-            by_compensation.setdefault(impact.type.compensation, []).append(impact.task.task_id)
+            by_compensation.setdefault(impact.type.compensation, []).append(impact.key)
     # undone_before[Y]: the compensations that may only come after Y
     undone_before: dict[str, list[str]] = {}
     for compensation in by_compensation:
@@ -440,19 +471,19 @@ def spread_retention(
         or (impact.consequence == "MANUAL" and dispositions.get(str(impact.task.task_id)) == "RETAIN")
     ]
 
-    def keep(task_id: TaskId, rule_id: str, because: Impact) -> None:
-        impact = current[task_id]
+    def keep(key: uuid.UUID, rule_id: str, because: Impact) -> None:
+        impact = current[key]
         if impact.consequence != "COMPENSATE":
             return
         kept = Impact(impact.task, impact.type, impact.effect, "RETAIN", True)
-        current[task_id] = kept
+        current[key] = kept
         frontier.append(kept)
         trace.append(
             Rule(
                 rule_id,
                 "RETAIN",
                 f"{impact.task.step} ({impact.task.task_type}) stays, because {because.task.task_type} stays.",
-                {"taskId": str(task_id), "because": str(because.task.task_id)},
+                {"taskId": str(impact.task.task_id), "because": str(because.task.task_id)},
                 "WARNING",
             )
         )
@@ -461,13 +492,13 @@ def spread_retention(
         retained = frontier.pop()
         reach = related_items(draft, retained.task.item_ids)
         for kept_type in retained.type.keeps:
-            for task_id in by_type.get(kept_type, ()):
-                if reach & set(current[task_id].task.item_ids):
-                    keep(task_id, "retention.keeps", retained)
+            for key in by_type.get(kept_type, ()):
+                if reach & set(current[key].task.item_ids):
+                    keep(key, "retention.keeps", retained)
         for compensation in undone_before.get(retained.type.compensation or "", ()):
-            for task_id in by_compensation[compensation]:
-                if reach & set(current[task_id].task.item_ids):
-                    keep(task_id, "retention.undo_after", retained)
+            for key in by_compensation[compensation]:
+                if reach & set(current[key].task.item_ids):
+                    keep(key, "retention.undo_after", retained)
     return list(current.values()), trace
 
 
@@ -485,12 +516,19 @@ def assess_cancellation(draft: Draft, request: Request) -> Assessment:
     trace = list(closure.trace)
     blockers = list(closure.blockers)
     judged: list[Impact] = []
+    surplus = _surplus_effects(draft)
+    stopping = frozenset(e.withdraws for e in draft.effects.values() if e.withdraws and e.is_open)
     for task_id in closure.tasks:
-        impact, rule, blocker = judge_task(draft, draft.tasks[task_id], request.refused_withdrawals)
+        task = draft.tasks[task_id]
+        impact, rule, blocker = judge_task(draft, task, request.refused_withdrawals, stopping)
         judged.append(impact)
         trace.append(rule)
         if blocker:
             blockers.append(blocker)
+        for effect in surplus.get(task_id, ()):
+            impact, rule = judge_surplus(draft, task, effect)
+            judged.append(impact)
+            trace.append(rule)
     impacts, kept = spread_retention(draft, judged, request.dispositions)
     trace += kept
 
@@ -546,6 +584,16 @@ def assess_cancellation(draft: Draft, request: Request) -> Assessment:
         fingerprint=fingerprint(draft, request.request_id, closure),
         closure=closure,
     )
+
+
+def _surplus_effects(draft: Draft) -> dict[TaskId, list[Effect]]:
+    """Per task the originals that stand beside the one that the task goes by."""
+    found: dict[TaskId, list[Effect]] = {}
+    for effect in draft.effects.values():
+        task = draft.tasks.get(effect.task_id)
+        if effect.stands and effect.is_original and task and task.effect_id != effect.effect_id:
+            found.setdefault(task.task_id, []).append(effect)
+    return found
 
 
 def reversing_elsewhere(draft: Draft, request_id: RequestId) -> frozenset[EffectId]:
@@ -634,11 +682,12 @@ def fingerprint(draft: Draft, request_id: RequestId | None, closure: Closure) ->
         [str(task_id), "UNSTARTED" if draft.tasks[task_id].state in UNSTARTED else draft.tasks[task_id].state]
         for task_id in sorted(closure.tasks)
     ]
-    effects = [
+    touched = set(closure.tasks)
+    effects = sorted(
         [str(effect.effect_id), effect.state, effect.accepted_at is not None]
-        for task_id in sorted(closure.tasks)
-        if (effect := draft.effect_of(draft.tasks[task_id]))
-    ]
+        for effect in draft.effects.values()
+        if effect.is_original and effect.task_id in touched
+    )
     others = sorted(
         [str(other.request_id), other.status]
         for other in draft.requests.values()

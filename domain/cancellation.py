@@ -447,7 +447,6 @@ def _past_review(draft: Draft, request: Request, assessment: Assessment) -> Requ
 def assessment_document(draft: Draft, request: Request, assessment: Assessment) -> dict[str, Json]:
     """The assessment as 2-api shows it; stored with the request, and given by a preview."""
     nodes = draw_graph(draft, assessment.impacts, request.dispositions, reversing_elsewhere(draft, request.request_id))
-    effect_of = {node.original.task_id: str(node.effect_id) for node in nodes}
     return {
         "feasibility": assessment.feasibility,
         "manualReviewRequired": assessment.manual_review_required,
@@ -458,7 +457,7 @@ def assessment_document(draft: Draft, request: Request, assessment: Assessment) 
                 "taskType": node.task_type,
                 "purpose": node.purpose,
                 "reverses": str(node.effect_id),
-                "dependsOn": [effect_of[task_id] for task_id in node.after],
+                "dependsOn": [str(effect_id) for effect_id in node.after],
             }
             for node in nodes
         ],

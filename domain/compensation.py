@@ -18,13 +18,13 @@ _AWAITED: Final = frozenset({"AWAIT_OUTCOME", "VERIFY_OUTCOME"})
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One undoing: of which task and effect, by what, and after which other nodes (by original task)."""
+    """One undoing: of which task and effect, by what, and after the undoing of which other effects."""
 
     original: Task
     effect_id: EffectId
     task_type: str
     purpose: str
-    after: tuple[TaskId, ...]
+    after: tuple[EffectId, ...]
 
 
 def draw_graph(
@@ -40,52 +40,51 @@ def draw_graph(
     Linear in tasks and edges. The order of the result is topological: a node stands behind what it waits for.
     """
     impacts = list(impacts)
-    chosen: dict[TaskId, tuple[Impact, str, str]] = {}
+    chosen: dict[EffectId, tuple[Impact, str, str]] = {}
+    of_task: dict[TaskId, list[EffectId]] = {}
     for impact in impacts:
         effect = impact.effect
         if effect is None or effect.effect_id in taken:
             continue
         purpose = _purpose(impact, dispositions.get(str(impact.task.task_id)))
         if purpose == "WITHDRAW":
-            chosen[impact.task.task_id] = (impact, purpose, impact.type.withdrawal or impact.type.name)
+            chosen[effect.effect_id] = (impact, purpose, impact.type.withdrawal or impact.type.name)
         elif purpose:
-            chosen[impact.task.task_id] = (impact, purpose, impact.type.compensation or impact.type.name)
+            chosen[effect.effect_id] = (impact, purpose, impact.type.compensation or impact.type.name)
+        if purpose:
+            of_task.setdefault(impact.task.task_id, []).append(effect.effect_id)
 
-    ordered = _topological([impact.task for impact in impacts])
+    ordered = _topological(list({impact.task.task_id: impact.task for impact in impacts}.values()))
     successors: dict[TaskId, list[TaskId]] = {}
     for task in ordered:
         for predecessor in task.depends_on:
             successors.setdefault(predecessor, []).append(task.task_id)
-    nearest: dict[TaskId, tuple[TaskId, ...]] = {}
+    nearest: dict[TaskId, tuple[EffectId, ...]] = {}
     for task in reversed(ordered):
-        found: dict[TaskId, None] = {}
+        found: dict[EffectId, None] = {}
         for successor in successors.get(task.task_id, ()):
-            if successor in chosen:
-                found[successor] = None
-            else:
-                found.update(dict.fromkeys(nearest.get(successor, ())))
+            found.update(dict.fromkeys(of_task.get(successor) or nearest.get(successor, ())))
         nearest[task.task_id] = tuple(found)
 
-    by_type: dict[tuple[str, str], list[TaskId]] = {}
-    for task_id, (impact, _, task_type) in chosen.items():
+    by_type: dict[tuple[str, str], list[EffectId]] = {}
+    for effect_id, (impact, _, task_type) in chosen.items():
         for item_id in impact.task.item_ids:
-            by_type.setdefault((task_type, item_id), []).append(task_id)
+            by_type.setdefault((task_type, item_id), []).append(effect_id)
     relying: dict[str, set[str]] = {}
     for item_id in draft.items:
         for base in related_items(draft, [item_id]):
             relying.setdefault(base, set()).add(item_id)
 
     # An effect that may yet stay decides about what it keeps: those wait until it is known.
-    keepers: dict[str, list[tuple[TaskId, set[str]]]] = {}
-    for task_id, (impact, purpose, _) in chosen.items():
+    keepers: dict[str, list[tuple[EffectId, set[str]]]] = {}
+    for effect_id, (impact, purpose, _) in chosen.items():
         for kept in impact.type.keeps if purpose == "AWAIT" else ():
-            keepers.setdefault(kept, []).append((task_id, related_items(draft, impact.task.item_ids)))
+            keepers.setdefault(kept, []).append((effect_id, related_items(draft, impact.task.item_ids)))
 
-    nodes: dict[TaskId, Node] = {}
-    for task in reversed(ordered):
-        if task.task_id not in chosen:
-            continue
-        impact, purpose, task_type = chosen[task.task_id]
+    nodes: dict[EffectId, Node] = {}
+    undoings = [(task, effect_id) for task in reversed(ordered) for effect_id in of_task.get(task.task_id, ())]
+    for task, effect_id in undoings:
+        impact, purpose, task_type = chosen[effect_id]
         after = dict.fromkeys(nearest[task.task_id])
         if purpose == "COMPENSATE":
             for earlier in find_type(draft, task_type).undo_after:
@@ -95,9 +94,8 @@ def draw_graph(
         for keeper_id, reach in keepers.get(task.task_type, ()):
             if not reach.isdisjoint(task.item_ids):
                 after[keeper_id] = None
-        after.pop(task.task_id, None)
-        assert impact.effect is not None
-        nodes[task.task_id] = Node(task, impact.effect.effect_id, task_type, purpose, tuple(after))
+        after.pop(effect_id, None)
+        nodes[effect_id] = Node(task, effect_id, task_type, purpose, tuple(after))
     return _sorted_nodes(nodes)
 
 
@@ -136,18 +134,18 @@ def _topological(tasks: list[Task]) -> list[Task]:
     return ordered
 
 
-def _sorted_nodes(nodes: Mapping[TaskId, Node]) -> list[Node]:
-    waiting = {task_id: len(node.after) for task_id, node in nodes.items()}
-    followers: dict[TaskId, list[TaskId]] = {}
-    for task_id, node in nodes.items():
+def _sorted_nodes(nodes: Mapping[EffectId, Node]) -> list[Node]:
+    waiting = {effect_id: len(node.after) for effect_id, node in nodes.items()}
+    followers: dict[EffectId, list[EffectId]] = {}
+    for effect_id, node in nodes.items():
         for earlier in node.after:
-            followers.setdefault(earlier, []).append(task_id)
-    ready = [task_id for task_id, count in waiting.items() if not count]
+            followers.setdefault(earlier, []).append(effect_id)
+    ready = [effect_id for effect_id, count in waiting.items() if not count]
     ordered: list[Node] = []
     while ready:
-        task_id = ready.pop()
-        ordered.append(nodes[task_id])
-        for follower in followers.get(task_id, ()):
+        effect_id = ready.pop()
+        ordered.append(nodes[effect_id])
+        for follower in followers.get(effect_id, ()):
             waiting[follower] -= 1
             if not waiting[follower]:
                 ready.append(follower)
@@ -162,17 +160,17 @@ def find_type(draft: Draft, name: str) -> TaskType:
 def store_plan(draft: Draft, plan: CompensationPlan, nodes: list[Node]) -> None:
     """Write the plan's tasks. Withdrawals go first and alone: everything else waits for them."""
     draft.add_plan(plan)
-    id_of = {node.original.task_id: TaskId(derive_id(plan.plan_id, node.effect_id, node.purpose)) for node in nodes}
-    withdrawals = [id_of[node.original.task_id] for node in nodes if node.purpose == "WITHDRAW"]
+    id_of = {node.effect_id: TaskId(derive_id(plan.plan_id, node.effect_id, node.purpose)) for node in nodes}
+    withdrawals = [id_of[node.effect_id] for node in nodes if node.purpose == "WITHDRAW"]
     for node in nodes:
-        after = [id_of[task_id] for task_id in node.after]
+        after = [id_of[effect_id] for effect_id in node.after]
         if node.purpose != "WITHDRAW":
             after += [task_id for task_id in withdrawals if task_id not in after]
         else:
             after = []
         draft.add_task(
             Task(
-                task_id=id_of[node.original.task_id],
+                task_id=id_of[node.effect_id],
                 kind="COMPENSATION",
                 plan_id=plan.plan_id,
                 step=node.original.step,
@@ -243,6 +241,8 @@ def _kept_by_retained(draft: Draft, task: Task, retained: list[Task]) -> bool:
     if task.original_task is None:
         return False
     mine = draft.tasks[task.original_task]
+    if task.reverses != mine.effect_id:
+        return False  # it happened once more than was wanted; nobody needs it twice
     for other in retained:
         if other.original_task is None:
             continue
@@ -272,7 +272,7 @@ def _enter(draft: Draft, task: Task, state: str) -> None:
             finish_original(draft, effect, undone=True)
     if state == "READY" and task.purpose == "COMPENSATE" and task.original_task:
         original = draft.tasks[task.original_task]
-        if original.state == "COMPLETED" and original.kind == "FULFILLMENT":
+        if original.state == "COMPLETED" and original.effect_id == task.reverses:
             draft.move_task(original.task_id, "COMPENSATING")
     if state == "RETAINED" and task.original_task:
         original = draft.tasks[task.original_task]
@@ -281,9 +281,9 @@ def _enter(draft: Draft, task: Task, state: str) -> None:
 
 
 def finish_original(draft: Draft, effect: Effect, *, undone: bool) -> None:
-    """The original task follows its effect: COMPENSATED once undone, COMPLETED where the effect stays."""
+    """The original task follows its own effect: COMPENSATED once undone, COMPLETED where the effect stays."""
     original = draft.tasks.get(effect.task_id)
-    if original is None or original.kind != "FULFILLMENT":
+    if original is None or original.kind != "FULFILLMENT" or original.effect_id != effect.effect_id:
         return
     if original.state == "COMPLETED" and undone:
         draft.move_task(original.task_id, "COMPENSATING")

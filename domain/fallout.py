@@ -17,7 +17,7 @@ from domain.errors import (
     Unprocessable,
 )
 from domain.machines import has_ended
-from domain.order import UNSTARTED, Case, Draft, Task
+from domain.order import UNSTARTED, Case, Draft, Request, Task
 from domain.policy import format_duration
 from domain.values import CaseId, EffectId, Json, RequestId, Run, TaskId, format_time
 
@@ -42,9 +42,14 @@ def open_case(
     *,
     context: str | None = None,
     blocking: bool | None = None,
+    effect_id: EffectId | None = None,
+    request_id: RequestId | None = None,
 ) -> Case:
-    """One open case per task (None: one about the order as a whole): a second failure is told on the one there is."""
-    present = find_case_of(draft, task.task_id if task else None)
+    """One open case per task (None: one about the order as a whole): a second failure is told on the one there is.
+
+    effect_id: the one effect that the case is about, where that is not the task's own; it has a case to itself
+    """
+    present = find_case_of(draft, task.task_id if task else None, effect_id)
     if present is not None:
         if (present.category, present.title) != (category, title):
             draft.change_case(
@@ -69,21 +74,46 @@ def open_case(
         opened_at=draft.now,
         sla_at=draft.now + draft.policy.fallout_sla,
         task_id=task.task_id if task else None,
-        effect_id=task.effect_id if task else None,
-        request_id=draft.plans[task.plan_id].request_id
-        if task and undoing
-        else stage.request_id
-        if stage
-        else request.request_id
-        if request
-        else None,
+        effect_id=effect_id or (task.effect_id if task else None),
+        request_id=request_id or _request_of(draft, task, stage or request),
     )
     draft.add_case(case, "CANCELLATION_CASE_OPENED" if undoing else "CASE_OPENED")
     return case
 
 
-def find_case_of(draft: Draft, task_id: TaskId | None) -> Case | None:
-    return next((case for case in draft.open_cases() if case.task_id == task_id), None)
+def _request_of(draft: Draft, task: Task | None, otherwise: Request | None) -> RequestId | None:
+    if task is not None and task.kind == "COMPENSATION":
+        return draft.plans[task.plan_id].request_id
+    return otherwise.request_id if otherwise else None
+
+
+def find_case_of(draft: Draft, task_id: TaskId | None, late: EffectId | None = None) -> Case | None:
+    """The case about this task's work, or (late) the one about an effect that it should not have had."""
+    return next(
+        (
+            case
+            for case in draft.open_cases()
+            if case.task_id == task_id and (case.effect_id if case.context == "LATE_EFFECT" else None) == late
+        ),
+        None,
+    )
+
+
+def open_follow_up_cases(draft: Draft) -> None:
+    """§7: a wish that came too late, and no order can be proposed that would fulfil it: a person finds a way. It is
+    about undoing, and blocks nothing: the order that it is about may have ended."""
+    for request in list(draft.requests.values()):
+        without_answer = request.outcome == "NEW_ORDER_REQUIRED" and not request.proposals
+        if without_answer and all(case.request_id != request.request_id for case in draft.cases.values()):
+            open_case(
+                draft,
+                None,
+                "BUSINESS",
+                "Cancelled too late, and no follow-up order can be proposed",
+                context="COMPENSATION",
+                blocking=False,
+                request_id=request.request_id,
+            )
 
 
 def describe_wait(draft: Draft, task_id: TaskId) -> dict[str, Json]:
@@ -206,6 +236,10 @@ def settle_cases(draft: Draft) -> bool:
         task = draft.tasks.get(case.task_id) if case.task_id else None
         if _is_false_start(draft, case) and all(has_ended("ITEM", item.base) for item in draft.items.values()):
             close_case(draft, case.case_id, "CANCELLED", "CAUSE_VANISHED")  # nobody wants it started any more
+            ended = True
+        late = draft.effects.get(case.effect_id) if case.effect_id and case.context == "LATE_EFFECT" else None
+        if late is not None and late.state in {"REVERSED", "WAIVED"}:
+            close_case(draft, case.case_id, "RESOLVED", "OBLIGATION_MET")
             ended = True
         if task is None or case.context == "LATE_EFFECT":
             continue

@@ -305,6 +305,7 @@ class Beyond:
 class Order:
     """Everything under one order row, as one command sees it.
 
+    busy_assets: those of its items' assets that another order is changing now
     beyond: None where everything was loaded. Otherwise only one task with its neighbours is here, and only its own
     outcome and the readiness of its successors may be judged (`settle` knows).
     """
@@ -320,6 +321,7 @@ class Order:
     cases: Mapping[CaseId, Case] = field(default_factory=dict)
     assets: Mapping[AssetId, Asset] = field(default_factory=dict)
     order_holds: frozenset[str] = frozenset()
+    busy_assets: Mapping[AssetId, OrderId] = field(default_factory=dict)
     beyond: Beyond | None = None
 
 
@@ -353,6 +355,7 @@ class Draft:
         self.cases = dict(order.cases)
         self.assets = dict(order.assets)
         self.order_holds = order.order_holds
+        self.busy_assets = order.busy_assets
         self.beyond = order.beyond
         self.actor = actor
         self.on_behalf_of = on_behalf_of
@@ -706,6 +709,7 @@ class Draft:
             cases=self.cases,
             assets=self.assets,
             order_holds=self.order_holds,
+            busy_assets=self.busy_assets,
             beyond=self.beyond,
         )
 

@@ -12,12 +12,12 @@ from domain.assessment import find_closure, is_quiet
 from domain.cancellation import covered_items, is_parked, let_go, propose_orders, retains
 from domain.compensation import advance_plan, find_type, mark_block, supersede_plan
 from domain.execution import wait_key
-from domain.fallout import close_case, open_case, settle_cases
+from domain.fallout import open_case, open_follow_up_cases, settle_cases
 from domain.fulfillment import OPERATOR_HOLD, count_at_work, may_be_handed, undo_asset, write_asset
 from domain.ledger import Effect
 from domain.machines import check_move, has_ended
 from domain.order import UNSTARTED, WINDOW, CompensationPlan, Draft, Item, Plan, Reported, Request, Task
-from domain.values import PlanId, Run, TaskId, derive_id
+from domain.values import OrderId, PlanId, Run, TaskId, derive_id
 
 _ASSESSING: Final = frozenset({"ASSESSING", "REQUIRES_APPROVAL", "AWAITING_CHARGE_DECISION", "APPROVED"})
 _ENDED_EVENTS: Final = {
@@ -45,9 +45,11 @@ def settle(draft: Draft, reported: Reported) -> None:
             f"Reversed twice: {effect.task_type}",
             context="LATE_EFFECT",
             blocking=False,
+            effect_id=effect_id,
         )
     for effect_id in reported.late:
         _oblige(draft, draft.effects[effect_id])
+    open_follow_up_cases(draft)
     while _step(draft):
         pass
     if not draft.beyond:
@@ -273,26 +275,25 @@ def _open_effects(draft: Draft, request: Request) -> bool:
 def _oblige(draft: Draft, effect: Effect) -> None:
     """T11: it happened after all. The ended rows stay as they are; beside them stands the duty to undo it."""
     task = draft.tasks[effect.task_id]
+    task_type = draft.task_type(task)
+    undone_by = task_type.compensation
+    busy = next((holder for item_id in task.item_ids if (holder := _find_holder(draft, item_id))), None)
+    title = f"{task.task_type} took effect after it had been given up"
+    if busy is not None:
+        title += f"; order {busy} holds its asset, nothing is called"
+    elif undone_by is None and task_type.follow_up:
+        title += f"; a {task_type.follow_up.order_type} order ({task_type.follow_up.action}) would undo it"
     open_case(
         draft,
         task,
         "UNKNOWN_OUTCOME",
-        f"{task.task_type} took effect after it had been given up",
+        title,
         context="LATE_EFFECT",
         blocking=False,
+        effect_id=effect.effect_id,
     )
-    undone_by = draft.task_type(task).compensation
-    plan = next(
-        (
-            plan
-            for plan in reversed(draft.plans.values())
-            if plan.state != "SUPERSEDED"
-            and (owner := draft.requests[plan.request_id]).committed_at
-            and set(task.item_ids) & covered_items(draft, owner)
-        ),
-        None,
-    )
-    if undone_by is None or plan is None or effect.reverses or effect.withdraws:
+    plan = _find_plan_for(draft, task)
+    if undone_by is None or plan is None or busy is not None:
         return
     types = {**plan.types, undone_by: find_type(draft, undone_by)}
     run = Run(draft.new_id("run"))
@@ -316,16 +317,32 @@ def _oblige(draft: Draft, effect: Effect) -> None:
     draft.send("plan-restarted", run, ttl=3600, order_id=draft.head.order_id, plan_id=plan.plan_id, run=run)
 
 
+def _find_holder(draft: Draft, item_id: str) -> OrderId | None:
+    """Another order that is changing what this item is about."""
+    item = draft.items[item_id]
+    assets = (asset_id for asset_id in (item.asset, item.target_asset) if asset_id)
+    return next((draft.busy_assets[asset_id] for asset_id in assets if asset_id in draft.busy_assets), None)
+
+
+def _find_plan_for(draft: Draft, task: Task) -> CompensationPlan | None:
+    """The plan that undoes what this task did: the latest past its commit point, else one that is on its way there."""
+    covering = [
+        (owner.committed_at is not None, plan)
+        for plan in draft.plans.values()
+        if plan.state != "SUPERSEDED"
+        and not draft.is_parked(owner := draft.requests[plan.request_id])
+        and (owner.committed_at or owner.plan_id == plan.plan_id)
+        and set(task.item_ids) & covered_items(draft, owner)
+    ]
+    return max(enumerate(covering), key=lambda found: (found[1][0], found[0]))[1][1] if covering else None
+
+
 def _advance_obligations(draft: Draft, plan_id: PlanId) -> bool:
     moved = advance_plan(draft, plan_id)
     mark_block(draft, plan_id)
     tasks = draft.tasks_of_plan(plan_id)
     if all(task.has_ended for task in tasks):
         draft.move_plan(plan_id, "COMPLETED", "COMPENSATION_COMPLETED", completed_at=draft.now, closed=True)
-        for case in draft.open_cases():
-            undone = any(task.original_task == case.task_id and task.state == "COMPLETED" for task in tasks)
-            if case.context == "LATE_EFFECT" and undone:
-                close_case(draft, case.case_id, "RESOLVED", "OBLIGATION_MET")
         moved = True
     return moved
 

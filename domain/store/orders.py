@@ -123,6 +123,7 @@ def read_order(document: Mapping[str, Any]) -> Order:
         cases={case.case_id: case for case in map(_read_case, document["cases"] or ())},
         assets={asset.asset_id: asset for asset in map(_read_asset, document["assets"] or ())},
         order_holds=frozenset(document["head"]["order_holds"]),
+        busy_assets={AssetId(UUID(asset)): OrderId(UUID(holder)) for asset, holder in document["busy"] or ()},
     )
 
 

@@ -45,6 +45,11 @@ select json_build_object(
     'assets', (
         select json_agg(a) from asset a where tenant_id = :tenant_id and asset_id in (
             select unnest(array[target_asset, asset]) from order_item
+            where tenant_id = :tenant_id and order_id = :order_id)),
+    'busy', (
+        select json_agg(json_build_array(l.asset_id, l.order_id)) from asset_change_lock l
+        where l.tenant_id = :tenant_id and l.order_id <> :order_id and l.asset_id in (
+            select unnest(array[target_asset, asset]) from order_item
             where tenant_id = :tenant_id and order_id = :order_id))
 )::text as document;
 
@@ -84,6 +89,7 @@ select json_build_object(
         where tenant_id = :tenant_id and order_id = :order_id
           and (effect_id in (select effect_id from near) or effect_id = :effect_id)),
     'requests', null, 'plans', null, 'undoings', null, 'edges', null, 'cases', null, 'assets', null,
+    'busy', null,
     'at_work', (select count(*) from far where handed and state in ('READY', 'IN_PROGRESS')),
     'waiting', (
         select exists (

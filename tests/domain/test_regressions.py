@@ -15,7 +15,7 @@ from domain.assessment import moment_of
 from domain.decide import Surroundings
 from domain.errors import ChangeActive, ItemUnknown, RepairNotPossible, ScopeInvalid
 from domain.order import Asset, Request
-from domain.values import AssetId, format_time
+from domain.values import AssetId, OrderId, format_time
 from tests.builders import (
     AGENT,
     World,
@@ -33,6 +33,7 @@ from tests.builders import (
 YES = {"state": "CONFIRMED", "external_reference": "late"}
 NO = {"state": "NO_EFFECT", "reason": "no"}
 VISIT = datetime.fromisoformat("2026-12-01T09:00:00+01:00")
+MODIFICATION = ("modify-service",)
 FIRST = ("reserve-inventory", "assign-resource")
 UP_TO_SHIPMENT = (*FIRST, "create-appointment", "ship-device")
 
@@ -353,6 +354,93 @@ def test_a_late_yes_between_a_retry_and_its_call_makes_the_call_needless() -> No
     assert (world.task("reserve-inventory").state, world.called("reserve-inventory")) == ("COMPLETED", 1)
 
 
+def happened_twice() -> World:
+    """A reservation that was refused, made again, and then turns out to have been made the first time too."""
+    world = World().accept().decompose().run_flow(only({"reserve-inventory": refused}), only={"reserve-inventory"})
+    world.retry()
+    return world.run_to("reserve-inventory")
+
+
+def confirm_the_first(world: World) -> None:
+    world.report(world.calls_of("reserve-inventory")[0], YES, source="CALLBACK")
+
+
+@pytest.mark.parametrize("heard", ["before", "while assessed", "while planned", "after"])
+def test_what_happened_once_more_than_was_wanted_is_undone_with_the_rest(heard: str) -> None:
+    """The ledger is undone, not the task: every effect that stands has an undoing of its own."""
+    world = happened_twice()
+    if heard == "before":
+        confirm_the_first(world)
+        assert (world.open_case().context, world.state) == ("LATE_EFFECT", "IN_PROGRESS")
+    request = world.judge(world.cancel(force_manual_review=heard == "while assessed"))
+    if heard == "while assessed":
+        confirm_the_first(world)
+        world.plan(world.approve(request))
+    if heard == "while planned":
+        confirm_the_first(world)
+    world.run_flow()
+    if heard == "after":
+        confirm_the_first(world)
+        world.run_flow()
+    assert world.state == "CANCELLED"
+    assert {e.state for e in world.the_order.effects.values() if e.task_type == "reserve-inventory"} == {"REVERSED"}
+    assert (world.called("release-inventory"), world.task("reserve-inventory").state) == (2, "COMPENSATED")
+    assert not [case for case in world.the_order.cases.values() if case.is_open]
+
+
+def given_up_and_gone(world: World, task_type: str, *before: str) -> World:
+    """A cancelled order one of whose effects had been accepted, and then was said not to have happened."""
+    world.decompose().run_flow(only({task_type: accepted}), only={task_type, *before})
+    past_grace(world)
+    world.run_flow()
+    world.report(world.calls_of(task_type)[0], NO, source="CALLBACK")
+    assert world.state == "CANCELLED"
+    return world
+
+
+def test_a_late_effect_that_nothing_undoes_names_the_order_that_would() -> None:
+    world = World().accept().decompose()
+    world.run_flow(only({"ship-device": accepted}), only=set(UP_TO_SHIPMENT))
+    world.judge(world.cancel())
+    world.run_flow()
+    assert world.state == "CANCELLED"
+    calls = len(world.calls)
+    world.report(world.calls_of("ship-device")[0], YES, source="CALLBACK")
+    world.run_flow()
+    assert (world.effect("ship-device").state, len(world.calls)) == ("CONFIRMED", calls)
+    assert (world.open_case().context, "RETURN order (RETURN)" in world.open_case().title) == ("LATE_EFFECT", True)
+
+
+def test_a_late_effect_on_an_asset_that_another_order_is_changing_is_left_to_a_person() -> None:
+    world = given_up_and_gone(on_asset(World(), "MODIFY"), *MODIFICATION)
+    other = OrderId(uuid.uuid4())
+    world.order = replace(world.the_order, busy_assets={an_asset().asset_id: other})
+    calls = len(world.calls)
+    world.report(world.calls_of(MODIFICATION[0])[0], YES, source="CALLBACK")
+    world.run_flow()
+    assert (len(world.calls), world.state) == (calls, "CANCELLED")
+    assert str(other) in world.open_case().title
+
+
+def test_a_withdrawal_that_is_under_way_is_not_asked_for_again() -> None:
+    world = World().accept().decompose()
+    world.run_flow(only({"ship-device": accepted}), only=set(UP_TO_SHIPMENT))
+    first = world.judge(world.cancel())
+    call = world.claim(world.release(world.compensation().plan_id)[0])
+    world.report(call, {"state": "ACCEPTED"})
+    world.do(ask.WithdrawCancellation(world.order_id, first.request_id), AGENT)
+    world.judge(world.cancel())
+    assert world.called("stop-shipment") == 1
+    world.run_flow()
+    world.report(call, YES, source="CALLBACK")
+    world.run_flow()
+    assert (world.state, world.called("stop-shipment"), world.effect("ship-device").state) == (
+        "CANCELLED",
+        1,
+        "NO_EFFECT",
+    )
+
+
 # -- what stays -----------------------------------------------------------------------------------------------
 
 
@@ -520,6 +608,17 @@ def test_bringing_back_what_was_disconnected_aims_at_no_asset() -> None:
     [proposal] = world.cancel().proposals
     [item] = proposal["items"]
     assert (item["action"], item["targetAssetId"], item["configuration"]) == ("ADD", None, {"bandwidth": "100M"})
+
+
+def test_where_no_order_can_be_proposed_a_person_looks_and_the_ended_order_stays_as_it_is() -> None:
+    world = World().accept(an_order(an_item(offering="mobile-sim", action="RETURN"))).decompose().run_flow()
+    head = world.the_order.head
+    request = world.cancel()
+    assert (request.outcome, request.proposals, world.the_order.head) == ("NEW_ORDER_REQUIRED", (), head)
+    case = world.open_case()
+    assert (case.context, case.blocking, case.request_id) == ("COMPENSATION", False, request.request_id)
+    world.cancel()
+    assert len(world.the_order.cases) == 1
 
 
 # -- charges --------------------------------------------------------------------------------------------------
