@@ -290,6 +290,12 @@ class RepairNotPossible(Unprocessable):
     code = "REPAIR_NOT_POSSIBLE"
 
 
+class RelationTargetUnknown(Unprocessable):
+    """The order that the relation points to does not exist."""
+
+    code = "RELATION_TARGET_UNKNOWN"
+
+
 class RelationCycle(Unprocessable):
     """The relation would close a circle."""
 

@@ -63,6 +63,7 @@ EVENT_TYPES: Final[Mapping[str, str]] = MappingProxyType(
         "JEOPARDY_RAISED": "OrderJeopardyRaised",
         "FLOW_RESTARTED": "OrderFlowRestarted",
         "DECISION_REFUSED": "OrderDecisionRefused",
+        "RELATION_ADDED": "OrderRelationAdded",
         "ASSET_MODIFICATION_STARTED": "AssetModificationOrderStarted",
         "ASSET_MODIFICATION_COMPLETED": "AssetModificationOrderCompleted",
     }
@@ -76,6 +77,7 @@ class Event:
     """One fact about one entity of an order; `before`/`after` are set where a state moved.
 
     `data` is small, plain JSON and free of personal data: it goes into the audit and onto the topic alike.
+    `note` is what a person wrote about it: kept in the audit, never told to the world.
     """
 
     kind: str
@@ -85,6 +87,7 @@ class Event:
     after: str | None = None
     request_id: uuid.UUID | None = None
     data: Mapping[str, Json] = field(default_factory=dict)
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

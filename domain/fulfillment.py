@@ -130,8 +130,19 @@ def accept_order(
             command.order_id,
             assets=sorted(str(asset_id) for asset_id in draft.locks_taken),
         )
+    _relate(draft, command)
     draft.content_changed = True
     draft.send("order-accepted", command.order_id, ttl=3600, order_id=command.order_id, run=draft.head.run)
+
+
+def _relate(draft: Draft, command: AcceptOrder) -> None:
+    """A relation points from this, the newer order, to an older one: no circle can come of it."""
+    named = [(relation["type"], str(relation["targetOrderId"])) for relation in command.relations]
+    if len(set(named)) != len(named):
+        raise Unprocessable(errors=(FieldError("/relations", "name each relation once"),))
+    for kind, target in named:
+        draft.record("RELATION_ADDED", "ORDER", command.order_id, type=kind, targetOrderId=target)
+    draft.relations += command.relations
 
 
 def _check_items(policy: Policy, command: AcceptOrder) -> None:
@@ -520,28 +531,27 @@ def restart_plan(draft: Draft, command: RestartFlow) -> Mapping[str, Json]:
 
 
 def hold_order(draft: Draft, command: HoldOrder) -> None:
-    _check_operable(draft, command.invalid)
+    if draft.head.has_ended:
+        raise OrderTerminal
     if OPERATOR_HOLD in draft.order_holds:
         raise ChangeActive("The order is on hold already.")
+    if command.invalid:
+        raise Unprocessable(errors=command.invalid)
     draft.order_holds = draft.order_holds | {OPERATOR_HOLD}
     draft.hold((task.task_id for task in draft.fulfillment_tasks() if not task.has_ended), OPERATOR_HOLD)
-    draft.record("ORDER_HELD", "ORDER", draft.head.order_id)
+    draft.record("ORDER_HELD", "ORDER", draft.head.order_id, spoken=command.reason)
 
 
 def release_order(draft: Draft, command: ReleaseOrder) -> None:
-    _check_operable(draft, command.invalid)
-    if OPERATOR_HOLD not in draft.order_holds:
-        raise ChangeActive("The order is not on hold.")
-    draft.order_holds = draft.order_holds - {OPERATOR_HOLD}
-    draft.unhold(OPERATOR_HOLD)
-    draft.record("ORDER_RELEASED", "ORDER", draft.head.order_id)
-
-
-def _check_operable(draft: Draft, invalid: tuple[FieldError, ...]) -> None:
     if draft.head.has_ended:
         raise OrderTerminal
-    if invalid:
-        raise Unprocessable(errors=invalid)
+    if OPERATOR_HOLD not in draft.order_holds:
+        raise ChangeActive("The order is not on hold.")
+    if command.invalid:
+        raise Unprocessable(errors=command.invalid)
+    draft.order_holds = draft.order_holds - {OPERATOR_HOLD}
+    draft.unhold(OPERATOR_HOLD)
+    draft.record("ORDER_RELEASED", "ORDER", draft.head.order_id, spoken=command.reason)
 
 
 # -- the installed base ---------------------------------------------------------------------------------------------

@@ -19,11 +19,13 @@ from domain.errors import (
     CaseNotFound,
     ChangeActive,
     ExternalIdTaken,
+    FieldError,
     IdempotencyInFlight,
     IdempotencyKeyReused,
     Malformed,
     OrderNotFound,
     PreconditionRequired,
+    RelationTargetUnknown,
     RequestNotFound,
     VersionStale,
 )
@@ -42,7 +44,7 @@ from domain.store.orders import (
     write_draft,
 )
 from domain.store.policies import PolicyBook
-from domain.store.pool import Connection, LockTimeout, Pool, UniqueViolation, tenant_transaction
+from domain.store.pool import Connection, ForeignKeyViolation, LockTimeout, Pool, UniqueViolation, tenant_transaction
 from domain.store.previews import add_preview, find_preview
 from domain.values import Json, OrderId, derive_id
 
@@ -73,6 +75,10 @@ class Door:
         try:
             async with tenant_transaction(self._pool, envelope.tenant_id) as connection:
                 return await self._transact(connection, envelope, command)
+        except ForeignKeyViolation as violation:
+            if violation.constraint_name != "order_relation_tenant_id_target_order_id_fkey":
+                raise
+            raise RelationTargetUnknown(errors=(FieldError("/relations", "unknown target order"),)) from violation
         except UniqueViolation as violation:
             raise await self._translate(envelope, command, violation) from violation
 

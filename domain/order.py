@@ -366,6 +366,7 @@ class Draft:
         self.attempts: dict[tuple[EffectId, int], Attempt] = {}
         self.events: list[Event] = []
         self.messages: list[Message] = []
+        self.relations: list[Mapping[str, Json]] = []
         self.locks_taken: set[AssetId] = set()
         self.locks_released = False
         self.content_changed = False
@@ -435,7 +436,7 @@ class Draft:
                 request
                 for request in self.requests.values()
                 if request.committed_at
-                and request.plan_id
+                and request.plan_id is not None
                 and not request.has_ended
                 and any(other.original_task == task.task_id for other in self.tasks_of_plan(request.plan_id))
             ),
@@ -465,9 +466,11 @@ class Draft:
         before: str | None = None,
         after: str | None = None,
         request_id: uuid.UUID | None = None,
+        spoken: str | None = None,
         **data: Json,
     ) -> None:
-        self.events.append(Event(kind, entity, str(entity_id), before, after, request_id, data))
+        """`spoken` is what a person wrote; everything else may be told to the world."""
+        self.events.append(Event(kind, entity, str(entity_id), before, after, request_id, data, spoken))
 
     def send(self, name: str, key: object, *, ttl: int = 600, **variables: object) -> None:
         self.messages.append(Message(name, str(key), {k: str(v) for k, v in variables.items()}, ttl))

@@ -1,9 +1,17 @@
 -- The canonical state: orders, plans, effects, requests, cases, audit, outboxes, receipts; row-level security from the start.
 -- Every key begins with tenant_id: foreign and unique keys look past row-level security.
 
-create role recourse_app login noinherit nobypassrls;
-create role recourse_relay login noinherit nobypassrls;
-create role recourse_auditor login noinherit nobypassrls;
+-- Roles belong to the server, not to the database: another database of ours may have made them.
+do $$
+declare
+    name text;
+begin
+    foreach name in array array['recourse_app', 'recourse_relay', 'recourse_auditor'] loop
+        if not exists (select from pg_roles where rolname = name) then
+            execute format('create role %I login noinherit nobypassrls', name);
+        end if;
+    end loop;
+end $$;
 
 create table policy (
     tenant_id uuid not null,              -- the nil uuid: in force for every tenant without one of its own

@@ -429,7 +429,22 @@ def draft_rows(draft: Draft, trace_parent: str | None) -> dict[str, Any]:
     ]
     rows["task_hold"], rows["unhold"] = _hold_rows(draft, own)
     rows["audit_entry"] = [_row(entry, tenant_id=draft.head.tenant_id) for entry in entries]
-    rows["outbox"] = [_outbox_row(draft, entry, trace_parent) for entry in entries]
+    rows["outbox"] = [
+        _outbox_row(draft, entry, event.data, trace_parent) for entry, event in zip(entries, draft.events, strict=True)
+    ]
+    rows["order_relation"] = [
+        {
+            "tenant_id": draft.head.tenant_id,
+            "order_relation_id": derive_id(draft.command_id, "relation", number),
+            "source_order_id": draft.head.order_id,
+            "target_order_id": relation["targetOrderId"],
+            "relation_type": relation["type"],
+            "reason_code": relation.get("reasonCode"),
+            "created_at": draft.now,
+            "created_by": draft.actor.subject,
+        }
+        for number, relation in enumerate(draft.relations)
+    ]
     rows["engine_outbox"] = [
         own
         | {
@@ -478,7 +493,7 @@ def chain_events(draft: Draft) -> list[AuditEntry]:
             before=event.before,
             after=event.after,
             request_id=event.request_id,
-            data=event.data,
+            data={**event.data, "note": event.note} if event.note else event.data,
             previous_hash=previous,
         )
         previous = open_entry.expected_hash()
@@ -490,7 +505,7 @@ def _sealed(entry: AuditEntry, digest: bytes) -> AuditEntry:
     return AuditEntry(**{**_row(entry), "hash": digest})
 
 
-def _outbox_row(draft: Draft, entry: AuditEntry, trace_parent: str | None) -> Row:
+def _outbox_row(draft: Draft, entry: AuditEntry, told: Mapping[str, Json], trace_parent: str | None) -> Row:
     payload = {
         "orderId": entry.order_id,
         "orderState": draft.head.state,
@@ -502,7 +517,7 @@ def _outbox_row(draft: Draft, entry: AuditEntry, trace_parent: str | None) -> Ro
         "to": entry.after,
         "requestId": entry.request_id,
         "at": entry.at,
-        "data": entry.data,
+        "data": told,
     }
     return {
         "tenant_id": draft.head.tenant_id,

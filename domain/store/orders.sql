@@ -217,6 +217,9 @@ s as (
         offering = excluded.offering, configuration = excluded.configuration, state = excluded.state,
         version = excluded.version, system_references = excluded.system_references, relies_on = excluded.relies_on,
         quantity = excluded.quantity),
+rel as (
+    insert into order_relation
+    select d.* from rows, jsonb_populate_recordset(null::order_relation, r->'order_relation') d),
 l as (
     insert into asset_change_lock (tenant_id, asset_id, order_id)
     select d.tenant_id, d.asset_id, d.order_id

@@ -173,3 +173,28 @@ async def test_another_tenants_order_is_as_absent_as_none(world: ApiWorld) -> No
         absent = await world.get(f"/orders/{uuid.uuid4()}{path}", tenant=other)
         assert theirs.status_code == absent.status_code == 404
         assert {**theirs.json(), "traceId": ""} == {**absent.json(), "traceId": ""}
+
+
+async def test_relations_given_with_an_order_are_kept_and_must_lead_somewhere(world: ApiWorld) -> None:
+    first = await world.create()
+    relation = {"type": "SUPPLEMENTS", "targetOrderId": first, "reasonCode": "ADD_ON"}
+    second = await world.create(relations=[relation])
+    graph = (await world.get(f"/orders/{first}/related-orders")).json()
+    [edge] = graph["edges"]
+    assert (edge["source"], edge["target"], edge["type"]) == (second, first, "SUPPLEMENTS")
+    lost = {**relation, "targetOrderId": str(uuid.uuid4())}
+    unknown = await world.post("/orders", an_order_body(relations=[lost]))
+    assert (unknown.status_code, unknown.json()["code"]) == (422, "RELATION_TARGET_UNKNOWN")
+    assert (await world.post("/orders", an_order_body(relations=[relation, relation]))).status_code == 422
+
+
+async def test_the_reason_of_a_hold_is_on_record_and_not_told_to_the_world(world: ApiWorld) -> None:
+    order_id = await world.create()
+    etag = await world.etag(f"/orders/{order_id}")
+    held = await world.post(
+        f"/orders/{order_id}/hold", {"reason": "Ada asked us to wait"}, if_match=etag, as_=("olga", "operator")
+    )
+    assert held.status_code == 202, held.text
+    entries = (await world.get(f"/orders/{order_id}/timeline?limit=200")).json()["items"]
+    assert [e["data"] for e in entries if e["kind"] == "ORDER_HELD"] == [{"note": "Ada asked us to wait"}]
+    assert await world.value("select count(*) from outbox where payload::text like '%Ada asked%'") == 0

@@ -64,6 +64,7 @@ STATUS_OF: Final[Mapping[type[Breach], int]] = MappingProxyType(
         errors.EvidenceRequired: 422,
         errors.RepairNotPossible: 422,
         errors.RelationCycle: 422,
+        errors.RelationTargetUnknown: 422,
         PolicyInvalid: 422,
     }
 )
