@@ -32,7 +32,7 @@ Place = tuple[float, float]  # column, row
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the states of one machine stand, and which stand together: a move that all of a group share is one arrow."""
+    """Where the states of a machine stand, and which stand together: a move that all of a group share is one arrow."""
 
     title: str
     places: Mapping[str, Place]
