@@ -112,7 +112,7 @@ def read_order(document: Mapping[str, Any]) -> Order:
         task_id = TaskId(UUID(row["task_id"]))
         holds[task_id] = holds.get(task_id, frozenset()) | {row["holder"]}
     return Order(
-        head=_read_head(document["head"]),
+        head=_read_head({**document["head"], **document["audit"]}),
         items={row["item_id"]: _read_item(row) for row in document["items"] or ()},
         plan=_read_plan(document["plan"]) if document["plan"] else None,
         tasks={task.task_id: task for task in tasks},
@@ -456,9 +456,16 @@ def draft_rows(draft: Draft, trace_parent: str | None) -> dict[str, Any]:
         }
         for number, message in enumerate(draft.messages)
     ]
-    if draft.head is not before.head or not before.head.version:
+    if entries:
+        rows["audit_head"] = [own | {"sequence": draft.head.sequence, "chain": draft.head.chain}]
+    if _own_row(draft.head) != _own_row(before.head) or not before.head.version:
         rows["customer_order"] = [_row(draft.head, order_holds=sorted(draft.order_holds))]
     return rows
+
+
+def _own_row(head: Head) -> Head:
+    """The order's row without the end of its audit: that goes on after the order has ended, in a row of its own."""
+    return replace(head, sequence=0, chain=b"")
 
 
 def _touched(now: Mapping[Any, Any], before: Mapping[Any, Any], own: Row) -> list[Row]:

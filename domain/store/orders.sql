@@ -21,6 +21,7 @@ select json_build_object(
         where tenant_id in (:tenant_id, '00000000-0000-0000-0000-000000000000') and effective_from <= clock_timestamp()
         order by tenant_id = :tenant_id desc, effective_from desc, version desc limit 1),
     'head', (select row_to_json(o) from customer_order o where tenant_id = :tenant_id and order_id = :order_id),
+    'audit', (select row_to_json(h) from audit_head h where tenant_id = :tenant_id and order_id = :order_id),
     'items', (select json_agg(i order by position) from order_item i where tenant_id = :tenant_id and order_id = :order_id),
     'plan', (
         select row_to_json(p) from fulfillment_plan p
@@ -74,6 +75,7 @@ select json_build_object(
         where tenant_id in (:tenant_id, '00000000-0000-0000-0000-000000000000') and effective_from <= clock_timestamp()
         order by tenant_id = :tenant_id desc, effective_from desc, version desc limit 1),
     'head', (select row_to_json(o) from customer_order o where tenant_id = :tenant_id and order_id = :order_id),
+    'audit', (select row_to_json(h) from audit_head h where tenant_id = :tenant_id and order_id = :order_id),
     'items', (
         select json_agg(i order by position) from order_item i
         where tenant_id = :tenant_id and order_id = :order_id and item_id in (select unnest(item_ids) from near)),
@@ -130,17 +132,20 @@ select json_build_object(
 with rows as (select :rows::jsonb as r),
 o as (
     insert into customer_order (
-        tenant_id, order_id, external_id, order_type, state, base, resume_state, version, sequence, chain, content,
+        tenant_id, order_id, external_id, order_type, state, base, resume_state, version, content,
         policy_version, plan_version, run, start_key, order_holds, created_at, updated_at, ended_at)
     select
-        tenant_id, order_id, external_id, order_type, state, base, resume_state, version, sequence, chain, content,
+        tenant_id, order_id, external_id, order_type, state, base, resume_state, version, content,
         policy_version, plan_version, run, start_key, order_holds, created_at, updated_at, ended_at
     from rows, jsonb_populate_recordset(null::customer_order, r->'customer_order')
     on conflict (tenant_id, order_id) do update set
         state = excluded.state, base = excluded.base, resume_state = excluded.resume_state, version = excluded.version,
-        sequence = excluded.sequence, chain = excluded.chain, content = excluded.content,
+        content = excluded.content,
         plan_version = excluded.plan_version, run = excluded.run, start_key = excluded.start_key,
         order_holds = excluded.order_holds, updated_at = excluded.updated_at, ended_at = excluded.ended_at),
+ah as (
+    insert into audit_head select d.* from rows, jsonb_populate_recordset(null::audit_head, r->'audit_head') d
+    on conflict (tenant_id, order_id) do update set sequence = excluded.sequence, chain = excluded.chain),
 i as (
     insert into order_item select d.* from rows, jsonb_populate_recordset(null::order_item, r->'order_item') d
     on conflict (tenant_id, order_id, item_id) do update set

@@ -16,7 +16,8 @@ from (
     select tenant_id, order_id, plan_id, task_id, handed from compensation_task
     where state = 'READY' and purpose <> 'MANUAL') c
 join customer_order o on o.tenant_id = c.tenant_id and o.order_id = c.order_id
-join audit_entry entry on entry.tenant_id = o.tenant_id and entry.order_id = o.order_id and entry.sequence = o.sequence
+join audit_head head on head.tenant_id = o.tenant_id and head.order_id = o.order_id
+join audit_entry entry on entry.tenant_id = o.tenant_id and entry.order_id = o.order_id and entry.sequence = head.sequence
 where entry.at < clock_timestamp() - :settle::interval
     and not exists (select from task_hold h where h.tenant_id = c.tenant_id and h.task_id = c.task_id)
 limit :limit;

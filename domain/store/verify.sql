@@ -315,15 +315,15 @@ where (:tenant_id::uuid is null or l.tenant_id = :tenant_id)
 limit :limit;
 
 -- name: versions_have_no_gaps
--- I11: the audit of an order counts from one to what its row says.
+-- I11: the audit of an order counts from one to what its head says.
 select o.tenant_id, o.order_id, 'ORDER' as entity, o.order_id::text as entity_id,
-    format('%s audit entries from %s to %s, its row says %s', coalesce(a.known, 0), a.lowest, a.highest, o.sequence) as problem
-from customer_order o left join (
+    format('%s audit entries from %s to %s, its head says %s', coalesce(a.known, 0), a.lowest, a.highest, h.sequence) as problem
+from customer_order o left join audit_head h using (tenant_id, order_id) left join (
     select tenant_id, order_id, count(*) as known, min(sequence) as lowest, max(sequence) as highest
     from audit_entry group by tenant_id, order_id
 ) a using (tenant_id, order_id)
 where (:tenant_id::uuid is null or o.tenant_id = :tenant_id)
-    and (a.known is distinct from o.sequence or a.lowest <> 1 or a.highest <> o.sequence)
+    and (a.known is distinct from h.sequence or a.lowest <> 1 or a.highest is distinct from h.sequence)
 limit :limit;
 
 -- name: events_leave_in_order
@@ -541,13 +541,13 @@ from engine_outbox where (:tenant_id::uuid is null or tenant_id = :tenant_id) an
 limit :limit;
 
 -- name: count_entries
-select coalesce(sum(sequence), 0)::bigint as entries from customer_order
+select coalesce(sum(sequence), 0)::bigint as entries from audit_head
 where :tenant_id::uuid is null or tenant_id = :tenant_id;
 
 -- name: read_chains
--- Whole chains, order by order, each with the end that its order's row names.
+-- Whole chains, order by order, each with the end that its order's head names.
 select a.tenant_id, a.order_id, a.sequence, a.at, a.actor, a.on_behalf_of, a.entity, a.entity_id, a.kind, a.before, a.after,
     a.request_id, a.data::text as data, a.previous_hash, a.hash, o.sequence as last_sequence, o.chain
-from customer_order o join audit_entry a using (tenant_id, order_id)
+from audit_head o join audit_entry a using (tenant_id, order_id)
 where (:tenant_id::uuid is null or o.tenant_id = :tenant_id) and (:order_id::uuid is null or o.order_id = :order_id)
 order by a.tenant_id, a.order_id, a.sequence;

@@ -263,8 +263,8 @@ select json_build_object(
 )::text as document;
 
 -- name: list_chains
--- The end of each order's chain as the order itself remembers it.
-select order_id, created_at, sequence, chain from customer_order
+-- The end of each order's chain as it is remembered beside the order.
+select order_id, created_at, sequence, chain from customer_order join audit_head using (tenant_id, order_id)
 where tenant_id = :tenant_id
     and (:order_id::uuid is null or order_id = :order_id)
     and (:after_at::timestamptz is null or (created_at, order_id) > (:after_at, :after_id::uuid))

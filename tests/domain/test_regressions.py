@@ -15,7 +15,8 @@ from domain.assessment import moment_of
 from domain.decide import Surroundings
 from domain.errors import ChangeActive, ItemUnknown, RepairNotPossible, ScopeInvalid
 from domain.order import Asset, Request
-from domain.values import AssetId, OrderId, format_time
+from domain.store.orders import draft_rows
+from domain.values import AssetId, OrderId, RequestId, format_time
 from tests.builders import (
     AGENT,
     World,
@@ -796,3 +797,12 @@ def test_items_that_are_not_the_orders_or_named_twice_are_refused(
     with pytest.raises(breach):  # type: ignore[call-overload]
         world.cancel(**wish)
     assert world.the_order is before
+
+
+def test_a_wish_after_the_end_is_kept_beside_the_orders_row_and_not_in_it() -> None:
+    """T10, EC46: the row is not even written; its audit goes on in a row of its own."""
+    world = World().accept().decompose().run_flow()
+    late = ask.RequestCancellation(world.order_id, RequestId(uuid.uuid4()), "ORDER", (), "CUSTOMER_CHANGED_MIND")
+    rows = draft_rows(world.do(late, AGENT).draft, None)
+    assert "customer_order" not in rows
+    assert [len(rows[table]) for table in ("audit_head", "cancellation_request", "asset")] == [1, 1, 0]

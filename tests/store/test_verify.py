@@ -258,8 +258,8 @@ CORRUPTIONS: list[tuple[str, str, str]] = [
         "update asset_change_lock set order_id = '{on_hold}'",
     ),
     # I11, I12
-    ("versions_have_no_gaps", "its row says", "delete from audit_entry where sequence = 3"),
-    ("versions_have_no_gaps", "its row says", "update customer_order set sequence = sequence + 1"),
+    ("versions_have_no_gaps", "its head says", "delete from audit_entry where sequence = 3"),
+    ("versions_have_no_gaps", "its head says", "update audit_head set sequence = sequence + 1"),
     ("versions_have_no_gaps", "0 audit entries", "delete from audit_entry where order_id = '{on_hold}'"),
     (
         "events_leave_in_order",
@@ -361,7 +361,7 @@ CORRUPTIONS: list[tuple[str, str, str]] = [
     ("chains_hold", "audit 3", "update audit_entry set actor = 'mallory' where sequence = 3"),
     ("chains_hold", "audit 3", "update audit_entry set data = data || '{{\"n\": 1}}' where sequence = 3"),
     ("chains_hold", "audit 1", "delete from audit_entry where sequence = 1"),
-    ("chains_hold", "audit", "update customer_order set chain = sha256('other')"),
+    ("chains_hold", "audit", "update audit_head set chain = sha256('other')"),
     ("nothing_is_stuck", "nobody is asked", "update fallout_case set closed_at = now()"),
     ("nothing_is_stuck", "is parked", "update outbox set parked_at = now()"),
     ("nothing_is_stuck", "is parked", "delete from outbox; update engine_outbox set parked_at = now()"),
