@@ -58,9 +58,13 @@ class Outbox:
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
 
-    async def next_events(self, limit: int) -> list[OutboxEvent]:
-        """Unsent events, oldest first; those of an order in the order of its versions, none of a parked order."""
-        rows = await self._connection.fetch(_SQL["next_events"].text, limit)
+    async def next_events(self, limit: int, without: Iterable[int] = ()) -> list[OutboxEvent]:
+        """Unsent events, oldest first; those of an order in the order of its versions, none of a parked order.
+
+        without: ids that are on their way already
+        """
+        query = _SQL["next_events"]
+        rows = await self._connection.fetch(query.text, *query.arguments({"limit": limit, "without": list(without)}))
         return [OutboxEvent(**row) for row in rows]
 
     async def mark_events(self, ids: Iterable[int]) -> None:

@@ -8,7 +8,7 @@ select pg_try_advisory_lock(hashtextextended('recourse.relay.' || :sink, 0)) as 
 -- An order with a parked event waits as a whole; the others pass.
 select id, tenant_id, order_id, sequence, event_id, type, at, payload::text as payload, trace_parent
 from outbox o
-where published_at is null and parked_at is null and not exists (
+where published_at is null and parked_at is null and id <> all(:without::bigint[]) and not exists (
     select from outbox p
     where p.parked_at is not null and p.published_at is null
         and p.tenant_id = o.tenant_id and p.order_id = o.order_id)

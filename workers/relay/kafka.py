@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final
+from uuid import UUID
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -39,7 +40,7 @@ _STOP_SECONDS: Final = 5.0
 _SOURCE: Final = b"/recourse"
 
 # Errors that one record is guilty of; no waiting helps it.
-_POISON: Final = (
+POISON: Final = (
     MessageSizeTooLargeError,
     RecordTooLargeError,
     RecordListTooLargeError,
@@ -91,33 +92,68 @@ class KafkaSink:
     async def carry(self, outbox: Outbox) -> int:
         """Send the oldest events; how many were dealt with. Raises NotCarriedError when Kafka is ill."""
         events = await outbox.next_events(BATCH)
-        if events:
-            try:
-                await self._deliver(outbox, events)
-            except (KafkaError, TimeoutError) as error:
-                # What this producer still holds or believes is not to be trusted; the caller opens a new one.
-                raise NotCarriedError(repr(error)) from error
-        return len(events)
-
-    async def _deliver(self, outbox: Outbox, events: Sequence[OutboxEvent]) -> set[tuple[object, object]]:
-        """Send and mark; a batch that is refused for one record's sake is halved until that record is alone and can be
-        parked. Answers the orders that wait now."""
         try:
+            return await self._drain(outbox, events) if events else 0
+        except (KafkaError, TimeoutError) as error:
+            # What this producer still holds or believes is not to be trusted; the caller opens a new one.
+            raise NotCarriedError(repr(error)) from error
+
+    async def _drain(self, outbox: Outbox, events: Sequence[OutboxEvent]) -> int:
+        """Send while there is a backlog: while one batch is on the wire, the one before is marked and the next is read.
+
+        Batches follow each other; what a failed one leaves behind is read anew.
+        """
+        sent: Sequence[OutboxEvent] = ()
+        dealt_with = 0
+        while events:
             crash_point(self._settings, "before-send:kafka")
+            sending = asyncio.create_task(self._transact(events))
+            try:
+                await self._mark(outbox, sent)
+                full = len(events) == BATCH
+                ahead = await outbox.next_events(BATCH, (event.id for event in events)) if full else []
+            finally:
+                await asyncio.wait([sending])
+            try:
+                sending.result()
+            except POISON:
+                await self._sort_out(outbox, events)
+                return dealt_with + len(events)
+            crash_point(self._settings, "after-send:kafka")
+            dealt_with += len(events)
+            sent, events = events, ahead
+        await self._mark(outbox, sent)
+        return dealt_with
+
+    async def _sort_out(self, outbox: Outbox, events: Sequence[OutboxEvent]) -> set[tuple[UUID, UUID]]:
+        """A batch was refused for one record's sake: halve it until that record is alone and can be parked. Answers the
+        orders that wait now."""
+        if len(events) == 1:
+            return await self._try(outbox, events)
+        parked: set[tuple[UUID, UUID]] = set()
+        half = len(events) // 2
+        for part in (events[:half], events[half:]):
+            rest = [event for event in part if (event.tenant_id, event.order_id) not in parked]
+            parked |= await self._try(outbox, rest) if rest else set()
+        return parked
+
+    async def _try(self, outbox: Outbox, events: Sequence[OutboxEvent]) -> set[tuple[UUID, UUID]]:
+        try:
             await self._transact(events)
-        except _POISON as error:
-            if len(events) == 1:
-                return {await self._park(outbox, events[0], error)}
-            half = len(events) // 2
-            parked = await self._deliver(outbox, events[:half])
-            rest = [event for event in events[half:] if (event.tenant_id, event.order_id) not in parked]
-            return parked | (await self._deliver(outbox, rest) if rest else set())
-        crash_point(self._settings, "after-send:kafka")
-        crash_point(self._settings, "before-mark:kafka")
-        await outbox.mark_events(event.id for event in events)
-        crash_point(self._settings, "after-mark:kafka")
-        CARRIED.labels(self.name).inc(len(events))
+        except POISON as error:
+            if len(events) > 1:
+                return await self._sort_out(outbox, events)
+            await self._park(outbox, events[0], error)
+            return {(events[0].tenant_id, events[0].order_id)}
+        await self._mark(outbox, events)
         return set()
+
+    async def _mark(self, outbox: Outbox, events: Sequence[OutboxEvent]) -> None:
+        if events:
+            crash_point(self._settings, "before-mark:kafka")
+            await outbox.mark_events(event.id for event in events)
+            crash_point(self._settings, "after-mark:kafka")
+            CARRIED.labels(self.name).inc(len(events))
 
     async def _transact(self, events: Sequence[OutboxEvent]) -> None:
         async with asyncio.timeout(_SECONDS), self._producer.transaction():
@@ -133,12 +169,11 @@ class KafkaSink:
                 sent.append(acknowledged)
             await asyncio.gather(*sent)
 
-    async def _park(self, outbox: Outbox, event: OutboxEvent, error: Exception) -> tuple[object, object]:
+    async def _park(self, outbox: Outbox, event: OutboxEvent, error: Exception) -> None:
         reason = f"{type(error).__name__}: Kafka will never take it"
         log.error("event parked, and its order with it", event_id=str(event.event_id), reason=reason)
         await outbox.park_event(event.id, reason)
         PARKED.labels(self.name).inc()
-        return event.tenant_id, event.order_id
 
     async def _ensure_topic(self) -> None:
         admin = AIOKafkaAdminClient(bootstrap_servers=self._settings.kafka_bootstrap, request_timeout_ms=10_000)
