@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -67,6 +68,8 @@ class Recorder(Stage):
         rows = draft_rows(decision.draft, None)["outbox"]
         self.told += orjson.loads(orjson.dumps(rows, default=_plain))
         self.order = decision.draft.result()  # with its new place in the chain
+        if around:  # what the store would load with the order from now on
+            self.order = replace(self.order, assets={**around.assets, **self.order.assets})
         return decision
 
 
@@ -154,6 +157,12 @@ def asset_modified(world: Stage) -> None:
     assert world.state == "COMPLETED"
 
 
+def related_to_an_older_one(world: Stage) -> None:
+    older = world.accept().order_id
+    relation = {"type": "SUPPLEMENTS", "targetOrderId": str(older), "reasonCode": "ADD_ON"}
+    world.accept(replace(an_order(), relations=(relation,)))
+
+
 def flow_restarted(world: Stage) -> None:
     world.accept().decompose().release()
     plan = world.the_order.plan
@@ -181,7 +190,12 @@ def refused_and_repaired(world: Stage) -> None:
     case = world.open_case()
     world.do(ask.AssignCase(world.order_id, case.case_id, "olga"), OPERATOR)
     world.do(ask.RaiseJeopardy(world.order_id, case.case_id, "CASE_SLA"))
-    world.do(ask.RecordRepair(world.order_id, case.case_id, Run(case.case_id), case.wait_key, "kim", "WAIVE", "no"))
+    shown = ask.RecordRepair(world.order_id, case.case_id, Run(case.case_id), case.wait_key, "olga", "WAIVE", "no")
+    world.do(shown, OPERATOR)
+    world.do(ask.HoldOrder(world.order_id), OPERATOR)
+    world.do(replace(shown, action="RETRY"), OPERATOR)
+    assert world.open_case().status == "ASSIGNED"
+    world.do(ask.ReleaseOrder(world.order_id), OPERATOR)
     retry(world)
     world.run_flow()
     assert world.state == "COMPLETED"
@@ -204,6 +218,19 @@ def unknown_then_found(world: Stage) -> None:
     handed = next(h for h in world.handed if world.task_by_id(h["task_id"]).task_type == "reserve-inventory")
     world.report(world.claim(handed), UNKNOWN)
     assert verify(world, handed, "CONFIRMED") == {"verdict": "confirmed"}
+    world.run_flow()
+    assert world.state == "COMPLETED"
+
+
+def refused_under_a_cancellation(world: Stage) -> None:
+    """A fact for the assessment, not in anybody's way; with the request withdrawn it is."""
+    world.accept().decompose().run_flow(answers(reserve_inventory=ACCEPTED), only={"reserve-inventory"})
+    request = world.cancel()
+    hear(world, "reserve-inventory", REFUSED)
+    assert (world.state, world.open_case().blocking) == ("CANCELLATION_REQUESTED", False)
+    world.do(ask.WithdrawCancellation(world.order_id, request.request_id), AGENT)
+    assert world.state == "FALLOUT"
+    retry(world)
     world.run_flow()
     assert world.state == "COMPLETED"
 
@@ -388,11 +415,13 @@ STORIES: tuple[Story, ...] = (
     no_longer_sold,
     held_and_released,
     asset_modified,
+    related_to_an_older_one,
     flow_restarted,
     bundle_loses_a_part,
     refused_and_repaired,
     unknown_for_long_then_refused,
     unknown_then_found,
+    refused_under_a_cancellation,
     happened_after_all,
     cancelled_before_anything,
     cancelled_on_the_way,
