@@ -21,6 +21,7 @@ from aiokafka.errors import (
     RecordTooLargeError,
     TopicAlreadyExistsError,
 )
+from aiokafka.partitioner import DefaultPartitioner
 
 from domain.store.outbox import Outbox, OutboxEvent
 from domain.values import format_time
@@ -37,6 +38,7 @@ COPIES: Final = 3
 
 _SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 5.0
+_REMEMBERED: Final = 10_000
 _SOURCE: Final = b"/recourse"
 
 # Errors that one record is guilty of; no waiting helps it.
@@ -74,6 +76,7 @@ class KafkaSink:
             acks="all",
             linger_ms=0,
             max_batch_size=256 * 1024,
+            partitioner=_Partitioner(),
             request_timeout_ms=15_000,
         )
         self._producer = producer
@@ -186,6 +189,22 @@ class KafkaSink:
             return
         finally:
             await admin.close()
+
+
+class _Partitioner:
+    """The default choice, remembered: an order says many things, and the hash of its key is slow."""
+
+    def __init__(self) -> None:
+        self._choose = DefaultPartitioner()
+        self._chosen: dict[bytes, int] = {}
+
+    def __call__(self, key: bytes, every: list[int], available: list[int]) -> int:
+        chosen = self._chosen.get(key)
+        if chosen not in every:
+            if len(self._chosen) >= _REMEMBERED:
+                self._chosen.clear()
+            chosen = self._chosen[key] = self._choose(key, every, available)
+        return chosen
 
 
 def _look_at(acknowledged: asyncio.Future[object]) -> None:
