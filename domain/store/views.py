@@ -874,9 +874,7 @@ async def verify_audit(
             rows = await fetch_all(connection, _SQL["read_chain"], tenant_id=tenant_id, order_id=order["order_id"])
             entries = [_audit_entry(dict(row)) for row in rows]
             checked += len(entries)
-            broken = find_break(entries)
-            if broken is None and (len(entries), entries[-1].hash) != (order["sequence"], order["chain"]):
-                broken = len(entries) + 1  # the end was cut off, or rewritten as a whole
+            broken = find_break(entries, (order["sequence"], order["chain"]))
             if broken is not None:
                 body = {"valid": False, "entries": checked, "orderId": str(order["order_id"]), "firstBroken": broken}
                 return Verified(body)
