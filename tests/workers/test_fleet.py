@@ -337,3 +337,27 @@ async def test_a_fleet_that_cannot_poll_says_so_and_recovers(engine: FakeEngine)
         async with asyncio.timeout(20):
             while fleet.troubles():
                 await asyncio.sleep(0.05)
+
+
+async def test_a_job_that_has_waited_too_long_for_its_turn_is_left_to_its_lease(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beginning it now could end after the engine has given it to another worker."""
+    monkeypatch.setattr(fleet_module, "_STALE_SECONDS", 0.05)
+    gate, begun = asyncio.Event(), []
+
+    async def wait(context: Context) -> Reply:
+        begun.append(context.job.key)
+        await gate.wait()
+        return Done({})
+
+    async with serving(engine, doing(wait, limit=1)):
+        first, second = await engine.add_job("work", **IDS), await engine.add_job("work", **IDS)
+        await engine.until(lambda: first.deliveries == second.deliveries == 1)
+        await asyncio.sleep(0.1)
+        gate.set()
+        await engine.until(lambda: first.done is not None)
+        second.free_at = 0.0
+        await engine.until(lambda: second.done is not None)
+    assert second.deliveries == 2
+    assert begun == [first.key, second.key]

@@ -63,6 +63,7 @@ _POLL_RETRY: Final = 0.05
 _POLL_RETRY_LONGEST: Final = 2.0
 _BUSY_LONGEST: Final = 0.4
 _GATHER_SECONDS: Final = 0.05
+_STALE_SECONDS: Final = 5.0
 _POOL_SIZE: Final = 16
 # Versions are numbered before they are committed: look back a little, so that one that commits late is not missed.
 _LATE_VERSIONS: Final = 3
@@ -127,13 +128,16 @@ class Fleet:
         """Places that one more poll may fill; at least one, so that a crowd elsewhere stops nobody."""
         return max(RUNNING - self.at_work, 1)
 
-    async def _finish_within(self, spec: JobSpec, job: Job) -> None:
+    async def _finish_within(self, spec: JobSpec, job: Job, places: asyncio.Semaphore) -> None:
         started = time.monotonic()
         ends = started + spec.timeout.total_seconds()
         context = Context(self._means, job, gives_up_at=ends)
         order_id = job.variables.get("order_id")
         with structlog.contextvars.bound_contextvars(job_type=job.type, job_key=job.key, order_id=order_id):
-            reply = await self._carry_out(spec, context)
+            async with places:
+                if time.monotonic() - started > _STALE_SECONDS:
+                    return  # too little of the lease is left to begin; it comes again
+                reply = await self._carry_out(spec, context)
             _SECONDS.labels(job.type).observe(time.monotonic() - started)
             _FINISHED.labels(job.type, type(reply).__name__.lower()).inc()
             context.crash("before-complete")
@@ -221,7 +225,7 @@ class _Poller:
         wire: ZeebeAdapter,
         spec: JobSpec,
         name: str,
-        finish: Callable[[JobSpec, Job], Coroutine[Any, Any, None]],
+        finish: Callable[[JobSpec, Job, asyncio.Semaphore], Coroutine[Any, Any, None]],
         room: Callable[[], int],
         stopping: asyncio.Event,
     ) -> None:
@@ -232,6 +236,7 @@ class _Poller:
         self._finish = finish
         self._room = room
         self._stopping = stopping
+        self._places = asyncio.Semaphore(spec.limit)
         self._tasks: set[asyncio.Task[None]] = set()
         self._freed = asyncio.Event()
         self._loop = asyncio.create_task(self._poll(), name=f"poll {spec.job_type}")
@@ -241,8 +246,13 @@ class _Poller:
         return len(self._tasks)
 
     @property
+    def most(self) -> int:
+        """Jobs in hand: as many as may be at work, and some that wait for a place or for the engine to be told."""
+        return self.spec.limit + max(self.spec.limit // 2, 1)
+
+    @property
     def is_full(self) -> bool:
-        return self.at_work >= self.spec.limit
+        return self.at_work >= self.most
 
     async def drained(self) -> None:
         """Return when the open poll has come back and its jobs, and all others, have ended."""
@@ -287,7 +297,7 @@ class _Poller:
         there is no place (ask again)."""
         ends = time.monotonic() + _GATHER_SECONDS
         while not self._stopping.is_set():
-            free = self.spec.limit - self.at_work
+            free = self.most - self.at_work
             left = ends - time.monotonic()
             if free and (2 * free >= self.spec.limit or left <= 0):
                 return min(free, self._room())
@@ -301,7 +311,7 @@ class _Poller:
                 await event.wait()
 
     def _start(self, job: Job) -> None:
-        task = asyncio.create_task(self._finish(self.spec, job), name=f"{job.type} {job.key}")
+        task = asyncio.create_task(self._finish(self.spec, job, self._places), name=f"{job.type} {job.key}")
         self._tasks.add(task)
         _AT_WORK.labels(job.type).set(self.at_work)
         task.add_done_callback(self._end)
