@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from domain.policy import parse_policy, policy_to_json, read_policy_text
+from domain.store.policies import add_policy
+from domain.store.pool import tenant_transaction
+from tests.builders import ROOT
 from tests.postgres import Database
 from tests.workers.fake_engine import Code
 from tests.workers.flow_world import FlowWorld, open_flow_world
@@ -186,3 +190,25 @@ async def test_sigterm_finishes_what_runs(world: FlowWorld) -> None:
         assert await worker.wait() == 0
     assert given.done == {"verdict": "confirmed"}
     assert (given.deliveries, given.errors, world.engine.open_polls) == (1, [], 0)
+
+
+async def test_the_systems_of_a_new_policy_are_served_within_five_seconds(world: FlowWorld) -> None:
+    worker = await world.start_worker()
+    try:
+        await world.engine.until(lambda: "effect-inventory" in world.engine.polls, 60)
+        await load_policy_with_system(world, "solar")
+        await world.engine.until(lambda: "effect-solar" in world.engine.polls, 5)
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(30):
+            assert await worker.wait() == 0
+
+
+async def load_policy_with_system(world: FlowWorld, system: str) -> None:
+    text = (ROOT / "domain/telecom.policy.yaml").read_text()
+    document = policy_to_json(read_policy_text(text))
+    document["systems"].append(system)
+    document["task_types"]["tilt-panel"] = {"system": system, "operation": "tilt", "reversibility": "NONE"}
+    policy = parse_policy(document)
+    async with tenant_transaction(world.pool, world.tenant_id) as connection:
+        await add_policy(connection, world.tenant_id, document, effective_from=policy.effective_from, loaded_by="admin")
