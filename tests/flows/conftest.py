@@ -33,8 +33,10 @@ def stack() -> Iterator[RunningStack]:
 
 @pytest.fixture
 def tenant(stack: RunningStack) -> Iterator[Tenant]:
-    """A tenant of the test's own."""
+    """A tenant of the test's own; when the test is over, every invariant must hold in its data."""
     fresh = stack.tenant()
     yield fresh
     for client in fresh.clients.values():
         client.close()
+    told = stack.cli("verify", "--tenant", str(fresh.tenant_id))
+    assert told.returncode == 0, told.stdout + told.stderr
