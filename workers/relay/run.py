@@ -73,7 +73,7 @@ class Loop:
             self.leads.set()
             log.info("leading", sink=self.sink.name)
             try:
-                while True:
+                while not _is_cancelled():
                     carried = await self.sink.carry(outbox)
                     self.trouble, self._failures = "", 0
                     if time.monotonic() >= self._prune_at:
@@ -82,6 +82,7 @@ class Loop:
                         await asyncio.sleep(self._settings.poll_interval)
             finally:
                 self.leads.clear()
+        raise asyncio.CancelledError
 
     async def _prune(self, outbox: Outbox) -> None:
         gone = await outbox.prune(self.sink.name, KEEP[self.sink.name], _PRUNE_ROWS)
@@ -94,3 +95,9 @@ class Loop:
         self._failures += 1
         pause = min(_SHORTEST_PAUSE * 2 ** min(self._failures - 1, 10), _LONGEST_PAUSE)
         await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody wants this loop to end. Below us are libraries that wait in ways which may lose the request."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
