@@ -555,7 +555,7 @@ def assess_cancellation(draft: Draft, request: Request) -> Assessment:
             )
         )
 
-    waived = bool(reason and reason.charge_waived)
+    waived = bool(request.repairs_case or (reason and reason.charge_waived))  # what we failed at costs nobody
     elsewhere = reversing_elsewhere(draft, request.request_id)  # undone and charged by another request
     mine = [impact for impact in impacts if impact.effect is None or impact.effect.effect_id not in elsewhere]
     cost, offer, charged = _price(draft, mine, request.requested_at, waived)

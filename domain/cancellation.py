@@ -40,7 +40,7 @@ from domain.errors import (
     ScopeInvalid,
     Unprocessable,
 )
-from domain.order import CompensationPlan, Draft, Item, Request
+from domain.order import Case, CompensationPlan, Draft, Item, Request
 from domain.policy import format_duration
 from domain.values import Json, PlanId, RequestId, Run, derive_id, format_time
 
@@ -83,6 +83,12 @@ def request_cancellation(draft: Draft, command: RequestCancellation) -> Request:
         _store_rejected(draft, request, facts, done)
         return draft.requests[request.request_id]
     draft.add_request(request, "CANCELLATION_REQUESTED", **facts)
+    _start(draft, request)
+    return request
+
+
+def _start(draft: Draft, request: Request) -> None:
+    """Hold what the request touches, and start its flow."""
     closure = find_closure(draft, request.scope, request.item_ids, request.request_id)
     draft.hold((task_id for task_id in closure.tasks if not draft.tasks[task_id].has_ended), str(request.request_id))
     if request.scope == "ORDER":
@@ -95,7 +101,29 @@ def request_cancellation(draft: Draft, command: RequestCancellation) -> Request:
         request_id=request.request_id,
         run=request.run,
     )
-    return request
+
+
+def give_up_items(draft: Draft, case: Case) -> None:
+    """FAIL_ITEM: the cancellation of a case's items, asked for by who repairs it; its items end FAILED."""
+    repair = case.repairs[-1]
+    assert case.task_id is not None
+    request = Request(
+        request_id=RequestId(draft.new_id("request")),
+        status="ACCEPTED_FOR_ASSESSMENT",
+        scope="ITEMS",
+        item_ids=draft.tasks[case.task_id].item_ids,
+        reason_code=str(repair["reasonCode"]),
+        reason_text=repair["reasonText"],
+        requested_by=str(repair["by"]),
+        on_behalf_of=repair.get("onBehalfOf"),
+        claimed_at=None,
+        requested_at=draft.now,
+        run=Run(draft.new_id("run")),
+        policy_version=draft.policy_version,
+        repairs_case=case.case_id,
+    )
+    draft.add_request(request, "CANCELLATION_REQUESTED", scope="ITEMS", reasonCode=request.reason_code)
+    _start(draft, request)
 
 
 def check_preview(draft: Draft, command: RequestCancellation, shown: str | None) -> None:

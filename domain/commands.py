@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Literal
 
 from domain.errors import FieldError
-from domain.values import Actor, CaseId, EffectId, Json, OrderId, PlanId, RequestId, Run, TaskId, TenantId
+from domain.values import Actor, CaseId, EffectId, Json, Money, OrderId, PlanId, RequestId, Run, TaskId, TenantId
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +235,31 @@ class RepairCase:
     reason_code: str
     reason_text: str | None = None
     evidence: Mapping[str, Json] | None = None
+    input: Mapping[str, Json] | None = None
+    amount: Money | None = None
     invalid: tuple[FieldError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DecideRepair:
+    """The second person's word on repair `number` of a case."""
+
+    order_id: OrderId
+    case_id: CaseId
+    number: int
+    approved: bool
+    comment: str | None = None
+    invalid: tuple[FieldError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NoteRefusal:
+    """Somebody tried a repair that was refused: `code` says why, `action` what they wanted where that is known."""
+
+    order_id: OrderId
+    case_id: CaseId
+    code: str
+    action: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +293,10 @@ class RecordRepair:
     repairer: str | None = None
     action: str | None = None
     comment: str | None = None
+    reason_code: str | None = None
+    evidence: Mapping[str, Json] | None = None
+    input: Mapping[str, Json] | None = None
+    amount: Money | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +329,8 @@ Command = (
     | AnswerCharge
     | AssignCase
     | RepairCase
+    | DecideRepair
+    | NoteRefusal
     | RaiseJeopardy
     | RecordReview
     | RecordRepair

@@ -9,7 +9,7 @@ from typing import Final
 
 from domain.assessment import Impact, must_stay, related_items
 from domain.ledger import Effect, captured_minor, refunded_minor
-from domain.order import CompensationPlan, Draft, Task
+from domain.order import RUNNING, CompensationPlan, Draft, Task
 from domain.policy import TaskType
 from domain.values import EffectId, Json, PlanId, TaskId, derive_id, format_time
 
@@ -290,6 +290,30 @@ def finish_original(draft: Draft, effect: Effect, *, undone: bool) -> None:
         original = draft.tasks[original.task_id]
     if original.state == "COMPENSATING":
         draft.move_task(original.task_id, "COMPENSATED" if undone else "COMPLETED")
+
+
+def confirm_effect(draft: Draft, effect_id: EffectId, **told: Json) -> None:
+    """It happened, whoever says so: the effect, its task, and what it undoes or calls off follow."""
+    effect = draft.move_effect(effect_id, "CONFIRMED", **told)
+    task = draft.tasks[effect.task_id]
+    if not task.has_ended and task.effect_id == effect_id:
+        step_in(draft, task, "COMPLETED")
+    if effect.reverses:
+        original = draft.effects[effect.reverses]
+        if original.state == "CONFIRMED":
+            draft.move_effect(original.effect_id, "REVERSED", reversed_by=effect.effect_id)
+            finish_original(draft, original, undone=True)
+    if effect.withdraws:
+        original = draft.effects[effect.withdraws]
+        if original.is_open:
+            draft.move_effect(original.effect_id, "NO_EFFECT", reason="withdrawn")
+
+
+def step_in(draft: Draft, task: Task, state: str) -> None:
+    """A task whose effect has settled moves on, whatever it was waiting for."""
+    if task.state == "READY":  # back with the walker for another call, and now the answer came after all
+        draft.move_task(task.task_id, RUNNING[task.kind])
+    draft.move_task(task.task_id, state)
 
 
 def refundable_minor(draft: Draft, original: Effect) -> int:

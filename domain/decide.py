@@ -19,7 +19,15 @@ from domain.cancellation import (
     withdraw,
 )
 from domain.execution import claim_task, claim_verification, record_outcome
-from domain.fallout import assign_case, describe_wait, raise_jeopardy, record_repair, repair_case
+from domain.fallout import (
+    assign_case,
+    decide_repair,
+    describe_wait,
+    note_refusal,
+    raise_jeopardy,
+    record_repair,
+    repair_case,
+)
 from domain.fulfillment import (
     accept_order,
     check_start_date,
@@ -87,13 +95,17 @@ def decide(draft: Draft, command: ask.Command, around: Surroundings) -> Decision
         case ask.AssignCase():
             told = assign_case(draft, command)
         case ask.RepairCase():
-            told = repair_case(draft, command)
+            told = repair_case(draft, command, reported)
+        case ask.DecideRepair():
+            told = decide_repair(draft, command, reported)
+        case ask.NoteRefusal():
+            told = note_refusal(draft, command)
         case ask.RaiseJeopardy():
             told = raise_jeopardy(draft, command)
         case ask.RecordReview():
             told = record_review(draft, command)
         case ask.RecordRepair():
-            told = record_repair(draft, command)
+            told = record_repair(draft, command, reported)
         case ask.RestartFlow():
             told = restart_plan(draft, command)
         case _:

@@ -101,6 +101,12 @@ class CaseNotFound(NotFound):
     code = "CASE_NOT_FOUND"
 
 
+class RepairNotFound(NotFound):
+    """There is no such repair of this case."""
+
+    code = "REPAIR_NOT_FOUND"
+
+
 class AssetNotFound(NotFound):
     """There is no such asset."""
 
@@ -288,6 +294,12 @@ class RepairNotPossible(Unprocessable):
     """This repair does not fit the case as it is."""
 
     code = "REPAIR_NOT_POSSIBLE"
+
+
+class UseAmendment(Unprocessable):
+    """This is a value of the order: change it with an amendment, so that everybody sees it."""
+
+    code = "USE_AMENDMENT"
 
 
 class RelationTargetUnknown(Unprocessable):

@@ -59,6 +59,7 @@ EVENT_TYPES: Final[Mapping[str, str]] = MappingProxyType(
         "CASE_STATE_CHANGED": "OrderFalloutStateChanged",
         "CASE_CHANGED": "OrderFalloutChanged",
         "REPAIR_SUBMITTED": "OrderRepairSubmitted",
+        "REPAIR_DECIDED": "OrderRepairDecided",
         "REPAIR_REFUSED": "OrderRepairRefused",
         "JEOPARDY_RAISED": "OrderJeopardyRaised",
         "FLOW_RESTARTED": "OrderFlowRestarted",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from domain.commands import ClaimTask, ClaimVerification, RecordOutcome
-from domain.compensation import compensation_input, finish_original
+from domain.compensation import compensation_input, confirm_effect, step_in
 from domain.ledger import LEASE_MARGIN, Attempt, Effect, back_off
 from domain.order import IN_FLIGHT, REFUSED, RUNNING, Draft, Failure, Reported, Task
 from domain.policy import TaskType, format_duration
@@ -125,7 +125,7 @@ def _reclaim(draft: Draft, task: Task, task_type: TaskType, effect: Effect) -> M
 def effect_input(draft: Draft, task: Task) -> dict[str, Json]:
     """What the system is sent (1-domain §3): the order's values that the type names, upstream results, the asset."""
     if task.kind == "COMPENSATION":
-        return compensation_input(draft, task)
+        return replace_parts(compensation_input(draft, task), task.replaced_input)
     task_type = draft.task_type(task)
     upstream: dict[str, Json] = {}
     for predecessor_id in task.depends_on:
@@ -137,7 +137,17 @@ def effect_input(draft: Draft, task: Task) -> dict[str, Json]:
                 "output": effect.output,
             }
     snapshot = next((draft.items[i].snapshot for i in task.item_ids if draft.items[i].snapshot), None)
-    return {"order": select_inputs(draft, task, task_type.inputs), "upstream": upstream, "asset": snapshot}
+    body = {"order": select_inputs(draft, task, task_type.inputs), "upstream": upstream, "asset": snapshot}
+    return replace_parts(body, task.replaced_input)
+
+
+def replace_parts(body: Mapping[str, Json], parts: Mapping[str, Json] | None) -> dict[str, Json]:
+    """The input with what a repair put in its place; objects member by member, everything else as a whole."""
+    merged = dict(body)
+    for name, part in (parts or {}).items():
+        old = merged.get(name)
+        merged[name] = replace_parts(old, part) if isinstance(old, Mapping) and isinstance(part, Mapping) else part
+    return merged
 
 
 def select_inputs(draft: Draft, task: Task, pointers: tuple[str, ...]) -> dict[str, Json]:
@@ -191,7 +201,7 @@ def record_outcome(draft: Draft, command: RecordOutcome, reported: Reported) -> 
         return _verdict(draft, draft.tasks[task.task_id])
     match command.state:
         case "CONFIRMED":
-            _confirm(draft, task, effect, command)
+            _confirm(draft, effect, command)
         case "NO_EFFECT":
             _refuse(draft, task, effect, command, reported)
         case "ACCEPTED":
@@ -208,25 +218,14 @@ def record_outcome(draft: Draft, command: RecordOutcome, reported: Reported) -> 
     return _verdict(draft, draft.tasks[task.task_id])
 
 
-def _confirm(draft: Draft, task: Task, effect: Effect, command: RecordOutcome) -> None:
-    draft.move_effect(
+def _confirm(draft: Draft, effect: Effect, command: RecordOutcome) -> None:
+    confirm_effect(
+        draft,
         effect.effect_id,
-        "CONFIRMED",
         external_reference=command.external_reference,
         output=command.output,
         reason=None,
     )
-    if not task.has_ended:
-        _step_in(draft, task, "COMPLETED")
-    if effect.reverses:
-        original = draft.effects[effect.reverses]
-        if original.state == "CONFIRMED":
-            draft.move_effect(original.effect_id, "REVERSED", reversed_by=effect.effect_id)
-            finish_original(draft, original, undone=True)
-    if effect.withdraws:
-        original = draft.effects[effect.withdraws]
-        if original.is_open:
-            draft.move_effect(original.effect_id, "NO_EFFECT", reason="withdrawn")
 
 
 def _refuse(draft: Draft, task: Task, effect: Effect, command: RecordOutcome, reported: Reported) -> None:
@@ -235,9 +234,9 @@ def _refuse(draft: Draft, task: Task, effect: Effect, command: RecordOutcome, re
     if task.has_ended:
         return
     if effect.withdraws:
-        _step_in(draft, task, "COMPLETED")  # too late to stop it: an answer, not a failure
+        step_in(draft, task, "COMPLETED")  # too late to stop it: an answer, not a failure
         return
-    _step_in(draft, task, REFUSED[task.kind])
+    step_in(draft, task, REFUSED[task.kind])
     reported.failures.append(
         Failure(draft.tasks[task.task_id], "BUSINESS", f"{effect.system} refused {task.task_type}")
     )
@@ -287,9 +286,9 @@ def _missing(draft: Draft, task: Task, task_type: TaskType, effect: Effect, repo
         draft.move_task(task.task_id, "READY", handed=False, release=task.release + 1)
         return _STAND_DOWN
     if effect.withdraws:
-        _step_in(draft, task, "COMPLETED")  # it could not be stopped: the original is awaited, nobody is at fault
+        step_in(draft, task, "COMPLETED")  # it could not be stopped: the original is awaited, nobody is at fault
         return _verdict(draft, draft.tasks[task.task_id])
-    _step_in(draft, task, "FAILED")
+    step_in(draft, task, "FAILED")
     if task.kind == "COMPENSATION":
         draft.move_task(task.task_id, "IN_FALLOUT")
     reported.failures.append(
@@ -328,20 +327,13 @@ def _ask_again(draft: Draft, task: Task, task_type: TaskType, effect: Effect, re
     return {"verdict": UNKNOWN, "wait": format_duration(pause), "case_id": None}
 
 
-def _step_in(draft: Draft, task: Task, state: str) -> None:
-    """A task whose effect has settled moves on, whatever it was waiting for."""
-    if task.state == "READY":  # back with the walker for another call, and now the answer came after all
-        draft.move_task(task.task_id, RUNNING[task.kind])
-    draft.move_task(task.task_id, state)
-
-
 def _hear_late(draft: Draft, task: Task, effect: Effect, command: RecordOutcome, reported: Reported) -> None:
     """A report about an effect that had been settled. The same again changes nothing; the opposite is a finding, and
     one that says "it happened after all" is a fact: it mends the failed task, or must be undone."""
     if command.state == "CONFIRMED" and effect.state == "NO_EFFECT":
         draft.record("LATE_EFFECT", "EFFECT", effect.effect_id, taskId=str(task.task_id), source=command.source)
         if task.effect_id == effect.effect_id and task.state in {"FAILED", "IN_FALLOUT", "READY"}:
-            _confirm(draft, task, effect, command)
+            _confirm(draft, effect, command)
         elif not effect.is_original:  # undone (or called off) twice: a person must look, nothing is called (I4)
             reported.twice.append(effect.effect_id)
         else:

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
-from domain.commands import AssignCase, RaiseJeopardy, RecordRepair, RepairCase
+from domain.arbitration import arbitrate_cancellation
+from domain.commands import AssignCase, DecideRepair, NoteRefusal, RaiseJeopardy, RecordRepair, RepairCase
+from domain.compensation import confirm_effect, finish_original, step_in
 from domain.errors import (
+    Breach,
     CaseClosed,
     CaseNotFound,
     ChangeActive,
+    EvidenceRequired,
     FieldError,
+    FourEyes,
     ReasonUnknown,
+    RepairNotFound,
     RepairNotPossible,
+    RequestClosed,
     Unprocessable,
+    UseAmendment,
 )
+from domain.ledger import Effect
 from domain.machines import has_ended
-from domain.order import UNSTARTED, Case, Draft, Request, Task
+from domain.order import UNSTARTED, Case, Draft, Reported, Request, Task
 from domain.policy import format_duration
 from domain.values import CaseId, EffectId, Json, RequestId, Run, TaskId, format_time
 
@@ -32,6 +41,13 @@ ACTIONS: Final = (
     "CONVERT_TO_ORDER",
     "FAIL_ITEM",
 )
+
+# What changes the books without the system's own word: somebody shows why, and somebody else agrees.
+SECOND_PERSON: Final = frozenset({"FORCE_COMPLETE", "WAIVE", "MARK_TOOK_EFFECT", "MARK_NO_EFFECT"})
+
+# States of a repair beside DONE, REJECTED and VOID (its cause vanished before its second person spoke).
+AWAITING: Final = "AWAITING_APPROVAL"
+RUNNING: Final = "RUNNING"
 
 
 def open_case(
@@ -143,24 +159,46 @@ def assign_case(draft: Draft, command: AssignCase) -> Case:
         raise CaseClosed
     if command.invalid:
         raise Unprocessable(errors=command.invalid)
+    if case.status == "REPAIR_SUBMITTED":  # still under way, whoever looks after it
+        return draft.change_case(case.case_id, "CASE_CHANGED", owner=command.assignee)
     return draft.move_case(case.case_id, "ASSIGNED", owner=command.assignee)
 
 
-def repair_case(draft: Draft, command: RepairCase) -> Case:
-    """RETRY: the task goes back to its walker for a new attempt, an order that could not start to its flow for a new
-    look; the case ends with who asked for it and why."""
+# -- repairs ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a case is about: the task that it came from, and the effect that its repair would settle."""
+
+    task: Task | None
+    effect: Effect | None
+    late: bool
+
+
+def find_subject(draft: Draft, case: Case) -> Subject:
+    task = draft.tasks.get(case.task_id) if case.task_id else None
+    if case.context == "LATE_EFFECT":
+        return Subject(task, draft.effects.get(case.effect_id) if case.effect_id else None, late=True)
+    return Subject(task, draft.effect_of(task) if task else None, late=False)
+
+
+def repair_case(draft: Draft, command: RepairCase, reported: Reported) -> Case:
+    """Carry a repair out, or let it wait for its second person. What it may be, `check_repair` says."""
     case = find_case(draft, command.case_id)
     if not case.is_open:
         raise CaseClosed(f"The case is {case.status}.")
-    _check_retry(draft, case)
+    if _is_awaiting(case):
+        raise ChangeActive("A repair of this case waits for its second person.")
+    check_repair(draft, case, command.action)
     if command.invalid:
         raise Unprocessable(errors=command.invalid)
     if command.action not in ACTIONS:
         raise Unprocessable(errors=(FieldError("/action", f"one of {', '.join(ACTIONS)}"),))
     if command.reason_code not in draft.policy.reason_codes["repair"]:
         raise ReasonUnknown(errors=(FieldError("/reasonCode", "the policy has no such repair reason"),))
-    if command.action != "RETRY":
-        raise RepairNotPossible(f"{command.action} is not possible here; RETRY is.")
+    _check_means(draft, case, command)
+    second = command.action in SECOND_PERSON
     repair = {
         "n": len(case.repairs) + 1,
         "action": command.action,
@@ -168,25 +206,114 @@ def repair_case(draft: Draft, command: RepairCase) -> Case:
         "reasonText": command.reason_text,
         "by": draft.actor.subject,
         "at": format_time(draft.now),
-        "status": "DONE",
+        "status": AWAITING if second else "DONE",
+        **({"onBehalfOf": draft.on_behalf_of} if draft.on_behalf_of else {}),
+        **({"evidence": dict(command.evidence)} if command.evidence else {}),
+        **({"input": dict(command.input)} if command.input else {}),
+        **({"amount": command.amount.to_json()} if command.amount else {}),
     }
-    if case.task_id:
-        retry_task(draft, draft.tasks[case.task_id])
-    else:
-        restart_fulfillment(draft)
     draft.record(
         "REPAIR_SUBMITTED",
         "CASE",
         case.case_id,
         request_id=case.request_id,
+        spoken=command.reason_text,
         action=command.action,
         reasonCode=command.reason_code,
     )
-    return close_case(draft, case.case_id, "RESOLVED", "RETRY", repairs=(*case.repairs, repair))
+    if second:
+        return _stand(draft, case, (*case.repairs, repair))
+    return _carry_out(draft, case, repair, reported)
+
+
+def decide_repair(draft: Draft, command: DecideRepair, reported: Reported) -> Case:
+    """The second person's word. By the time it comes the outcome may have come too: then the case has ended by itself,
+    and the repair is void."""
+    case = find_case(draft, command.case_id)
+    repair = next((repair for repair in case.repairs if repair["n"] == command.number), None)
+    if repair is None:
+        raise RepairNotFound
+    if draft.actor.subject in {repair["by"], repair.get("onBehalfOf")}:
+        raise FourEyes
+    if not case.is_open:
+        raise CaseClosed(f"The case is {case.status}; the repair is {repair['status']}.")
+    if repair["status"] != AWAITING:
+        raise RequestClosed(f"The repair is {repair['status']}.")
+    if command.approved:
+        check_repair(draft, case, str(repair["action"]))
+    if command.invalid:
+        raise Unprocessable(errors=command.invalid)
+    decided = {**repair, "decidedBy": draft.actor.subject, "decidedAt": format_time(draft.now)}
+    if command.comment:
+        decided["comment"] = command.comment
+    before = case.repairs[: command.number - 1]
+    draft.record(
+        "REPAIR_DECIDED",
+        "CASE",
+        case.case_id,
+        request_id=case.request_id,
+        spoken=command.comment,
+        action=repair["action"],
+        decision="APPROVED" if command.approved else "REJECTED",
+    )
+    if not command.approved:
+        return _stand(draft, case, (*before, {**decided, "status": "REJECTED"}))
+    draft.cases[case.case_id] = replace(case, repairs=before)  # what is carried out takes its place
+    return _carry_out(draft, draft.cases[case.case_id], {**decided, "status": "DONE"}, reported)
+
+
+def _is_awaiting(case: Case) -> bool:
+    return any(repair["status"] == AWAITING for repair in case.repairs)
+
+
+def _stand(draft: Draft, case: Case, repairs: tuple[Mapping[str, Json], ...]) -> Case:
+    """Keep the repairs of an open case, and show whether one of them is under way."""
+    under_way = any(repair["status"] in {AWAITING, RUNNING} for repair in repairs)
+    status = "REPAIR_SUBMITTED" if under_way else "ASSIGNED" if case.owner else "OPEN"
+    if status != case.status:
+        return draft.move_case(case.case_id, status, repairs=repairs)
+    draft.cases[case.case_id] = replace(case, repairs=repairs, version=case.version + 1)
+    return draft.cases[case.case_id]
+
+
+def note_refusal(draft: Draft, command: NoteRefusal) -> Mapping[str, Json]:
+    """A repair that was asked for and refused leaves its trace, whoever asked (EC62)."""
+    case = find_case(draft, command.case_id)
+    action = command.action if command.action in ACTIONS else None
+    draft.record("REPAIR_REFUSED", "CASE", case.case_id, action=action, code=command.code)
+    return {"verdict": "noted"}
+
+
+# -- whether a repair fits ----------------------------------------------------------------------------------------
+
+
+def check_repair(draft: Draft, case: Case, action: str) -> None:
+    """Raise RepairNotPossible or ChangeActive unless this repair fits the case as it stands now."""
+    subject = find_subject(draft, case)
+    match action:
+        case "RETRY":
+            _check_retry(draft, case)
+        case "VERIFY_OUTCOME":
+            _check_verifiable(subject)
+        case "MARK_TOOK_EFFECT" | "MARK_NO_EFFECT":
+            _check_unknown(case, subject)
+        case "FORCE_COMPLETE":
+            _check_forceable(draft, case, subject)
+        case "WAIVE":
+            _check_waivable(draft, case, subject)
+        case "REPLACE_INPUT":
+            _check_retry(draft, case)
+            _check_replaceable(subject)
+        case "FAIL_ITEM":
+            _check_failable(draft, case, subject)
+        case "CONVERT_TO_ORDER":
+            raise RepairNotPossible("No order can be made out of this case.")
 
 
 def _check_retry(draft: Draft, case: Case) -> None:
     task = draft.tasks.get(case.task_id) if case.task_id else None
+    if case.context == "LATE_EFFECT":
+        raise RepairNotPossible("It has happened; there is nothing to try again.")
     if draft.is_held(task) if task else draft.order_holds:
         raise ChangeActive("Another change holds this work; it decides what becomes of it.")
     if _is_false_start(draft, case):
@@ -197,9 +324,303 @@ def _check_retry(draft: Draft, case: Case) -> None:
         raise RepairNotPossible("There is nothing to try again.")
 
 
+def _check_verifiable(subject: Subject) -> None:
+    if subject.late or subject.effect is None or not subject.effect.is_open:
+        raise RepairNotPossible("The outcome is known; there is nothing to ask for.")
+
+
+def _check_unknown(case: Case, subject: Subject) -> None:
+    effect = subject.effect
+    # An accepted effect that is asked after in vain is as unknown as one whose call got no answer.
+    unanswered = effect is not None and effect.is_open and effect.accepted_at and case.category == "UNKNOWN_OUTCOME"
+    if subject.late or effect is None or not (effect.state == "UNKNOWN" or unanswered):
+        raise RepairNotPossible("Only an effect whose outcome is unknown can be marked.")
+
+
+_STUCK: Final = frozenset({"FAILED", "IN_FALLOUT", "OUTCOME_UNKNOWN", "WAITING_EXTERNAL"})
+
+
+def _check_forceable(draft: Draft, case: Case, subject: Subject) -> None:
+    if subject.late:
+        _check_late(draft, subject)
+    elif subject.task is None:
+        if _is_false_start(draft, case):
+            raise RepairNotPossible("The order has not been planned; there is nothing that could have been done.")
+    elif subject.task.state not in _STUCK:
+        raise RepairNotPossible(f"The task is {subject.task.state}; it goes on by itself.")
+
+
+def _check_waivable(draft: Draft, case: Case, subject: Subject) -> None:
+    if subject.late:
+        _check_late(draft, subject)
+    elif subject.task is None:
+        if _is_false_start(draft, case):
+            raise RepairNotPossible("Nothing has happened that could be waived.")
+    elif subject.task.kind != "COMPENSATION" or subject.task.purpose == "WITHDRAW":
+        raise RepairNotPossible("Only an undoing can be waived; work that is not wanted any more is cancelled.")
+    elif subject.task.state not in _STUCK:
+        raise RepairNotPossible(f"The task is {subject.task.state}; it goes on by itself.")
+
+
+def _check_late(draft: Draft, subject: Subject) -> None:
+    if subject.effect is not None and any(
+        task.reverses == subject.effect.effect_id and not task.has_ended for task in draft.tasks.values()
+    ):
+        raise RepairNotPossible("It is being undone; repair that, where it fails.")
+
+
+def _check_replaceable(subject: Subject) -> None:
+    if subject.task is None:
+        raise RepairNotPossible("There is no task whose input could be replaced.")
+    if subject.effect is not None and subject.effect.is_open:
+        raise RepairNotPossible("While an outcome is unknown the effect keeps its input; find out what happened first.")
+
+
+def _check_failable(draft: Draft, case: Case, subject: Subject) -> None:
+    task = subject.task
+    if subject.late or task is None or task.kind != "FULFILLMENT" or task.state not in _STUCK:
+        raise RepairNotPossible("There is no unfinished work of an item here.")
+    if case.context == "COMPENSATION":
+        raise RepairNotPossible("The item is being cancelled already.")
+    arbitrate_cancellation(draft, "ITEMS", frozenset(task.item_ids))
+
+
 def _is_false_start(draft: Draft, case: Case) -> bool:
     """A case about an order that could not be decomposed, and still is not."""
     return case.task_id is None and case.context == "FULFILLMENT" and draft.plan is None and not draft.head.has_ended
+
+
+def _check_means(draft: Draft, case: Case, command: RepairCase) -> None:
+    """What the action needs beside its reason."""
+    if command.action in SECOND_PERSON and not command.evidence:
+        raise EvidenceRequired(errors=(FieldError("/evidence", "say what shows it: kind, reference, note"),))
+    if command.amount and command.amount.currency != draft.policy.currency:
+        raise Unprocessable(errors=(FieldError("/amount/currency", f"write it in {draft.policy.currency}"),))
+    if command.action != "REPLACE_INPUT":
+        return
+    if not command.input:
+        raise Unprocessable(errors=(FieldError("/input", "say which parts to replace, and by what"),))
+    task = find_subject(draft, case).task
+    assert task is not None
+    ours = sorted(set(command.input) & _order_words(draft, task))
+    if ours:
+        raise UseAmendment(errors=tuple(FieldError(f"/input/{name}", "a value of the order") for name in ours))
+
+
+def _order_words(draft: Draft, task: Task) -> set[str]:
+    """Every name under which an input may hold a value of the order: its document's members, those of the task's own
+    items, and whatever the policy reads or lets amend."""
+    document = draft.document_of(task)
+    words = {"order", "customer", "contact", *document}
+    for item in document["items"]:
+        words.update(item)
+    pointers = [*draft.task_type(task).inputs, *(field.path for field in draft.policy.amendable_fields)]
+    for pointer in pointers:
+        words.update(part for part in pointer.split("/") if part and not part.startswith(("{", "*", "-")))
+    return words
+
+
+# -- what a repair does -------------------------------------------------------------------------------------------
+
+_SENTENCES: Final[Mapping[str, str]] = {
+    "RETRY": "Calls {system} again for {work}{again}.",
+    "VERIFY_OUTCOME": "Asks {system} again what became of {work}; nothing is done a second time.",
+    "MARK_TOOK_EFFECT": "Records that {work} took effect at {system}; the work goes on behind it, nothing is called.",
+    "MARK_NO_EFFECT": "Records that {work} did not take effect at {system}; it is done anew, as a new effect.",
+    "FORCE_COMPLETE": "Records that a person has done {work}; the call's own row is given up, nothing is called.",
+    "WAIVE": "Leaves as it is what {work} should have undone, and records the amount that is waived.",
+    "REPLACE_INPUT": "Calls {system} again for {work}, with the parts of its input that you give.",
+    "FAIL_ITEM": "Gives up item {items}: what it has had as effects is undone, then it ends FAILED.",
+}
+_STARTING: Final = "Starts the order's flow again; it is checked and planned anew."
+_SETTLED_BY_HAND: Final = "Records that a person has dealt with it, and closes the case; nothing is called."
+_LATE_UNDONE: Final = "Records that a person has undone what happened too late; nothing is called."
+_LATE_WAIVED: Final = "Leaves standing what happened too late, and records the amount that is waived."
+
+
+def foresee_repairs(draft: Draft, case: Case) -> list[dict[str, Json]]:
+    """The repairs that fit the case now, with a sentence each that says what it will do."""
+    if not case.is_open or _is_awaiting(case):
+        return []
+    found: list[dict[str, Json]] = []
+    for action in ACTIONS:
+        try:
+            check_repair(draft, case, action)
+        except (ChangeActive, RepairNotPossible):
+            continue
+        found.append(
+            {
+                "action": action,
+                "sentence": _foretell(draft, case, action),
+                "needsEvidence": action in SECOND_PERSON,
+                "needsSecondPerson": action in SECOND_PERSON,
+            }
+        )
+    return found
+
+
+def _foretell(draft: Draft, case: Case, action: str) -> str:
+    subject = find_subject(draft, case)
+    if subject.late and subject.effect is not None:
+        stands = subject.effect.is_original and subject.effect.state == "CONFIRMED"
+        if not stands:
+            return _SETTLED_BY_HAND
+        return _LATE_UNDONE if action == "FORCE_COMPLETE" else _LATE_WAIVED
+    task = subject.task
+    if task is None:
+        return _STARTING if action == "RETRY" else _SETTLED_BY_HAND
+    kept = subject.effect is not None and subject.effect.is_open
+    return _SENTENCES[action].format(
+        system=draft.task_type(task).system,
+        work=task.task_type,
+        items=", ".join(task.item_ids),
+        again=", under the same effect id" if kept else ", as a new effect",
+    )
+
+
+def _carry_out(draft: Draft, case: Case, repair: Mapping[str, Json], reported: Reported) -> Case:
+    """Do what was asked; the case ends with it, but for FAIL_ITEM, which has a cancellation to wait for."""
+    action = str(repair["action"])
+    subject = find_subject(draft, case)
+    task = subject.task
+    if action == "FAIL_ITEM":
+        reported.given_up.append(case.case_id)
+        return _stand(draft, case, (*case.repairs, {**repair, "status": RUNNING}))
+    if action in {"FORCE_COMPLETE", "WAIVE"} and (subject.late or task is None):
+        _settle_by_hand(draft, subject.effect if subject.late else None, repair)
+    elif task is None:
+        restart_fulfillment(draft)
+    else:
+        _repair_task(draft, task, subject.effect, repair)
+    return close_case(draft, case.case_id, "RESOLVED", action, repairs=(*case.repairs, repair))
+
+
+def _repair_task(draft: Draft, task: Task, effect: Effect | None, repair: Mapping[str, Json]) -> None:
+    match repair["action"]:
+        case "RETRY":
+            retry_task(draft, task)
+        case "REPLACE_INPUT":
+            draft.change_task(task.task_id, replaced_input={**(task.replaced_input or {}), **repair["input"]})
+            retry_task(draft, draft.tasks[task.task_id])
+        case "VERIFY_OUTCOME":
+            assert effect is not None
+            draft.change_effect(effect.effect_id, unknown_since=None, missed_at=None)
+            draft.change_task(task.task_id, handed=False, release=task.release + 1)
+        case "MARK_TOOK_EFFECT":
+            assert effect is not None
+            confirm_effect(draft, effect.effect_id, basis="MANUAL", **_told(draft, task, repair))
+        case "MARK_NO_EFFECT":
+            assert effect is not None
+            _mark_no_effect(draft, task, effect, repair)
+        case "FORCE_COMPLETE":
+            _force(draft, task, effect, repair)
+        case "WAIVE":
+            _waive(draft, task, effect, repair)
+
+
+def _mark_no_effect(draft: Draft, task: Task, effect: Effect, repair: Mapping[str, Json]) -> None:
+    draft.move_effect(effect.effect_id, "NO_EFFECT", basis="MANUAL", reason=_proof(repair))
+    if task.has_ended:
+        return
+    if effect.withdraws:
+        step_in(draft, task, "COMPLETED")  # it could not be stopped: an answer
+        return
+    if task.kind == "COMPENSATION" and task.state == "WAITING_EXTERNAL":
+        draft.move_task(task.task_id, "OUTCOME_UNKNOWN")
+    if task.state != "READY":
+        draft.move_task(task.task_id, "READY", handed=False, release=task.release + 1)
+
+
+def _abandon(draft: Draft, effect: Effect | None, repair: Mapping[str, Json]) -> None:
+    """What the call's own row says from now on: nothing. Should it report success after all, that is a late effect."""
+    if effect is not None and effect.is_open:
+        draft.move_effect(
+            effect.effect_id, "NO_EFFECT", basis="MANUAL", reason=f"given up by {repair['action']}: {_proof(repair)}"
+        )
+
+
+def _force(draft: Draft, task: Task, effect: Effect | None, repair: Mapping[str, Json]) -> None:
+    _abandon(draft, effect, repair)
+    task_type = draft.task_type(task)
+    by_hand = Effect(
+        effect_id=EffectId(draft.new_id("effect")),
+        task_id=task.task_id,
+        task_type=task.task_type,
+        system=task_type.system,
+        operation=task_type.operation,
+        level=task_type.external_effect_level,
+        state="INTENDED",
+        input=effect.input if effect else None,
+        intended_at=draft.now,
+        basis="MANUAL",
+        reverses=task.reverses if task.kind == "COMPENSATION" and task.purpose != "WITHDRAW" else None,
+        withdraws=task.reverses if task.purpose == "WITHDRAW" else None,
+    )
+    told = _told(draft, task, repair)
+    draft.add_effect(by_hand)
+    draft.change_task(task.task_id, effect_id=by_hand.effect_id)
+    confirm_effect(draft, by_hand.effect_id, **told)
+
+
+def _waive(draft: Draft, task: Task, effect: Effect | None, repair: Mapping[str, Json]) -> None:
+    _abandon(draft, effect, repair)
+    if task.state == "WAITING_EXTERNAL":
+        draft.move_task(task.task_id, "OUTCOME_UNKNOWN")
+    if draft.tasks[task.task_id].state == "OUTCOME_UNKNOWN":
+        draft.move_task(task.task_id, "IN_FALLOUT")
+    draft.move_task(task.task_id, "WAIVED")
+    original = draft.effects[task.reverses] if task.reverses else None
+    if original is not None and original.state == "CONFIRMED":
+        draft.move_effect(original.effect_id, "WAIVED", reason=_proof(repair))
+        finish_original(draft, original, undone=False)
+
+
+def _settle_by_hand(draft: Draft, effect: Effect | None, repair: Mapping[str, Json]) -> None:
+    """A case that no task can end: what happened too late is undone or left standing by a person; of everything else
+    only the case itself says what was done."""
+    if effect is None or not effect.is_original or effect.state != "CONFIRMED":
+        return
+    if repair["action"] == "WAIVE":
+        draft.move_effect(effect.effect_id, "WAIVED", reason=_proof(repair))
+        return
+    task = draft.tasks[effect.task_id]
+    compensation = draft.task_type(task).compensation
+    by_hand = Effect(
+        effect_id=EffectId(draft.new_id("effect")),
+        task_id=effect.task_id,
+        task_type=compensation or effect.task_type,
+        system=effect.system,
+        operation=effect.operation,
+        level=effect.level,
+        state="INTENDED",
+        input=None,
+        intended_at=draft.now,
+        basis="MANUAL",
+        reverses=effect.effect_id,
+    )
+    draft.add_effect(by_hand)
+    confirm_effect(draft, by_hand.effect_id, reason=_proof(repair))
+
+
+def _told(draft: Draft, task: Task, repair: Mapping[str, Json]) -> dict[str, Json]:
+    """What the MANUAL outcome says: reference and output as the person gives them, and the money that moved."""
+    given = repair.get("input") or {}
+    output = given.get("output")
+    money = draft.task_type(task).money
+    if money and "amount" in repair:
+        moved = {"captured" if money == "CAPTURE" else "refunded": repair["amount"]["amountMinor"]}
+        output = {**output, **moved} if isinstance(output, dict) else moved
+    reference = given.get("externalReference")
+    return {
+        "external_reference": reference if isinstance(reference, str) else None,
+        "output": output,
+        "reason": _proof(repair),
+    }
+
+
+def _proof(repair: Mapping[str, Json]) -> str:
+    evidence = repair["evidence"]
+    return f"{evidence['kind']}: {evidence['reference']}"
 
 
 def restart_fulfillment(draft: Draft) -> None:
@@ -223,8 +644,17 @@ def retry_task(draft: Draft, task: Task) -> None:
 
 
 def close_case(draft: Draft, case_id: CaseId, status: str, resolution: str, **changes: Json) -> Case:
-    """End a case and wake the flow that shows it to people."""
-    case = draft.move_case(case_id, status, resolution=resolution, note={"resolution": resolution}, **changes)
+    """End a case and wake the flow that shows it to people. A repair that still waits for its second person is void."""
+    repairs = changes.pop("repairs", draft.cases[case_id].repairs)
+    over = {AWAITING: "VOID", RUNNING: "DONE"}
+    case = draft.move_case(
+        case_id,
+        status,
+        resolution=resolution,
+        note={"resolution": resolution},
+        repairs=tuple({**repair, "status": over.get(repair["status"], repair["status"])} for repair in repairs),
+        **changes,
+    )
     draft.send("case-decided", case.wait_key)
     return case
 
@@ -243,17 +673,33 @@ def settle_cases(draft: Draft) -> bool:
             ended = True
         if task is None or case.context == "LATE_EFFECT":
             continue
+        failing = any(repair["status"] == RUNNING for repair in case.repairs)
+        if failing and _is_abandoned(draft, case):
+            _take_back(draft, case)
+            failing = False
         solved = task.state in {"COMPLETED", "COMPENSATED", "COMPENSATING", "NOT_REQUIRED", "WAIVED"}
         vanished = task.state in {"CANCELLED", "SUPERSEDED", "RETAINED"} or task.state in UNSTARTED
         if solved or vanished:
-            close_case(
-                draft,
-                case.case_id,
-                "RESOLVED" if solved else "CANCELLED",
-                "OUTCOME_ARRIVED" if solved else "CAUSE_VANISHED",
-            )
+            resolution = "OUTCOME_ARRIVED" if solved else "CAUSE_VANISHED"
+            if failing and task.state == "CANCELLED":
+                solved, resolution = True, "FAIL_ITEM"
+            close_case(draft, case.case_id, "RESOLVED" if solved else "CANCELLED", resolution)
             ended = True
     return ended
+
+
+def _is_abandoned(draft: Draft, case: Case) -> bool:
+    """FAIL_ITEM has been asked for, and its cancellation was refused, withdrawn or overtaken."""
+    own = [request for request in draft.requests.values() if request.repairs_case == case.case_id]
+    return bool(own) and own[-1].status in {"REJECTED", "WITHDRAWN", "SUPERSEDED"}
+
+
+def _take_back(draft: Draft, case: Case) -> None:
+    _stand(
+        draft,
+        case,
+        tuple({**repair, "status": "REJECTED"} if repair["status"] == RUNNING else repair for repair in case.repairs),
+    )
 
 
 def raise_jeopardy(draft: Draft, command: RaiseJeopardy) -> Mapping[str, Json]:
@@ -275,23 +721,45 @@ def raise_jeopardy(draft: Draft, command: RaiseJeopardy) -> Mapping[str, Json]:
     return {"verdict": "raised"}
 
 
-def record_repair(draft: Draft, command: RecordRepair) -> Mapping[str, Json]:
-    """What became of a repair task shown to people; a RETRY entered there counts like one through the API."""
+def record_repair(draft: Draft, command: RecordRepair, reported: Reported) -> Mapping[str, Json]:
+    """What became of a repair task shown to people; what was entered there counts like the same through the API."""
     case = draft.cases.get(command.case_id)
     if case is None or not case.is_open or case.wait_key != command.wait_key:
         return {"verdict": "decided"}
-    if not command.repairer or "operator" not in draft.actor.roles or command.action != "RETRY":
-        # What was typed there may be anything; only words of ours are told to the world.
-        action = command.action if command.action in ACTIONS else None
-        draft.record("REPAIR_REFUSED", "CASE", case.case_id, action=action)
-        return {"verdict": "again"}
-    reason = next(iter(draft.policy.reason_codes["repair"]), "")
+    if not command.repairer or command.action not in {*ACTIONS, "APPROVE", "REJECT"}:
+        return _refuse_repair(draft, case, command.action, "NO_DECISION")
+    deciding = command.action in {"APPROVE", "REJECT"}
+    if ("approver" if deciding else "operator") not in draft.actor.roles:
+        return _refuse_repair(draft, case, command.action, "ROLE_REQUIRED")
+    comment = (command.comment or "")[:500] or None
     try:
-        repair_case(
-            draft,
-            RepairCase(command.order_id, command.case_id, "RETRY", reason, (command.comment or "")[:500]),
-        )
-    except (ChangeActive, RepairNotPossible) as breach:
-        draft.record("REPAIR_REFUSED", "CASE", case.case_id, action=command.action, code=breach.code)
-        return {"verdict": "again"}
-    return {"verdict": "decided"}
+        if deciding:
+            number = next((repair["n"] for repair in case.repairs if repair["status"] == AWAITING), 0)
+            approved = command.action == "APPROVE"
+            decide_repair(draft, DecideRepair(command.order_id, case.case_id, number, approved, comment), reported)
+        else:
+            reason = command.reason_code or next(iter(draft.policy.reason_codes["repair"]), "")
+            repair_case(
+                draft,
+                RepairCase(
+                    command.order_id,
+                    case.case_id,
+                    command.action,
+                    reason,
+                    comment,
+                    command.evidence,
+                    command.input,
+                    command.amount,
+                ),
+                reported,
+            )
+    except Breach as breach:
+        return _refuse_repair(draft, case, command.action, breach.code)
+    # What waits for its second person, or for a cancellation, is shown again until the case has ended.
+    return {"verdict": "decided" if not draft.cases[case.case_id].is_open else "again"}
+
+
+def _refuse_repair(draft: Draft, case: Case, action: str | None, code: str) -> Mapping[str, Json]:
+    # What was typed there may be anything; only words of ours are told to the world.
+    draft.record("REPAIR_REFUSED", "CASE", case.case_id, action=action if action in ACTIONS else None, code=code)
+    return {"verdict": "again"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -16,19 +16,25 @@ from domain.decide import Surroundings, case_etag, decide, order_etag, request_e
 from domain.errors import (
     AssetBusy,
     Breach,
+    CaseClosed,
     CaseNotFound,
     ChangeActive,
     ExternalIdTaken,
     FieldError,
+    FourEyes,
     IdempotencyInFlight,
     IdempotencyKeyReused,
     Malformed,
     OrderNotFound,
     PreconditionRequired,
     RelationTargetUnknown,
+    RequestClosed,
     RequestNotFound,
+    RoleRequired,
+    Unprocessable,
     VersionStale,
 )
+from domain.fallout import foresee_repairs
 from domain.fulfillment import blank_order
 from domain.order import Decision, Draft, Order
 from domain.policy import Policy
@@ -46,7 +52,10 @@ from domain.store.orders import (
 from domain.store.policies import PolicyBook
 from domain.store.pool import Connection, ForeignKeyViolation, LockTimeout, Pool, UniqueViolation, tenant_transaction
 from domain.store.previews import add_preview, find_preview
-from domain.values import Json, OrderId, derive_id
+from domain.values import CaseId, Json, OrderId, TenantId, derive_id, system_actor
+
+# Refusals of a repair that are about the repair itself; a stale or unread case is none.
+_TOLD: Final = (FourEyes, RoleRequired, CaseClosed, ChangeActive, RequestClosed, Unprocessable)
 
 _ETAG: Final = re.compile(r'(W/)?"([^"]*)"')
 
@@ -75,6 +84,10 @@ class Door:
         try:
             async with tenant_transaction(self._pool, envelope.tenant_id) as connection:
                 return await self._transact(connection, envelope, command)
+        except _TOLD as breach:
+            if isinstance(command, ask.RepairCase | ask.DecideRepair):
+                await self.note_refusal(envelope, command, breach.code)
+            raise
         except ForeignKeyViolation as violation:
             if violation.constraint_name != "order_relation_tenant_id_target_order_id_fkey":
                 raise
@@ -95,6 +108,23 @@ class Door:
             await add_preview(connection, envelope.tenant_id, command.order_id, preview_id, "CANCELLATION", shown)
         told = {"previewId": str(preview_id), "kind": "CANCELLATION", **body, "validUntilChanged": True}
         return Answer(200, told)
+
+    async def note_refusal(self, envelope: ask.Envelope, command: ask.RepairCase | ask.DecideRepair, code: str) -> None:
+        """A repair that was refused left nothing behind; that somebody tried is kept all the same (EC62)."""
+        action = command.action if isinstance(command, ask.RepairCase) else None
+        note = ask.NoteRefusal(command.order_id, command.case_id, code, action)
+        await self.handle(replace(envelope, keep=False, if_match=None), note)
+
+    async def foresee_repairs(self, tenant_id: TenantId, order_id: OrderId, case_id: CaseId) -> list[dict[str, Json]]:
+        """What may be done about a case as it stands now, each with what it will do. Locks nothing, keeps nothing."""
+        async with tenant_transaction(self._pool, tenant_id, read_only=True) as connection:
+            order, now, version = await load_order(connection, tenant_id, order_id)
+            if order is None or case_id not in order.cases:
+                raise CaseNotFound
+            policy = await self._policies.read(connection, version)
+        envelope = ask.Envelope(tenant_id, case_id, system_actor("view"))
+        draft = _draft(order, envelope, now, policy, version)
+        return foresee_repairs(draft, order.cases[case_id])
 
     async def _transact(self, connection: Connection, envelope: ask.Envelope, command: ask.Command) -> Answer:
         if envelope.keep:
@@ -236,7 +266,7 @@ def check_precondition(order: Order, envelope: ask.Envelope, command: ask.Comman
             if request is None:
                 raise RequestNotFound
             expected = request_etag(request.version)
-        case ask.AssignCase() | ask.RepairCase():
+        case ask.AssignCase() | ask.RepairCase() | ask.DecideRepair():
             case = order.cases.get(command.case_id)
             if case is None:
                 raise CaseNotFound

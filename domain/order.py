@@ -146,6 +146,7 @@ class Task:
     task goes back to the walker, so that an older job stands down · handed: given to the walker, not yet come back
     For compensation: reverses = the original effect; purpose COMPENSATE (undo it), WITHDRAW (stop it while it is
     accepted), MANUAL (a person undoes it) or AWAIT (nothing can undo it; its outcome is awaited).
+    replaced_input: parts of the input that a repair put in the place of what the order says
     """
 
     task_id: TaskId
@@ -167,6 +168,7 @@ class Task:
     superseded_by: TaskId | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    replaced_input: Mapping[str, Json] | None = None
 
     @property
     def machine(self) -> str:
@@ -188,6 +190,7 @@ class Request:
 
     round: number of the latest wait that this request's flow was told to make · waiting: that wait is still on
     closure: the tasks it holds · approval: what was agreed to (feasibility, retained, cost), by whom
+    repairs_case: the case whose repair FAIL_ITEM this is; its items end FAILED
     """
 
     request_id: RequestId
@@ -222,6 +225,7 @@ class Request:
     jeopardy: bool = False
     committed_at: datetime | None = None
     ended_at: datetime | None = None
+    repairs_case: CaseId | None = None
 
     @property
     def has_ended(self) -> bool:
@@ -733,11 +737,13 @@ class Failure:
 
 @dataclass(slots=True)
 class Reported:
-    """What a wing left for `settle`: failures that need a case, and effects that came true after all (T11)."""
+    """What a wing left for `settle`: failures that need a case, effects that came true after all (T11), and cases whose
+    items are given up."""
 
     failures: list[Failure] = field(default_factory=list)
     late: list[EffectId] = field(default_factory=list)
     twice: list[EffectId] = field(default_factory=list)
+    given_up: list[CaseId] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

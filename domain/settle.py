@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from domain.assessment import find_closure, is_quiet
-from domain.cancellation import covered_items, is_parked, let_go, propose_orders, retains
+from domain.cancellation import covered_items, give_up_items, is_parked, let_go, propose_orders, retains
 from domain.compensation import advance_plan, find_type, mark_block, supersede_plan
 from domain.execution import wait_key
 from domain.fallout import open_case, open_follow_up_cases, settle_cases
@@ -30,6 +30,8 @@ _ENDED_EVENTS: Final = {
 
 def settle(draft: Draft, reported: Reported) -> None:
     """Carry a draft to rest. Idempotent: settling a settled draft changes nothing."""
+    for case_id in reported.given_up:
+        give_up_items(draft, draft.cases[case_id])
     _reopen_waiting(draft)
     while _step(draft):
         pass
@@ -356,7 +358,8 @@ def _finish_cancellation(draft: Draft, request: Request) -> None:
     kept = [item for item in items if retains(draft, item.item_id)]
     for item in items:
         if not has_ended("ITEM", item.state) or item.base == "COMPLETED":
-            draft.change_item(item.item_id, base="PARTIALLY_COMPLETED" if item in kept else "CANCELLED")
+            ended = "PARTIALLY_COMPLETED" if item in kept else "CANCELLED"
+            draft.change_item(item.item_id, base="FAILED" if request.repairs_case else ended)
             if item not in kept:
                 undo_asset(draft, item)
     _write_retained_assets(draft, kept)
@@ -499,9 +502,9 @@ def _chain_state(request: Request) -> str:
 def _path(before: str, after: str) -> list[str]:
     """The chain is told step by step, even where one transaction runs through several."""
     chain = ["CANCELLATION_REQUESTED", "CANCELLATION_ASSESSING", "CANCELLING"]
-    if after in {"CANCELLED", "PARTIALLY_COMPLETED"} and before == "FALLOUT":
+    if after in {"CANCELLED", "PARTIALLY_COMPLETED", "FAILED"} and before == "FALLOUT":
         return ["CANCELLING", after]
-    if after in {"CANCELLED", "PARTIALLY_COMPLETED"} and before != "CANCELLING":
+    if after in {"CANCELLED", "PARTIALLY_COMPLETED", "FAILED"} and before != "CANCELLING":
         start = chain.index(before) + 1 if before in chain else 0
         return [*chain[start:], after]
     if after in chain:

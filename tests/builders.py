@@ -127,6 +127,7 @@ class World:
         actor: Actor | None = None,
         around: Surroundings | None = None,
         command_id: uuid.UUID | None = None,
+        on_behalf_of: str | None = None,
     ) -> Decision:
         order = self.order
         if isinstance(command, ask.AcceptOrder):
@@ -135,7 +136,7 @@ class World:
         draft = Draft(
             order,
             actor=actor or system_actor("test"),
-            on_behalf_of=None,
+            on_behalf_of=on_behalf_of,
             now=self.now,
             command_id=command_id or uuid.uuid4(),
             policy=self.policy,

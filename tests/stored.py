@@ -137,16 +137,22 @@ class StoredWorld(Stage):
         actor: Actor | None = None,
         around: Surroundings | None = None,
         command_id: uuid.UUID | None = None,
+        on_behalf_of: str | None = None,
     ) -> Any:
         """The door's answer; what surrounds a new order is looked up, not given."""
         for asset in (around.assets if around else {}).values():
             self.install(asset)
-        answer = self.store.run(self._handle(command, actor or system_actor("test"), command_id or uuid.uuid4()))
+        handled = self._handle(command, actor or system_actor("test"), command_id or uuid.uuid4(), on_behalf_of)
+        answer = self.store.run(handled)
         self.order = self.store.run(self._load(command.order_id))
         return answer
 
-    async def _handle(self, command: ask.Command, actor: Actor, command_id: uuid.UUID) -> Answer:
-        envelope = ask.Envelope(self.tenant, command_id, actor, fingerprint="f", keep=not actor.is_system)
+    async def _handle(
+        self, command: ask.Command, actor: Actor, command_id: uuid.UUID, on_behalf_of: str | None
+    ) -> Answer:
+        envelope = ask.Envelope(
+            self.tenant, command_id, actor, fingerprint="f", on_behalf_of=on_behalf_of, keep=not actor.is_system
+        )
         return await self.store.door.handle(replace(envelope, if_match=self.etag(command)), command)
 
     async def _load(self, order_id: OrderId) -> Order | None:
@@ -161,7 +167,7 @@ class StoredWorld(Stage):
                 return order_etag(self.the_order.head.version)
             case ask.ApproveCancellation() | ask.RejectCancellation() | ask.WithdrawCancellation() | ask.AnswerCharge():
                 return request_etag(self.request(command.request_id).version)
-            case ask.AssignCase() | ask.RepairCase():
+            case ask.AssignCase() | ask.RepairCase() | ask.DecideRepair():
                 return case_etag(self.the_order.cases[command.case_id].version)
         return None
 

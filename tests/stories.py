@@ -17,7 +17,7 @@ from domain import commands as ask
 from domain.decide import Surroundings
 from domain.order import Asset, Decision, Request
 from domain.store.orders import _plain, draft_rows
-from domain.values import Actor, AssetId, EffectId, Run, TaskId
+from domain.values import Actor, AssetId, EffectId, Money, Run, TaskId
 from tests.builders import (
     AGENT,
     APPROVER,
@@ -63,8 +63,9 @@ class Recorder(Stage):
         actor: Actor | None = None,
         around: Surroundings | None = None,
         command_id: uuid.UUID | None = None,
+        on_behalf_of: str | None = None,
     ) -> Decision:
-        decision = super().do(command, actor, around, command_id)
+        decision = super().do(command, actor, around, command_id, on_behalf_of)
         rows = draft_rows(decision.draft, None)["outbox"]
         self.told += orjson.loads(orjson.dumps(rows, default=_plain))
         self.order = decision.draft.result()  # with its new place in the chain
@@ -400,6 +401,50 @@ def undone_by_hand(world: Stage) -> None:
     assert (world.state, world.open_case().context) == ("FALLOUT", "COMPENSATION")
 
 
+def forced_by_two(world: Stage) -> None:
+    world.accept().decompose().run_flow(answers(assign_resource=REFUSED))
+    proof = {"kind": "TICKET", "reference": "INC-7"}
+    case_id = world.open_case().case_id
+    reason = "MANUAL_WORK_DONE"
+    world.do(ask.NoteRefusal(world.order_id, case_id, "EVIDENCE_REQUIRED", "FORCE_COMPLETE"), OPERATOR)
+    for number, approved in ((1, False), (2, True)):
+        world.do(ask.RepairCase(world.order_id, case_id, "FORCE_COMPLETE", reason, None, proof), OPERATOR)
+        world.do(ask.DecideRepair(world.order_id, case_id, number, approved), APPROVER)
+    world.run_flow()
+    assert (world.state, world.called("assign-resource")) == ("COMPLETED", 1)
+
+
+def item_given_up(world: Stage) -> None:
+    world.accept().decompose().run_flow(answers(assign_resource=REFUSED))
+    world.do(ask.RepairCase(world.order_id, world.open_case().case_id, "FAIL_ITEM", "BUSINESS_DECISION"), OPERATOR)
+    world.judge(next(iter(world.the_order.requests.values())))
+    world.run_flow()
+    assert (world.state, world.the_order.items["1"].state) == ("FAILED", "FAILED")
+
+
+def waived(world: Stage) -> None:
+    world.accept().decompose().run_to("reserve-inventory")
+    world.judge(world.cancel())
+    world.run_flow(answers(release_inventory=REFUSED))
+    case_id, proof = world.open_case().case_id, {"kind": "MAIL", "reference": "of the supplier"}
+    amount = Money(1250, "EUR")
+    command = ask.RepairCase(world.order_id, case_id, "WAIVE", "BUSINESS_DECISION", None, proof, amount=amount)
+    world.do(command, OPERATOR)
+    world.do(ask.DecideRepair(world.order_id, case_id, 1, approved=True), APPROVER)
+    world.run_flow()
+    assert (world.state, world.effect("reserve-inventory").state) == ("CANCELLED", "WAIVED")
+
+
+def input_replaced(world: Stage) -> None:
+    world.accept().decompose().run_flow(answers(activate_service=REFUSED))
+    command = ask.RepairCase(
+        world.order_id, world.open_case().case_id, "REPLACE_INPUT", "SYSTEM_RECOVERED", input={"site": "B"}
+    )
+    world.do(command, OPERATOR)
+    world.run_flow()
+    assert (world.state, world.called("activate-service")) == ("COMPLETED", 2)
+
+
 def small_cancellation_overtaken(world: Stage) -> None:
     world.accept(an_order(an_item(), an_item("2", "static-ip", relies_on=("1",)))).decompose()
     world.run_to("reserve-inventory", "assign-number")
@@ -438,6 +483,10 @@ STORIES: tuple[Story, ...] = (
     paid_back,
     undoing_refused_and_repaired,
     undone_by_hand,
+    forced_by_two,
+    item_given_up,
+    waived,
+    input_replaced,
     small_cancellation_overtaken,
 )
 

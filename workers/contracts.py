@@ -218,6 +218,12 @@ CONTRACTS: Final[Mapping[str, Contract]] = {
     "REPAIR_SUBMITTED": Contract(
         "CASE", "Somebody mends what failed.", "never", {"action": one_of(*ACTIONS), "reasonCode": CODE}
     ),
+    "REPAIR_DECIDED": Contract(
+        "CASE",
+        "The second person agreed to a repair or refused it.",
+        "never",
+        {"action": one_of(*ACTIONS), "decision": one_of("APPROVED", "REJECTED")},
+    ),
     "REPAIR_REFUSED": Contract(
         "CASE",
         "A repair was tried that does not count.",

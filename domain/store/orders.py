@@ -225,6 +225,7 @@ def _read_task(row: Row) -> Task:
         superseded_by=_uuid(row["superseded_by"]),
         started_at=_time(row["started_at"]),
         ended_at=_time(row["ended_at"]),
+        replaced_input=row["replaced_input"],
     )
 
 
@@ -247,6 +248,7 @@ def _read_undoing(row: Row, depends_on: Iterable[TaskId]) -> Task:
         purpose=row["purpose"],
         started_at=_time(row["started_at"]),
         ended_at=_time(row["ended_at"]),
+        replaced_input=row["replaced_input"],
     )
 
 
@@ -313,6 +315,7 @@ def _read_request(row: Row) -> Request:
         jeopardy=row["jeopardy"],
         committed_at=_time(row["committed_at"]),
         ended_at=_time(row["ended_at"]),
+        repairs_case=_uuid(row["repairs_case"]),
     )
 
 

@@ -161,7 +161,7 @@ t as (
     select d.* from rows, jsonb_populate_recordset(null::fulfillment_task, r->'fulfillment_task') d
     on conflict (tenant_id, task_id) do update set
         state = excluded.state, unmet = excluded.unmet, release = excluded.release, handed = excluded.handed,
-        effect_id = excluded.effect_id, item_ids = excluded.item_ids, superseded_by = excluded.superseded_by, started_at = excluded.started_at,
+        effect_id = excluded.effect_id, item_ids = excluded.item_ids, superseded_by = excluded.superseded_by, started_at = excluded.started_at, replaced_input = excluded.replaced_input,
         ended_at = excluded.ended_at),
 h as (
     insert into task_hold select d.* from rows, jsonb_populate_recordset(null::task_hold, r->'task_hold') d
@@ -204,7 +204,7 @@ ct as (
     select d.* from rows, jsonb_populate_recordset(null::compensation_task, r->'compensation_task') d
     on conflict (tenant_id, task_id) do update set
         state = excluded.state, unmet = excluded.unmet, release = excluded.release, handed = excluded.handed,
-        effect_id = excluded.effect_id, started_at = excluded.started_at, ended_at = excluded.ended_at),
+        effect_id = excluded.effect_id, started_at = excluded.started_at, replaced_input = excluded.replaced_input, ended_at = excluded.ended_at),
 cd as (
     insert into compensation_task_dependency
     select d.* from rows, jsonb_populate_recordset(null::compensation_task_dependency, r->'edge') d

@@ -261,6 +261,8 @@ MAY: dict[str, str] = {
     "GET /fallout-cases/{caseId}": _ALL,
     "POST /fallout-cases/{caseId}/assign": "operator",
     "POST /fallout-cases/{caseId}/repairs": "operator",
+    "POST /fallout-cases/{caseId}/repairs/{number}/approve": "approver",
+    "POST /fallout-cases/{caseId}/repairs/{number}/reject": "approver",
     "GET /assets": _ALL,
     "GET /assets/{assetId}": _ALL,
     "POST /assets": "admin",

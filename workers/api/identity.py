@@ -69,6 +69,8 @@ ROLES_OF: Final[Mapping[tuple[str, str], frozenset[str]]] = MappingProxyType(
         ("GET", "/fallout-cases/{caseId}"): _EVERYONE,
         ("POST", "/fallout-cases/{caseId}/assign"): _OPERATING,
         ("POST", "/fallout-cases/{caseId}/repairs"): _OPERATING,
+        ("POST", "/fallout-cases/{caseId}/repairs/{number}/approve"): _APPROVING,
+        ("POST", "/fallout-cases/{caseId}/repairs/{number}/reject"): _APPROVING,
         ("GET", "/assets"): _EVERYONE,
         ("GET", "/assets/{assetId}"): _EVERYONE,
         ("POST", "/assets"): _ADMIN,

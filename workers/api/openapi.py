@@ -302,6 +302,9 @@ ANSWERS: Final[Mapping[str, Schema]] = {
             "incidentKey": _TEXT,
             "resolution": _TEXT,
             "closedAt": _TIME,
+            "possibleRepairs": _list(
+                _object(action=_TEXT, sentence=_TEXT, needsEvidence=_FLAG, needsSecondPerson=_FLAG)
+            ),
         },
         caseId=_ID,
         orderId=_ID,

@@ -9,6 +9,7 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from domain.errors import RoleRequired
 from workers.api.calls import Call
 from workers.api.identity import ROLES_OF
 from workers.api.schemas import Body
@@ -34,6 +35,7 @@ class Route:
     """One method on one path below PREFIX.
 
     answer: name of the schema that the documentation gives for the answer · if_match: kind of the ETag that is needed
+    refused: what is kept of a caller who lacks the role
     """
 
     method: str
@@ -47,6 +49,7 @@ class Route:
     if_match: str | None = None
     query: tuple[Parameter, ...] = ()
     media: tuple[str, ...] = ("application/json",)
+    refused: Callable[[Call], Awaitable[None]] | None = None
 
     @property
     def roles(self) -> frozenset[str]:
@@ -87,7 +90,13 @@ def make_endpoint(service: Service, route: Route) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         caller = await admit(request.headers.get("authorization"))
         request.state.caller = caller
-        caller.require(roles)
-        return await handler(Call(request, service, caller))
+        call = Call(request, service, caller)
+        try:
+            caller.require(roles)
+        except RoleRequired:
+            if route.refused is not None:
+                await route.refused(call)
+            raise
+        return await handler(call)
 
     return endpoint

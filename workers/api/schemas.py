@@ -274,6 +274,16 @@ class RepairBody(Body):
     evidence: Evidence | None = None
     input: FreeForm | None = None
     amount: Money | None = None
+    requested_by: Claimant | None = None
+
+    @property
+    def claimant(self) -> str | None:
+        return self.requested_by.actor_id if self.requested_by else None
+
+
+class RepairDecisionBody(Body):
+    comment: Remark | None = None
+    reason: Remark | None = None
 
 
 # -- registry ------------------------------------------------------------------------------------------------
