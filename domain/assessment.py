@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Final
 
 from domain.ledger import Effect
@@ -27,6 +28,8 @@ _RANK: Final[Mapping[str, int]] = {
     "COMPENSATING": 3,
     "COMPENSATED": 3,
 }
+
+QUANTITY: Final = "/items/{itemId}/quantity"
 
 Consequence = str
 STOPPABLE: Final = frozenset(
@@ -98,12 +101,22 @@ class Impact:
 
 @dataclass(frozen=True, slots=True)
 class Closure:
-    """Everything that a change touches: items and tasks; `lost` are the items that only lose a shared task's share."""
+    """Everything that a change touches.
+
+    items: those that go as a whole · reduced: those that only become fewer, and by how many · resized: the tasks of
+    these that are told a quantity; they are among `tasks`, and start again with the new one
+    """
 
     items: frozenset[str]
     tasks: tuple[TaskId, ...]
     blockers: tuple[Blocker, ...] = ()
     trace: tuple[Rule, ...] = ()
+    reduced: Mapping[str, int] = field(default_factory=dict)
+    resized: frozenset[TaskId] = frozenset()
+
+    @property
+    def touched(self) -> frozenset[str]:
+        return self.items | self.reduced.keys()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,16 +164,22 @@ class Assessment:
 # -- closure ------------------------------------------------------------------------------------------
 
 
-def is_live(draft: Draft, item: Item, request_id: object) -> bool:
-    """An item that has ended, or that another cancellation is already taking away, needs its tasks no longer."""
-    if item.has_ended and item.state != "COMPLETED":
-        return False
-    return not any(
-        other.status in {"APPROVED", "COMPENSATING"}
-        and item.item_id in closure_items(draft, other.scope, other.item_ids)[0]
-        for other in draft.requests.values()
-        if other.request_id != request_id and other.scope == "ITEMS"
-    )
+def live_items(draft: Draft, request_id: object) -> set[str]:
+    """The items that still need their tasks: neither ended nor being taken away by another cancellation."""
+    leaving: set[str] = set()
+    for other in draft.requests.values():
+        if other.request_id != request_id and other.scope == "ITEMS" and other.status in {"APPROVED", "COMPENSATING"}:
+            leaving |= closure_items(draft, other.scope, whole_items(other.item_ids, other.quantities))[0]
+    return {
+        item_id
+        for item_id, item in draft.items.items()
+        if (not item.has_ended or item.state == "COMPLETED") and item_id not in leaving
+    }
+
+
+def whole_items(item_ids: Iterable[str], quantities: Mapping[str, int]) -> tuple[str, ...]:
+    """Those of the items named that are to go as a whole."""
+    return tuple(item_id for item_id in item_ids if item_id not in quantities)
 
 
 def closure_items(draft: Draft, scope: str, chosen: Iterable[str]) -> tuple[set[str], list[Rule]]:
@@ -219,9 +238,31 @@ def closure_items(draft: Draft, scope: str, chosen: Iterable[str]) -> tuple[set[
     return taken, trace
 
 
-def find_closure(draft: Draft, scope: str, chosen: Iterable[str], request_id: object = None) -> Closure:
-    """Items, tasks and blockers of a cancellation of these items."""
-    taken, trace = closure_items(draft, scope, chosen)
+def closure_of(draft: Draft, request: Request) -> Closure:
+    """What this request touches, as the order stands now."""
+    return find_closure(draft, request.scope, request.item_ids, request.request_id, request.quantities)
+
+
+def find_closure(
+    draft: Draft,
+    scope: str,
+    chosen: Iterable[str],
+    request_id: object = None,
+    quantities: Mapping[str, int] = MappingProxyType({}),
+) -> Closure:
+    """Items, tasks and blockers of a cancellation of these items; `quantities`: of which of them only a part."""
+    taken, trace = closure_items(draft, scope, whole_items(chosen, quantities))
+    reduced = {item_id: quantity for item_id, quantity in quantities.items() if item_id not in taken}
+    trace += [
+        Rule(
+            "closure.quantity",
+            "REDUCED",
+            f"Of item {item_id}, {quantity} of {draft.items[item_id].quantity} are cancelled; the item itself stays.",
+            {"itemId": item_id, "quantity": quantity, "remaining": draft.items[item_id].quantity - quantity},
+        )
+        for item_id, quantity in reduced.items()
+        if quantity < draft.items[item_id].quantity
+    ]
     blockers: list[Blocker] = []
     for item in draft.items.values():
         if item.item_id in taken and item.parent and item.parent not in taken and _is_mandatory(draft, item):
@@ -241,19 +282,30 @@ def find_closure(draft: Draft, scope: str, chosen: Iterable[str], request_id: ob
                     "closure.relies_on",
                 )
             )
-    tasks = tuple(
-        task.task_id
-        for task in draft.fulfillment_tasks()
-        if task.state != "SUPERSEDED"
-        and (
-            scope == "ORDER"
-            or (
-                all(i in taken or not is_live(draft, draft.items[i], request_id) for i in task.item_ids)
-                and taken & set(task.item_ids)
+    live = set() if scope == "ORDER" else live_items(draft, request_id)
+    tasks: list[TaskId] = []
+    resized: set[TaskId] = set()
+    for task in draft.fulfillment_tasks():
+        if task.state == "SUPERSEDED":
+            continue
+        mine = taken.intersection(task.item_ids)
+        left = live.difference(taken).intersection(task.item_ids)
+        if scope == "ORDER" or (mine and not left):
+            tasks.append(task.task_id)
+        elif not reduced.keys().isdisjoint(task.item_ids) and draft.task_type(task).reads(QUANTITY):
+            tasks.append(task.task_id)
+            resized.add(task.task_id)
+        elif mine:
+            trace.append(
+                Rule(
+                    "closure.shared",
+                    "GOES_ON",
+                    f"{task.step} ({task.task_type}) is shared with item {', '.join(sorted(left))}; "
+                    f"it goes on without item {', '.join(sorted(mine))}.",
+                    {"taskId": str(task.task_id), "itemIds": sorted(left)},
+                )
             )
-        )
-    )
-    return Closure(frozenset(taken), tasks, tuple(blockers), tuple(trace))
+    return Closure(frozenset(taken), tuple(tasks), tuple(blockers), tuple(trace), reduced, frozenset(resized))
 
 
 def _is_mandatory(draft: Draft, item: Item) -> bool:
@@ -425,6 +477,47 @@ def judge_task(
     return found("COMPENSATE", "confirmed", f"{name} has happened and is undone by {task_type.compensation}.")
 
 
+def judge_resized(
+    draft: Draft, task: Task, refused: Iterable[EffectId], stopping: frozenset[EffectId] = frozenset()
+) -> tuple[Impact, Rule, Blocker | None]:
+    """One task that is told a quantity which becomes smaller: what has not started, starts with the new one; what has
+    happened follows the policy's `on_input_change`."""
+    task_type, effect = draft.task_type(task), draft.effect_of(task)
+    facts: dict[str, Json] = {
+        "taskId": str(task.task_id),
+        "type": task.task_type,
+        "state": task.state,
+        "onInputChange": task_type.on_input_change,
+    }
+    name = f"{task.step} ({task.task_type})"
+    started = effect is not None and effect.state in {"CONFIRMED", "INTENDED", "UNKNOWN"}
+    rule: tuple[str, str, str] | None = None
+    if not started:
+        rule = (
+            "quantity.unstarted",
+            "NOTHING_TO_UNDO",
+            f"{name} has not happened yet; it is asked for the new quantity.",
+        )
+    elif task_type.on_input_change == "KEEP":
+        rule = "quantity.keep", "NOTHING_TO_UNDO", f"{name} stays as it is when a quantity changes."
+    elif (
+        task_type.on_input_change == "MANUAL"
+        and not is_past_return(task_type, task.state, draft.document_of(task), draft.now)
+        and not (effect and effect.accepted_at and effect.is_open and task_type.withdrawal)
+        and is_external(task_type.external_effect_level)
+    ):
+        rule = "quantity.manual", "MANUAL", f"{name}: how it follows the new quantity, a person must judge."
+    if rule is None:
+        return judge_task(draft, task, refused, stopping)
+    rule_id, consequence, sentence = rule
+    severity = "WARNING" if consequence == "MANUAL" else "INFO"
+    return (
+        Impact(task, task_type, effect, consequence),
+        Rule(f"consequence.{rule_id}", consequence, sentence, facts, severity),
+        None,
+    )
+
+
 def must_stay(draft: Draft, task: Task) -> bool:
     """What a task in flight may still become: will its effect, once confirmed, have to stay?"""
     task_type = draft.task_type(task)
@@ -512,7 +605,7 @@ def _type_row(draft: Draft, name: str) -> TaskType:
 def assess_cancellation(draft: Draft, request: Request) -> Assessment:
     """Judge one cancellation as the order stands now, under the policy in force."""
     policy = draft.policy
-    closure = find_closure(draft, request.scope, request.item_ids, request.request_id)
+    closure = closure_of(draft, request)
     trace = list(closure.trace)
     blockers = list(closure.blockers)
     judged: list[Impact] = []
@@ -520,7 +613,8 @@ def assess_cancellation(draft: Draft, request: Request) -> Assessment:
     stopping = frozenset(e.withdraws for e in draft.effects.values() if e.withdraws and e.is_open)
     for task_id in closure.tasks:
         task = draft.tasks[task_id]
-        impact, rule, blocker = judge_task(draft, task, request.refused_withdrawals, stopping)
+        judge = judge_resized if task_id in closure.resized else judge_task
+        impact, rule, blocker = judge(draft, task, request.refused_withdrawals, stopping)
         judged.append(impact)
         trace.append(rule)
         if blocker:
@@ -533,7 +627,7 @@ def assess_cancellation(draft: Draft, request: Request) -> Assessment:
     trace += kept
 
     reason = policy.reason_codes["cancellation"].get(request.reason_code)
-    feasibility, sentence = _feasibility(impacts, blockers)
+    feasibility, sentence = _feasibility(impacts, blockers, something_left=bool(closure.reduced))
     trace.append(
         Rule(
             "feasibility",
@@ -563,10 +657,11 @@ def assess_cancellation(draft: Draft, request: Request) -> Assessment:
     verdict = policy.cancellation.approval[feasibility]
     manual = request.force_manual_review or feasibility == "REQUIRES_MANUAL_REVIEW"
     automatic = verdict == "AUTOMATIC" and not manual
+    refusable = reason is None or reason.refusable
     trace.append(
         Rule(
             "approval",
-            "AUTOMATIC" if automatic else "REJECT" if verdict == "REJECT" and not manual else "APPROVAL",
+            "AUTOMATIC" if automatic else "REJECT" if verdict == "REJECT" and refusable else "APPROVAL",
             f"The policy answers {feasibility} with {verdict}."
             + (" The requester asked for a review." if request.force_manual_review else ""),
             {"feasibility": feasibility, "forceManualReview": request.force_manual_review},
@@ -610,14 +705,16 @@ def reversing_elsewhere(draft: Draft, request_id: RequestId) -> frozenset[Effect
     )
 
 
-def _feasibility(impacts: list[Impact], blockers: list[Blocker]) -> tuple[str, str]:
+def _feasibility(impacts: list[Impact], blockers: list[Blocker], *, something_left: bool) -> tuple[str, str]:
+    """something_left: what has not happened for a smaller quantity yet can always still be asked for."""
     if any(impact.consequence == "MANUAL" for impact in impacts):
         return "REQUIRES_MANUAL_REVIEW", "At least one effect can be judged by a person only."
     if blockers:
         return "NOT_CANCELLABLE", " ".join(blocker.message for blocker in blockers)
     stays = [impact for impact in impacts if impact.stays]
     # A failed task is work that somebody would try again: it can still be stopped.
-    if stays and not any(i.consequence in STOPPABLE or i.task.state == "FAILED" for i in impacts):
+    stoppable = something_left or any(i.consequence in STOPPABLE or i.task.state == "FAILED" for i in impacts)
+    if stays and not stoppable:
         return "NOT_CANCELLABLE", "Everything has happened already and nothing of it can be undone."
     if stays:
         names = ", ".join(sorted({impact.task.task_type for impact in stays}))
@@ -694,6 +791,6 @@ def fingerprint(draft: Draft, request_id: RequestId | None, closure: Closure) ->
         if other.request_id != request_id and not other.has_ended
     )
     values = {key: draft.head.content.get(key) for key in sorted(draft.head.content)}
-    items = [draft.items[item_id].document() for item_id in sorted(closure.items) if item_id in draft.items]
+    items = [draft.items[item_id].document() for item_id in sorted(closure.touched) if item_id in draft.items]
     text = json.dumps([tasks, effects, others, values, items, draft.policy_version], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

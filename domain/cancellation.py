@@ -3,13 +3,25 @@ anything by itself: what follows from the ledger is for `settle`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
 from domain.arbitration import arbitrate_cancellation
-from domain.assessment import Assessment, assess_cancellation, find_closure, fingerprint, is_quiet, reversing_elsewhere
+from domain.assessment import (
+    QUANTITY,
+    Assessment,
+    Closure,
+    assess_cancellation,
+    closure_of,
+    find_closure,
+    fingerprint,
+    is_quiet,
+    reversing_elsewhere,
+)
 from domain.commands import (
     AnswerCharge,
     ApproveCancellation,
@@ -76,6 +88,7 @@ def request_cancellation(draft: Draft, command: RequestCancellation) -> Request:
         run=Run(draft.new_id("run")),
         force_manual_review=command.force_manual_review,
         policy_version=draft.policy_version,
+        quantities=parts_of(draft, command),
     )
     facts: dict[str, Json] = {"scope": command.scope, "reasonCode": command.reason_code}
     done = [draft.items[i] for i in command.item_ids if draft.items[i].has_ended]
@@ -89,7 +102,7 @@ def request_cancellation(draft: Draft, command: RequestCancellation) -> Request:
 
 def _start(draft: Draft, request: Request) -> None:
     """Hold what the request touches, and start its flow."""
-    closure = find_closure(draft, request.scope, request.item_ids, request.request_id)
+    closure = closure_of(draft, request)
     draft.hold((task_id for task_id in closure.tasks if not draft.tasks[task_id].has_ended), str(request.request_id))
     if request.scope == "ORDER":
         draft.order_holds = draft.order_holds | {str(request.request_id)}
@@ -135,13 +148,27 @@ def check_preview(draft: Draft, command: RequestCancellation, shown: str | None)
         return
     if shown is None:
         raise PreviewNotFound
-    if fingerprint_of(draft, command.scope, command.item_ids) != shown:
+    if fingerprint_of(draft, command) != shown:
         raise PreviewStale
 
 
-def fingerprint_of(draft: Draft, scope: str, item_ids: tuple[str, ...]) -> str:
-    """What a cancellation of this scope would rest on, before it is one of the open changes itself."""
-    return fingerprint(draft, None, find_closure(draft, scope, item_ids))
+def fingerprint_of(draft: Draft, command: RequestCancellation) -> str:
+    """What this cancellation would rest on, before it is one of the open changes itself, and what of the wish decides
+    about it: another wish is not what was shown."""
+    parts = {item_id: count for item_id, count in parts_of(draft, command).items() if item_id in draft.items}
+    rests_on = fingerprint(draft, None, find_closure(draft, command.scope, command.item_ids, quantities=parts))
+    asked = (command.scope, sorted(command.item_ids), sorted(parts.items()), command.reason_code)
+    wish = json.dumps([rests_on, asked, command.force_manual_review])
+    return hashlib.sha256(wish.encode()).hexdigest()
+
+
+def parts_of(draft: Draft, command: RequestCancellation) -> dict[str, int]:
+    """Of which items only a part is to go; all that remains of an item is the item."""
+    return {
+        item_id: quantity
+        for item_id, quantity in command.quantities.items()
+        if item_id not in draft.items or quantity < draft.items[item_id].quantity
+    }
 
 
 def preview_cancellation(draft: Draft, command: RequestCancellation) -> tuple[dict[str, Json], str]:
@@ -149,7 +176,7 @@ def preview_cancellation(draft: Draft, command: RequestCancellation) -> tuple[di
 
     The same stair as the request itself, so what is refused there is refused here.
     """
-    shown = fingerprint_of(draft, command.scope, command.item_ids)
+    shown = fingerprint_of(draft, command)
     request = request_cancellation(draft, command)
     if request.has_ended:
         return {
@@ -164,11 +191,18 @@ def preview_cancellation(draft: Draft, command: RequestCancellation) -> tuple[di
     for impact in found.impacts:
         if impact.effect is not None and impact.consequence in {"COMPENSATE", "WITHDRAW"}:
             draft.change_effect(impact.effect.effect_id, state="REVERSED")  # as it would stand when all is undone
-    kept = [item for item_id, item in draft.items.items() if item_id in found.closure.items and retains(draft, item_id)]
+    kept = [draft.items[item_id] for item_id in keeping_items(draft, found.closure)]
     return {
         "assessment": document,
-        "compensationPlan": {"tasks": document["compensations"]},
-        "newOrders": propose_orders(draft, kept),
+        "compensationPlan": {
+            "tasks": document["compensations"],
+            "edges": [
+                {"source": earlier, "target": node["reverses"]}
+                for node in document["compensations"]
+                for earlier in node["dependsOn"]
+            ],
+        },
+        "newOrders": propose_orders(draft, kept, found.closure.reduced),
         "estimatedCost": document["estimatedCost"],
     }, shown
 
@@ -183,7 +217,8 @@ def _check_body(draft: Draft, command: RequestCancellation) -> None:
             errors=(FieldError("/reasonCode", "unknown reason"),),
         )
     if command.scope == "ORDER" and command.item_ids:
-        raise ScopeInvalid(errors=(FieldError("/scope/orderItemIds", "leave it empty for scope ORDER"),))
+        where = "/items" if command.quantities else "/scope/orderItemIds"
+        raise ScopeInvalid(errors=(FieldError(where, "leave it empty for scope ORDER"),))
     if command.scope == "ITEMS":
         if not command.item_ids:
             raise ScopeInvalid(errors=(FieldError("/scope/orderItemIds", "name at least one item"),))
@@ -192,6 +227,13 @@ def _check_body(draft: Draft, command: RequestCancellation) -> None:
         for item_id in command.item_ids:
             if item_id not in draft.items:
                 raise ItemUnknown(errors=(FieldError("/scope/orderItemIds", f"unknown item {item_id}"),))
+        for item_id, quantity in command.quantities.items():
+            remaining = draft.items[item_id].quantity
+            if quantity > remaining:
+                raise ScopeInvalid(
+                    f"Item {item_id}: {quantity} cannot be cancelled, {remaining} remain.",
+                    errors=(FieldError("/items", f"item {item_id}: at most {remaining}"),),
+                )
 
 
 def _store_rejected(draft: Draft, request: Request, facts: Mapping[str, Json], done: list[Item]) -> None:
@@ -203,7 +245,7 @@ def _store_rejected(draft: Draft, request: Request, facts: Mapping[str, Json], d
             status="REJECTED",
             outcome="NEW_ORDER_REQUIRED",
             ended_at=draft.now,
-            proposals=tuple(propose_orders(draft, items)),
+            proposals=tuple(propose_orders(draft, items, request.quantities)),
         ),
         "CANCELLATION_REQUESTED",
         **facts,
@@ -217,8 +259,9 @@ def _store_rejected(draft: Draft, request: Request, facts: Mapping[str, Json], d
     )
 
 
-def propose_orders(draft: Draft, items: list[Item]) -> list[dict[str, Json]]:
-    """Follow-up orders for what stays, one per asset and action (1-domain §7)."""
+def propose_orders(draft: Draft, items: list[Item], quantities: Mapping[str, int]) -> list[dict[str, Json]]:
+    """Follow-up orders for what stays, one per asset and action (1-domain §7). quantities: of which items only so many
+    are not wanted any more; nothing is proposed that would end the rest of them."""
     proposals: list[dict[str, Json]] = []
     seen: set[tuple[str, str]] = set()
 
@@ -245,7 +288,7 @@ def propose_orders(draft: Draft, items: list[Item]) -> list[dict[str, Json]]:
                         "itemId": item.item_id,
                         "action": action,
                         "productOfferingId": offering or item.offering,
-                        "quantity": item.quantity,
+                        "quantity": _proposed_quantity(item, action, quantities),
                         "configuration": configuration or item.content.get("configuration") or {},
                         # what ADD names is relied on; it installs anew what was disconnected
                         "targetAssetId": None if action == "ADD" else asset or None,
@@ -256,7 +299,9 @@ def propose_orders(draft: Draft, items: list[Item]) -> list[dict[str, Json]]:
 
     for item in items:
         asset = str(item.asset or item.target_asset or "")
-        if item.action == "ADD":
+        if item.item_id in quantities:
+            _propose_part(draft, item, propose)
+        elif item.action == "ADD":
             for task in draft.fulfillment_tasks():
                 effect = draft.effect_of(task)
                 if item.item_id in task.item_ids and effect and effect.stands:
@@ -286,6 +331,30 @@ def propose_orders(draft: Draft, items: list[Item]) -> list[dict[str, Json]]:
                 item.snapshot["configuration"],
             )
     return proposals
+
+
+def _proposed_quantity(item: Item, action: str, quantities: Mapping[str, int]) -> int:
+    """Of an item that only becomes fewer, so many come back, and the rest is what a changed order is about."""
+    given_up = quantities.get(item.item_id)
+    if given_up is None:
+        return item.quantity
+    return item.quantity - given_up if action == "MODIFY" else given_up
+
+
+def _propose_part(draft: Draft, item: Item, propose: Callable[..., None]) -> None:
+    """What was delivered and is not wanted any more comes back; the rest of the item stays as it is."""
+    offering = draft.policy.offerings.get(item.offering)
+    returnable = offering is not None and offering.plan_for("RETURN", "RETURN") is not None
+    for task in draft.fulfillment_tasks():
+        effect, task_type = draft.effect_of(task), draft.task_type(task)
+        if item.item_id not in task.item_ids or not effect or not effect.stands or not task_type.reads(QUANTITY):
+            continue
+        if task_type.on_input_change == "KEEP":
+            continue
+        if task_type.follow_up and task_type.follow_up.action != "DISCONNECT":
+            propose(task_type.follow_up.order_type, task_type.follow_up.action, item, str(effect.effect_id))
+        elif returnable:
+            propose("RETURN", "RETURN", item, str(effect.effect_id))
 
 
 # -- assessment, asked by the flow ----------------------------------------------------------------------------------
@@ -326,7 +395,7 @@ def _park(draft: Draft, request: Request) -> Mapping[str, Json]:
 
 
 def _quiet_or_wait(draft: Draft, request: Request) -> Mapping[str, Json]:
-    closure = find_closure(draft, request.scope, request.item_ids, request.request_id)
+    closure = closure_of(draft, request)
     grace_until = request.grace_until or draft.now
     if is_quiet(draft, request, closure) or draft.now >= grace_until:
         if request.waiting:
@@ -803,14 +872,19 @@ def _planned(draft: Draft, plan: CompensationPlan) -> Mapping[str, Json]:
 
 
 def covered_items(draft: Draft, request: Request) -> frozenset[str]:
-    """The items that this request takes with it."""
-    return find_closure(draft, request.scope, request.item_ids, request.request_id).items
+    """The items that this request takes with it, or makes fewer."""
+    return closure_of(draft, request).touched
 
 
-def retains(draft: Draft, item_id: str) -> bool:
-    """Whether an effect that is felt outside still stands for this item."""
-    return any(
-        effect.stands and effect.is_original and item_id in draft.tasks[effect.task_id].item_ids
-        for effect in draft.effects.values()
-        if effect.task_id in draft.tasks
-    )
+def keeping_items(draft: Draft, closure: Closure) -> list[str]:
+    """The items of a closure that keep something outside which the cancellation would rather have undone."""
+    standing = {effect.task_id for effect in draft.effects.values() if effect.stands and effect.is_original}
+    keeping: set[str] = set()
+    for task_id in standing:
+        task = draft.tasks.get(task_id)
+        if task is None:
+            continue
+        keeping.update(closure.items.intersection(task.item_ids))
+        if task_id in closure.resized and draft.task_type(task).on_input_change != "KEEP":
+            keeping.update(closure.reduced.keys() & set(task.item_ids))
+    return sorted(keeping)

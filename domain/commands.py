@@ -150,6 +150,8 @@ class RecordOutcome:
 
 @dataclass(frozen=True, slots=True)
 class RequestCancellation:
+    """`item_ids` names every item that is meant; `quantities` says of which of them only so many."""
+
     order_id: OrderId
     request_id: RequestId
     scope: str
@@ -158,6 +160,7 @@ class RequestCancellation:
     reason_text: str | None = None
     claimed_at: datetime | None = None
     force_manual_review: bool = False
+    quantities: Mapping[str, int] = field(default_factory=dict)
     preview_id: uuid.UUID | None = None
     invalid: tuple[FieldError, ...] = ()
 

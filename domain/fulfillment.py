@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
-from domain.assessment import find_closure
+from domain.assessment import closure_of
 from domain.commands import (
     AcceptOrder,
     CheckStartDate,
@@ -387,8 +387,7 @@ def _store_plan(draft: Draft) -> None:
         draft.hold((task.task_id for task in tasks), OPERATOR_HOLD)
     for request in draft.requests.values():
         if not request.has_ended:  # what a waiting cancellation covers does not start under its hands
-            closure = find_closure(draft, request.scope, request.item_ids, request.request_id)
-            draft.hold(closure.tasks, str(request.request_id))
+            draft.hold(closure_of(draft, request).tasks, str(request.request_id))
 
 
 def copy_types(policy: Policy, names: Iterable[str]) -> dict[str, TaskType]:

@@ -188,7 +188,8 @@ class Task:
 class Request:
     """One cancellation, from acceptance to its end.
 
-    round: number of the latest wait that this request's flow was told to make · waiting: that wait is still on
+    quantities: of which items only a part is cancelled, and how many · round: number of the latest wait that this
+    request's flow was told to make · waiting: that wait is still on
     closure: the tasks it holds · approval: what was agreed to (feasibility, retained, cost), by whom
     repairs_case: the case whose repair FAIL_ITEM this is; its items end FAILED
     """
@@ -204,6 +205,7 @@ class Request:
     claimed_at: datetime | None
     requested_at: datetime
     run: Run
+    quantities: Mapping[str, int] = field(default_factory=dict)
     version: int = 1
     force_manual_review: bool = False
     round: int = 0

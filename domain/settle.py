@@ -5,11 +5,12 @@ The only place where one wing's outcome means something for another; it must nev
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
-from domain.assessment import find_closure, is_quiet
-from domain.cancellation import covered_items, give_up_items, is_parked, let_go, propose_orders, retains
+from domain.assessment import Closure, closure_of, is_quiet
+from domain.cancellation import covered_items, give_up_items, is_parked, keeping_items, let_go, propose_orders
 from domain.compensation import advance_plan, find_type, mark_block, supersede_plan
 from domain.execution import wait_key
 from domain.fallout import open_case, open_follow_up_cases, settle_cases
@@ -17,7 +18,7 @@ from domain.fulfillment import OPERATOR_HOLD, count_at_work, may_be_handed, undo
 from domain.ledger import Effect
 from domain.machines import check_move, has_ended
 from domain.order import UNSTARTED, WINDOW, CompensationPlan, Draft, Item, Plan, Reported, Request, Task
-from domain.values import OrderId, PlanId, Run, TaskId, derive_id
+from domain.values import Json, OrderId, PlanId, Run, TaskId, derive_id
 
 _ASSESSING: Final = frozenset({"ASSESSING", "REQUIRES_APPROVAL", "AWAITING_CHARGE_DECISION", "APPROVED"})
 _ENDED_EVENTS: Final = {
@@ -206,21 +207,27 @@ def _resume_after_refused_withdrawal(draft: Draft, request: Request, plan_id: Pl
 def _commit(draft: Draft, request: Request) -> None:
     """From here only forward: what never started never will, failures become facts of the undoing."""
     draft.change_request(request.request_id, committed_at=draft.now)
-    draft.record("CANCELLATION_COMMITTED", "REQUEST", request.request_id, request_id=request.request_id)
-    closure = find_closure(draft, request.scope, request.item_ids, request.request_id)
+    closure = closure_of(draft, request)
+    left = {item_id: draft.items[item_id].quantity - count for item_id, count in closure.reduced.items()}
+    quantities: dict[str, Json] = {"quantities": left} if left else {}
+    draft.record("CANCELLATION_COMMITTED", "REQUEST", request.request_id, request_id=request.request_id, **quantities)
+    for item_id, quantity in left.items():
+        draft.change_item(item_id, quantity=quantity)
+        draft.content_changed = True
     mine = {task.original_task for task in draft.tasks_of_plan(request.plan_id)} if request.plan_id else set()
     for task in list(
         draft.fulfillment_tasks()
     ):  # a shared task that this plan does not undo is the others' from now on
-        left = tuple(
+        staying = tuple(
             item_id
             for item_id in task.item_ids
             if item_id not in closure.items and draft.items[item_id].base not in {"CANCELLED", "FAILED"}
         )
-        if task.task_id not in mine and left and left != task.item_ids:
-            draft.change_task(task.task_id, item_ids=left)
+        if task.task_id not in mine and staying and staying != task.item_ids:
+            draft.change_task(task.task_id, item_ids=staying)
+    ending = set(closure.tasks) - closure.resized
     for case in draft.open_cases():
-        if case.task_id in closure.tasks and case.context == "FULFILLMENT":
+        if case.task_id in ending and case.context == "FULFILLMENT":
             draft.change_case(
                 case.case_id,
                 "CASE_CHANGED",
@@ -237,8 +244,11 @@ def _commit(draft: Draft, request: Request) -> None:
 def _cancel_unstarted(draft: Draft, request: Request) -> bool:
     """Past the commit point nothing of the closure starts (again): what has had no effect is cancelled."""
     moved = False
-    for task_id in find_closure(draft, request.scope, request.item_ids, request.request_id).tasks:
+    closure = closure_of(draft, request)
+    for task_id in closure.tasks:
         task = draft.tasks[task_id]
+        if task_id in closure.resized:
+            continue  # it starts after all, for the quantity that is left
         effect = draft.effect_of(task)
         if task.state in UNSTARTED | {"FAILED"} and (effect is None or effect.state == "NO_EFFECT"):
             draft.move_task(task_id, "CANCELLED")
@@ -258,7 +268,7 @@ def _supersede(draft: Draft, request: Request) -> None:
 
 
 def _open_effects(draft: Draft, request: Request) -> bool:
-    tasks = set(find_closure(draft, request.scope, request.item_ids, request.request_id).tasks)
+    tasks = set(closure_of(draft, request).tasks)
     if any(effect.is_open and effect.task_id in tasks for effect in draft.effects.values()):
         return True
     return any(  # another plan past its commit point is still undoing an effect of ours
@@ -354,8 +364,10 @@ def _finish_cancellation(draft: Draft, request: Request) -> None:
     assert request.plan_id is not None
     if not has_ended("PLAN", draft.plans[request.plan_id].state):
         draft.move_plan(request.plan_id, "COMPLETED", "COMPENSATION_COMPLETED", completed_at=draft.now, closed=True)
-    items = [draft.items[item_id] for item_id in sorted(covered_items(draft, request)) if item_id in draft.items]
-    kept = [item for item in items if retains(draft, item.item_id)]
+    closure = closure_of(draft, request)
+    items = [draft.items[item_id] for item_id in sorted(closure.items) if item_id in draft.items]
+    keeping = keeping_items(draft, closure)
+    kept = [item for item in items if item.item_id in keeping]
     for item in items:
         if not has_ended("ITEM", item.state) or item.base == "COMPLETED":
             ended = "PARTIALLY_COMPLETED" if item in kept else "CANCELLED"
@@ -365,12 +377,54 @@ def _finish_cancellation(draft: Draft, request: Request) -> None:
     _write_retained_assets(draft, kept)
     draft.move_request(
         request.request_id,
-        "PARTIALLY_COMPLETED" if kept else "COMPLETED",
+        "PARTIALLY_COMPLETED" if keeping else "COMPLETED",
         "CANCELLATION_COMPLETED",
-        outcome="PARTIALLY_CANCELLED" if kept else "CANCELLED",
-        proposals=tuple(propose_orders(draft, [draft.items[item.item_id] for item in kept])),
+        outcome="PARTIALLY_CANCELLED" if keeping else "CANCELLED",
+        proposals=tuple(propose_orders(draft, [draft.items[item_id] for item_id in keeping], closure.reduced)),
     )
+    _do_again(draft, request, closure)
     let_go(draft, request)
+
+
+def _do_again(draft: Draft, request: Request, closure: Closure) -> None:
+    """What was undone for a quantity that is smaller now is done again for it; those behind it wait for the new one."""
+    undone = [
+        task
+        for task in draft.fulfillment_tasks()
+        if task.task_id in closure.resized and task.state == "COMPENSATED" and not task.superseded_by
+    ]
+    if not undone:
+        return
+    instead = {task.task_id: TaskId(derive_id(request.request_id, "again", task.task_id)) for task in undone}
+    for task in undone:
+        draft.change_task(task.task_id, superseded_by=instead[task.task_id])
+    for task in list(draft.fulfillment_tasks()):
+        waits = not instead.keys().isdisjoint(task.depends_on)
+        if task.state == "READY" and waits:  # ready no more: another takes its place, behind what is done again
+            instead[task.task_id] = TaskId(derive_id(request.request_id, "again", task.task_id))
+            draft.move_task(task.task_id, "SUPERSEDED", superseded_by=instead[task.task_id])
+            undone.append(task)
+        elif task.state == "PENDING" and waits:
+            draft.change_task(task.task_id, **_behind(draft, task, instead))
+    for task in undone:
+        again = replace(
+            task,
+            task_id=instead[task.task_id],
+            state="PENDING",
+            release=1,
+            handed=False,
+            effect_id=None,
+            started_at=None,
+            ended_at=None,
+        )
+        draft.add_task(replace(again, **_behind(draft, task, instead)))
+
+
+def _behind(draft: Draft, task: Task, instead: Mapping[TaskId, TaskId]) -> dict[str, Any]:
+    """A task's predecessors once some of them have others in their place, and how many of them it waits for."""
+    before = tuple(instead.get(other, other) for other in task.depends_on)
+    done = {other for other in before if other in draft.tasks and draft.tasks[other].satisfies}
+    return {"depends_on": before, "unmet": len(set(before) - done)}
 
 
 def _write_retained_assets(draft: Draft, kept: list[Item]) -> None:
@@ -412,7 +466,7 @@ def _finish_items(draft: Draft) -> bool:
     moved = False
     tasks: dict[str, list[Task]] = {}
     for task in draft.fulfillment_tasks():
-        if task.state != "SUPERSEDED":
+        if task.state != "SUPERSEDED" and not task.superseded_by:
             for item_id in task.item_ids:
                 tasks.setdefault(item_id, []).append(task)
     for item in list(draft.items.values()):
@@ -609,7 +663,7 @@ def _wake(draft: Draft) -> None:
     for request in list(draft.requests.values()):
         if not request.waiting or request.has_ended or is_parked(draft, request):
             continue
-        closure = find_closure(draft, request.scope, request.item_ids, request.request_id)
+        closure = closure_of(draft, request)
         if request.status != "ASSESSING" or is_quiet(draft, request, closure):
             draft.requests[request.request_id] = replace(request, waiting=False)
             draft.send("closure-quiesced", request.wait_key)

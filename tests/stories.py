@@ -445,6 +445,14 @@ def input_replaced(world: Stage) -> None:
     assert (world.state, world.called("activate-service")) == ("COMPLETED", 2)
 
 
+def fewer_than_ordered(world: Stage) -> None:
+    """A part of a quantity is given up after the reservation: that is made again for what is left."""
+    world.accept(an_order(an_item(offering="router", quantity=5))).decompose().run_to("reserve-inventory")
+    world.judge(world.cancel(scope="ITEMS", item_ids=("1",), quantities={"1": 2}))
+    world.run_flow()
+    assert (world.state, world.the_order.items["1"].quantity) == ("COMPLETED", 3)
+
+
 def small_cancellation_overtaken(world: Stage) -> None:
     world.accept(an_order(an_item(), an_item("2", "static-ip", relies_on=("1",)))).decompose()
     world.run_to("reserve-inventory", "assign-number")
@@ -488,6 +496,7 @@ STORIES: tuple[Story, ...] = (
     waived,
     input_replaced,
     small_cancellation_overtaken,
+    fewer_than_ordered,
 )
 
 

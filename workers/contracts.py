@@ -173,7 +173,13 @@ CONTRACTS: Final[Mapping[str, Contract]] = {
     "CANCELLATION_WITHDRAWN": Contract("REQUEST", "The asker changed their mind; the order goes on.", "always"),
     "CANCELLATION_SUPERSEDED": Contract("REQUEST", "A larger cancellation took this one's place.", "always"),
     "CANCELLATION_COMPENSATING": Contract("REQUEST", "What has happened is being undone.", "always"),
-    "CANCELLATION_COMMITTED": Contract("REQUEST", "From here the cancellation can only go forward.", "never"),
+    "CANCELLATION_COMMITTED": Contract(
+        "REQUEST",
+        "From here the cancellation can only go forward. quantities: what is left, per item of which only a part goes.",
+        "never",
+        {},
+        {"quantities": {"type": "object", "additionalProperties": COUNT}},
+    ),
     "CANCELLATION_COMPLETED": Contract("REQUEST", "The cancellation has ended, wholly or in part.", "always"),
     "GRACE_EXPIRED": Contract(
         "REQUEST", "Work was still under way when the time to wait for it was over.", "never", {"running": _list(ID)}

@@ -174,6 +174,10 @@ class TaskType:
             verify=self.verify.to_json(),
         )
 
+    def reads(self, field_path: str) -> bool:
+        """Whether an input is this path of a field (`{itemId}` stands for an item), or one a prefix of the other."""
+        return any(_meet(field_path, pointer) for pointer in self.inputs)
+
     @classmethod
     def from_json(cls, row: Mapping[str, Json]) -> TaskType:
         """The inverse of `to_json`; trusts its input, which this product wrote."""
@@ -304,7 +308,7 @@ class AmendableField:
 
     def touches_type(self, task_type: TaskType) -> bool:
         """Whether an input of the type is this path, or one a prefix of the other (`touches: INPUTS`)."""
-        return any(_meet(self.path, pointer) for pointer in task_type.inputs)
+        return task_type.reads(self.path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -294,6 +294,7 @@ def _read_request(row: Row) -> Request:
         claimed_at=_time(row["claimed_at"]),
         requested_at=_time(row["requested_at"]),
         run=_uuid(row["run"]),
+        quantities=row["quantities"],
         version=row["version"],
         force_manual_review=row["force_manual_review"],
         round=row["round"],

@@ -161,7 +161,7 @@ t as (
     select d.* from rows, jsonb_populate_recordset(null::fulfillment_task, r->'fulfillment_task') d
     on conflict (tenant_id, task_id) do update set
         state = excluded.state, unmet = excluded.unmet, release = excluded.release, handed = excluded.handed,
-        effect_id = excluded.effect_id, item_ids = excluded.item_ids, superseded_by = excluded.superseded_by, started_at = excluded.started_at, replaced_input = excluded.replaced_input,
+        effect_id = excluded.effect_id, item_ids = excluded.item_ids, depends_on = excluded.depends_on, superseded_by = excluded.superseded_by, started_at = excluded.started_at, replaced_input = excluded.replaced_input,
         ended_at = excluded.ended_at),
 h as (
     insert into task_hold select d.* from rows, jsonb_populate_recordset(null::task_hold, r->'task_hold') d

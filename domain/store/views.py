@@ -439,6 +439,7 @@ def _request(row: Row) -> dict[str, Json]:
         "orderId": row["order_id"],
         "status": row["status"],
         "scope": {"type": row["scope"], "orderItemIds": row["item_ids"]},
+        **_said(items=[{"itemId": item_id, "quantity": count} for item_id, count in row["quantities"].items()] or None),
         "reasonCode": row["reason_code"],
         "reasonText": row["reason_text"],
         "requestedBy": row["requested_by"],

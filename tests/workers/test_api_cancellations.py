@@ -275,6 +275,47 @@ async def test_what_cannot_be_asked_for_cannot_be_previewed(world: ApiWorld) -> 
         assert (await world.post(f"/orders/{order_id}/previews", body)).status_code == expected
 
 
+async def test_a_part_of_a_quantity_is_cancelled(world: ApiWorld) -> None:
+    order_id = await world.create(a_line(productOfferingId="router", quantity=5))
+    await world.fulfil(order_id, only={"reserve-inventory"})
+    path = f"/orders/{order_id}/cancellation-requests"
+    part = {"scope": {"type": "ITEMS"}, "items": [{"itemId": "1", "quantity": 2}]}
+    etag = await world.etag(f"/orders/{order_id}")
+    for wrong in (
+        {"scope": {"type": "ORDER"}},
+        {"items": [{"itemId": "1", "quantity": 6}]},
+        {"items": [{"itemId": "1", "quantity": 0}]},
+        {"items": [{"itemId": "7", "quantity": 1}]},
+        {"items": [{"itemId": "1", "quantity": 1}, {"itemId": "1", "quantity": 2}]},
+    ):
+        refused = await world.post(path, a_cancellation_body(**part | wrong), if_match=etag)
+        assert refused.status_code == 422, refused.text
+    asked = a_cancellation_body(kind="CANCELLATION", **part)
+    shown = (await world.post(f"/orders/{order_id}/previews", asked)).json()
+    more = {**part, "items": [{"itemId": "1", "quantity": 3}], "previewId": shown["previewId"]}
+    assert (await world.post(path, a_cancellation_body(**more), if_match=etag)).json()["code"] == "PREVIEW_STALE"
+
+    request_id = await world.cancel(order_id, **part, previewId=shown["previewId"])
+    planned = await world.judge(order_id, request_id)
+    seen = (await world.get(f"{path}/{request_id}")).json()
+    assert (seen["scope"], seen["items"]) == (
+        {"type": "ITEMS", "orderItemIds": ["1"]},
+        [{"itemId": "1", "quantity": 2}],
+    )
+    assert without_place(seen["assessment"]) == without_place(shown["assessment"])
+    assert (await world.get(f"/orders/{order_id}")).json()["state"] == "IN_PROGRESS"
+    await world.walk(OrderId(uuid.UUID(order_id)), planned["plan_id"], planned["plan_run"])
+    order = (await world.get(f"/orders/{order_id}")).json()
+    [item] = order["items"]
+    assert (item["quantity"], item["orderedQuantity"], item["state"]) == (3, 5, "IN_PROGRESS")
+    await world.fulfil(order_id)
+    assert (await world.get(f"/orders/{order_id}")).json()["state"] == "COMPLETED"
+    tasks = (await world.get(f"/orders/{order_id}/plan")).json()["items"]
+    reservations = {task["state"]: task for task in tasks if task["step"] == "reserve"}
+    assert set(reservations) == {"COMPENSATED", "COMPLETED"}
+    assert reservations["COMPENSATED"]["supersededBy"] == reservations["COMPLETED"]["taskId"]
+
+
 async def test_a_case_is_shown_given_and_repaired(world: ApiWorld) -> None:
     order_id = await world.create()
 

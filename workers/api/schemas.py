@@ -200,12 +200,18 @@ class Scope(Body):
     order_item_ids: Annotated[list[ItemId], Field(max_length=1000)] = []
 
 
+class PartOfItem(Body):
+    item_id: ItemId
+    quantity: Count
+
+
 class CancellationBody(Body):
     reason_code: Code
     reason_text: Remark | None = None
     requested_by: Claimant | None = None
     requested_at: ClaimedTime | None = None
     scope: Scope
+    items: Annotated[list[PartOfItem], Field(max_length=1000)] = []
     force_manual_review: bool = False
     preview_id: UuidText | None = None
 

@@ -57,11 +57,16 @@ def _command(asked: Asked[Any], order_id: OrderId) -> RequestCancellation:
     body = asked.body
     # Of a faulty body the scope may still be readable, and stand in the way of another change.
     scope = body.scope if body else read_part(Scope, asked.document.part("scope"))
+    parts = list(body.items) if body else []
+    named = tuple(scope.order_item_ids) if scope else ()
+    counted = [part.item_id for part in parts]
     return RequestCancellation(
         order_id=order_id,
         request_id=RequestId(derive_id(asked.envelope.command_id, "request")),
         scope=scope.type if scope else "ITEMS",
-        item_ids=tuple(scope.order_item_ids) if scope else (),
+        # An item may be named in either list, or in both; twice in one of them is for the door to refuse.
+        item_ids=named + tuple(i for i in counted if i not in named or counted.count(i) > 1),
+        quantities={part.item_id: part.quantity for part in parts},
         reason_code=body.reason_code if body else "",
         reason_text=body.reason_text if body else None,
         claimed_at=read_time(body.requested_at) if body and body.requested_at else None,

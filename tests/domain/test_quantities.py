@@ -1,0 +1,220 @@
+"""A part of a quantity is cancelled: what has not started is asked for what is left, what has happened follows the
+policy, and what cannot be undone comes back by a new order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from domain import commands as ask
+from domain.errors import ItemUnknown, OrderTerminal, ScopeInvalid
+from domain.order import Request
+from tests.builders import AGENT, World, accepted, an_item, an_order, changed_telecom, only, refused
+
+ROUTERS = ("reserve-inventory", "ship-device")
+
+
+def routers(world: World | None = None, quantity: int = 5) -> World:
+    return (world or World()).accept(an_order(an_item(offering="router", quantity=quantity))).decompose()
+
+
+def give_up(world: World, count: int, item_id: str = "1") -> Request:
+    return world.judge(world.cancel(scope="ITEMS", item_ids=(item_id,), quantities={item_id: count}))
+
+
+def quantities_sent(world: World, task_type: str) -> list[int]:
+    return [call["body"]["input"]["order"]["items"][0]["quantity"] for call in world.calls_of(task_type)]
+
+
+def consequences(request: Request) -> dict[str, str]:
+    assert request.assessment is not None
+    return {impact["type"]: impact["consequence"] for impact in request.assessment["taskImpacts"]}
+
+
+def on_input_change(task_type: str, rule: str) -> Callable[[dict[str, Any]], None]:
+    def change(document: dict[str, Any]) -> None:
+        document["task_types"][task_type]["on_input_change"] = rule
+
+    return change
+
+
+def test_what_has_not_started_is_asked_for_what_is_left() -> None:
+    world = routers()
+    request = give_up(world, 2)
+    assert request.assessment is not None
+    assert (request.status, request.assessment["feasibility"]) == ("COMPLETED", "FULLY_CANCELLABLE")
+    item = world.the_order.items["1"]
+    assert (item.quantity, item.ordered_quantity, item.state) == (3, 5, "IN_PROGRESS")
+    world.run_flow()
+    assert world.state == "COMPLETED"
+    assert quantities_sent(world, "reserve-inventory") == quantities_sent(world, "ship-device") == [3]
+    assert [asset.quantity for asset in world.the_order.assets.values()] == [3]
+
+
+def test_a_reservation_is_released_and_made_again_before_anything_is_shipped() -> None:
+    """on_input_change UNDO_THEN_DO: nothing is shipped on a reservation that is not the order's any more."""
+    world = routers().run_to("reserve-inventory")
+    request = give_up(world, 2)
+    assert consequences(request) == {"reserve-inventory": "COMPENSATE", "ship-device": "NOTHING_TO_UNDO"}
+    assert request.status == "COMPENSATING"
+    assert world.state == "IN_PROGRESS"
+    assert world.the_order.items["1"].state == "CANCELLING"
+    world.run_flow()
+    assert (world.state, world.request(request.request_id).status) == ("COMPLETED", "COMPLETED")
+    names = [call["body"]["taskType"] for call in world.calls]
+    assert names == ["reserve-inventory", "release-inventory", "reserve-inventory", "ship-device"]
+    assert quantities_sent(world, "reserve-inventory") == [5, 3]
+    assert quantities_sent(world, "ship-device") == [3]
+    [again] = world.calls_of("ship-device")
+    assert again["body"]["input"]["upstream"]["reserve"]["externalReference"] == "ref-reserve-inventory"
+    assert len({call["effect_id"] for call in world.calls_of("reserve-inventory")}) == 2
+
+
+def test_what_may_keep_its_old_input_is_left_alone() -> None:
+    world = routers(World(changed_telecom(on_input_change("reserve-inventory", "KEEP")))).run_to("reserve-inventory")
+    request = give_up(world, 2)
+    assert consequences(request)["reserve-inventory"] == "NOTHING_TO_UNDO"
+    assert request.status == "COMPLETED"
+    world.run_flow()
+    assert (world.called("release-inventory"), quantities_sent(world, "ship-device")) == (0, [3])
+
+
+@pytest.mark.parametrize(("disposition", "released"), [("RETAIN", 0), ("COMPENSATE", 1)])
+def test_a_person_judges_what_the_policy_leaves_to_people(disposition: str, released: int) -> None:
+    world = routers(World(changed_telecom(on_input_change("reserve-inventory", "MANUAL")))).run_to("reserve-inventory")
+    request = give_up(world, 2)
+    assert (request.status, consequences(request)["reserve-inventory"]) == ("REQUIRES_APPROVAL", "MANUAL")
+    world.approve(request, {str(world.task("reserve-inventory").task_id): disposition})
+    world.plan(request)
+    world.run_flow()
+    assert (world.state, world.called("release-inventory")) == ("COMPLETED", released)
+    assert quantities_sent(world, "ship-device") == [3]
+    ended = world.request(request.request_id)
+    assert ended.status == ("COMPLETED" if released else "PARTIALLY_COMPLETED")
+
+
+def test_what_is_past_its_point_comes_back_by_a_return_order_for_as_many() -> None:
+    world = World().accept(an_order(an_item("1", "fiber-500", quantity=5))).decompose()
+    world.run_to("reserve-inventory", "assign-resource", "create-appointment", "ship-device")
+    request = give_up(world, 2)
+    assert request.assessment is not None
+    assert (request.status, request.assessment["feasibility"]) == ("REQUIRES_APPROVAL", "PARTIALLY_CANCELLABLE")
+    found = consequences(request)
+    assert (found["ship-device"], found["reserve-inventory"]) == ("RETAIN", "RETAIN")
+    assert "assign-resource" not in found  # it is told no quantity
+    world.approve(request)
+    world.plan(request)
+    request = world.request(request.request_id)
+    assert request.status == "PARTIALLY_COMPLETED"
+    [proposal] = request.proposals
+    assert (proposal["orderType"], proposal["items"][0]["action"]) == ("RETURN", "RETURN")
+    assert proposal["items"][0]["quantity"] == 2
+    world.run_flow()
+    assert (world.state, quantities_sent(world, "start-billing")) == ("COMPLETED", [3])
+
+
+def test_what_is_under_way_is_called_off_and_sent_again() -> None:
+    world = routers()
+    world.run_flow(only({"ship-device": accepted}), only=set(ROUTERS))
+    request = give_up(world, 4)
+    assert consequences(request)["ship-device"] == "WITHDRAW"
+    world.run_flow()
+    assert (world.state, quantities_sent(world, "ship-device")) == ("COMPLETED", [5, 1])
+    assert quantities_sent(world, "reserve-inventory") == [5, 1]
+
+
+def test_one_part_after_another_until_nothing_is_left() -> None:
+    """EC21 with quantities: all that remains is the item itself, and the order ends with it."""
+    world = routers().run_to("reserve-inventory")
+    give_up(world, 2)
+    world.run_to("release-inventory", "reserve-inventory")
+    assert world.the_order.items["1"].quantity == 3
+    give_up(world, 1)
+    world.run_to("release-inventory", "reserve-inventory")
+    assert (world.the_order.items["1"].quantity, quantities_sent(world, "reserve-inventory")) == (2, [5, 3, 2])
+    give_up(world, 2)
+    world.run_flow()
+    assert (world.state, world.the_order.items["1"].state) == ("CANCELLED", "CANCELLED")
+    assert world.called("ship-device") == 0
+    assert world.called("release-inventory") == 3
+
+
+@pytest.mark.parametrize(
+    ("wish", "breach"),
+    [
+        ({"item_ids": ("1",), "quantities": {"1": 6}}, ScopeInvalid),
+        ({"item_ids": ("2",), "quantities": {"2": 1}}, ItemUnknown),
+        ({"item_ids": ("1", "1"), "quantities": {"1": 1}}, ScopeInvalid),
+        ({"scope": "ORDER", "item_ids": ("1",), "quantities": {"1": 1}}, ScopeInvalid),
+    ],
+)
+def test_a_part_that_the_order_does_not_have_is_refused(wish: dict[str, Any], breach: type[Exception]) -> None:
+    world = routers()
+    with pytest.raises(breach):
+        world.cancel(**{"scope": "ITEMS", **wish})
+
+
+def test_more_than_remains_is_refused_after_a_part_has_gone() -> None:
+    world = routers()
+    give_up(world, 2)
+    with pytest.raises(ScopeInvalid):
+        give_up(world, 4)
+    give_up(world, 3)
+    assert world.state == "CANCELLED"
+    with pytest.raises(OrderTerminal):
+        give_up(world, 1)
+
+
+def test_an_item_that_relies_on_it_and_one_that_it_is_part_of_stay_as_they_are() -> None:
+    bundle = an_order(
+        an_item("1", "home-bundle"),
+        an_item("2", "fiber-500", parent="1", quantity=3),
+        an_item("3", "static-ip", parent="1", relies_on=("2",)),
+    )
+    world = World().accept(bundle).decompose().run_to("reserve-inventory", "assign-number")
+    request = give_up(world, 1, "2")
+    assert request.assessment is not None
+    assert request.assessment["blockers"] == []
+    assert set(consequences(request)) == {"reserve-inventory", "ship-device", "start-billing"}
+    world.run_flow()
+    assert (world.state, world.called("release-number")) == ("COMPLETED", 0)
+
+
+def test_withdrawn_in_time_the_quantity_stays_what_it_was() -> None:
+    world = routers().run_to("reserve-inventory")
+    request = give_up(world, 2)
+    world.do(ask.WithdrawCancellation(world.order_id, request.request_id), AGENT)
+    world.run_flow()
+    assert (world.state, world.the_order.items["1"].quantity) == ("COMPLETED", 5)
+    assert quantities_sent(world, "ship-device") == [5]
+
+
+def test_an_undoing_that_fails_puts_the_item_and_not_the_order_into_fallout() -> None:
+    world = routers().run_to("reserve-inventory")
+    give_up(world, 2)
+    world.run_flow(only({"release-inventory": refused}))
+    assert (world.state, world.the_order.items["1"].state) == ("IN_PROGRESS", "FALLOUT")
+    world.retry()
+    world.run_flow()
+    assert (world.state, quantities_sent(world, "ship-device")) == ("COMPLETED", [3])
+
+
+def test_of_a_delivered_item_as_many_come_back_as_are_named() -> None:
+    world = routers()
+    world.run_flow()
+    request = world.cancel(scope="ITEMS", item_ids=("1",), quantities={"1": 2})
+    assert (request.status, request.outcome) == ("REJECTED", "NEW_ORDER_REQUIRED")
+    assert [(p["orderType"], p["items"][0]["quantity"]) for p in request.proposals] == [("RETURN", 2)]
+    assert world.the_order.items["1"].quantity == 5
+
+
+def test_the_whole_order_can_still_be_cancelled_after_a_part() -> None:
+    world = routers().run_to("reserve-inventory")
+    give_up(world, 2)
+    world.run_to("release-inventory", "reserve-inventory")
+    world.judge(world.cancel())
+    world.run_flow()
+    assert world.state == "CANCELLED"
+    assert world.called("release-inventory") == 2
