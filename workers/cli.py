@@ -14,6 +14,9 @@ from uuid import UUID
 
 import typer
 
+from workers.desk import order
+from workers.local.environment import local_settings
+
 if TYPE_CHECKING:
     from domain.policy import Policy
     from workers.local.home import Home
@@ -36,6 +39,7 @@ audit = typer.Typer(help="The history of orders, as chains of hashes.", no_args_
 app.add_typer(models, name="models")
 app.add_typer(policy, name="policy")
 app.add_typer(audit, name="audit")
+app.add_typer(order, name="order")
 
 PolicyFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="YAML or JSON.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Answer as JSON on standard output.")]
@@ -55,17 +59,6 @@ def fail(message: str, code: int = _FAILED) -> typer.Exit:
 def show(value: Any, as_json: bool, text: str) -> None:
     """Print the answer, for a program or for a person."""
     typer.echo(json.dumps(value, indent=2, default=str) if as_json else text)
-
-
-def local_settings(*needed: str) -> Settings:
-    """The settings, completed by those of the local stack where the environment is silent."""
-    from workers.local.home import Home, read_json
-    from workers.settings import load_settings
-
-    told = read_json(Home(load_settings().state_dir).environment_file)
-    for name, value in told.items():
-        os.environ.setdefault(name, str(value))
-    return load_settings(*needed)
 
 
 # -- the embedded stack ---------------------------------------------------------------------------
@@ -546,6 +539,7 @@ def main() -> None:
 def _explain(error: Exception) -> tuple[str, int] | None:
     """What to say and the exit code; None for what nobody expected."""
     from domain.errors import Breach
+    from workers.client import NoTokenError, RefusedError
     from workers.local.artifacts import ArtifactError
     from workers.local.home import HomeError
     from workers.local.parts import PartError
@@ -565,7 +559,7 @@ def _explain(error: Exception) -> tuple[str, int] | None:
             return f"{error.code}: {error}", _FAILED
         case ArtifactError() | CommandError() | HomeError() | MigrationError() | PartError():
             return str(error), _FAILED
-        case ModelsRefusedError() | ToolsMissingError():
+        case ModelsRefusedError() | NoTokenError() | RefusedError() | ToolsMissingError():
             return str(error), _FAILED
         case OSError():
             return f"{error.filename}: {error.strerror}" if error.filename else f"no connection: {error}", _FAILED
