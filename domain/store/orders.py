@@ -464,7 +464,27 @@ def draft_rows(draft: Draft, trace_parent: str | None) -> dict[str, Any]:
         rows["audit_head"] = [own | {"sequence": draft.head.sequence, "chain": draft.head.chain}]
     if _own_row(draft.head) != _own_row(before.head) or not before.head.version:
         rows["customer_order"] = [_row(draft.head, order_holds=sorted(draft.order_holds))]
+    rows["order_history"] = _history_rows(draft, rows)
     return rows
+
+
+def _history_rows(draft: Draft, rows: Mapping[str, list[Row]]) -> list[Row]:
+    """What this transaction writes of the order and its items, kept beside them for whoever asks how it stood then."""
+    heads, items = rows.get("customer_order"), rows["order_item"]
+    if not heads and not items:
+        return []
+    before = draft.before.head
+    return [
+        {
+            "tenant_id": draft.head.tenant_id,
+            "order_id": draft.head.order_id,
+            "sequence": draft.head.sequence,
+            "at": draft.now,
+            "head": {name: heads[0][name] for name in heads[0].keys() - {"content", "chain"}} if heads else None,
+            "content": draft.head.content if not before.version or draft.head.content != before.content else None,
+            "items": items,
+        }
+    ]
 
 
 def _own_row(head: Head) -> Head:

@@ -234,6 +234,9 @@ x as (
     where asset_change_lock.tenant_id = d.tenant_id and asset_change_lock.order_id = d.order_id),
 au as (
     insert into audit_entry select d.* from rows, jsonb_populate_recordset(null::audit_entry, r->'audit_entry') d),
+oh as (
+    insert into order_history
+    select d.* from rows, jsonb_populate_recordset(null::order_history, r->'order_history') d),
 ob as (
     insert into outbox (tenant_id, order_id, sequence, event_id, type, at, payload, trace_parent)
     select d.tenant_id, d.order_id, d.sequence, d.event_id, d.type, d.at, d.payload, d.trace_parent

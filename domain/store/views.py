@@ -109,9 +109,13 @@ def _said(**members: Json) -> dict[str, Json]:
 # -- orders --------------------------------------------------------------------------------------------------
 
 
-async def read_order(pool: Pool, tenant_id: TenantId, order_id: OrderId) -> Seen:
-    """The order in the shape in which it was given, with states, relations and what is asked of it."""
-    found = await _one(pool, tenant_id, "read_order", order_id=order_id)
+async def read_order(pool: Pool, tenant_id: TenantId, order_id: OrderId, as_of: datetime | None = None) -> Seen:
+    """The order in the shape in which it was given, with states, relations and what is asked of it; as it stands, or
+    as it stood at a time."""
+    if as_of is None:
+        found = await _one(pool, tenant_id, "read_order", order_id=order_id)
+    else:
+        found = await _one(pool, tenant_id, "read_order_then", order_id=order_id, as_of=as_of)
     if found is None:
         raise OrderNotFound
     head, request = found["head"], found["request"]

@@ -17,6 +17,40 @@ select json_build_object(
 )::text as document
 from customer_order o where tenant_id = :tenant_id and order_id = :order_id;
 
+-- name: read_order_then
+-- The order as it stood at a time: the latest row of its history up to then, and of each item the latest of its own.
+select json_build_object(
+    'head', (
+        select h.head || jsonb_build_object('content', (
+            select content from order_history
+            where tenant_id = :tenant_id and order_id = :order_id and at <= :as_of and content is not null
+            order by sequence desc limit 1))
+        from order_history h
+        where tenant_id = :tenant_id and order_id = :order_id and at <= :as_of and head is not null
+        order by sequence desc limit 1),
+    'items', (
+        select json_agg(item order by position) from (
+            select distinct on (item->>'item_id') item, (item->>'position')::int as position
+            from order_history h, jsonb_array_elements(h.items) item
+            where h.tenant_id = :tenant_id and h.order_id = :order_id and h.at <= :as_of
+            order by item->>'item_id', h.sequence desc) i),
+    'relations', (
+        select json_agg(r order by created_at, order_relation_id) from order_relation r
+        where tenant_id = :tenant_id and (source_order_id = :order_id or target_order_id = :order_id)
+            and created_at <= :as_of),
+    'request', (
+        select json_build_object('request_id', r.request_id, 'scope', r.scope, 'status', (
+            select a.after from audit_entry a
+            where a.tenant_id = :tenant_id and a.order_id = :order_id and a.entity = 'REQUEST'
+                and a.entity_id = r.request_id::text and a.after is not null and a.at <= :as_of
+            order by a.sequence desc limit 1))
+        from cancellation_request r
+        where r.tenant_id = :tenant_id and r.order_id = :order_id and r.requested_at <= :as_of
+            and (r.ended_at is null or r.ended_at > :as_of)
+        order by r.scope = 'ORDER' desc, r.requested_at limit 1)
+)::text as document
+from customer_order where tenant_id = :tenant_id and order_id = :order_id and created_at <= :as_of;
+
 -- name: list_orders
 select json_build_object(
     'order_id', order_id, 'external_id', external_id, 'order_type', order_type, 'state', state, 'version', version,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -273,6 +275,42 @@ async def test_what_cannot_be_asked_for_cannot_be_previewed(world: ApiWorld) -> 
     rows = [({"kind": "AMENDMENT"}, 422), ({**asked, "reasonCode": "NO_SUCH"}, 422), (asked, 200)]
     for body, expected in rows:
         assert (await world.post(f"/orders/{order_id}/previews", body)).status_code == expected
+
+
+async def test_an_order_is_shown_as_it_stood_at_every_moment(world: ApiWorld) -> None:
+    """Whatever was shown at a moment is shown again, to the byte, for whoever asks about that moment later."""
+    order_id = await world.create(
+        a_line(productOfferingId="router", quantity=5), a_line("2", productOfferingId="router")
+    )
+    path = f"/orders/{order_id}"
+    seen: list[tuple[str, Any, str]] = []
+
+    async def look() -> None:
+        answer = await world.get(path)
+        moment = await world.value("select clock_timestamp()")
+        seen.append((moment.isoformat(), answer.json(), answer.headers["etag"]))
+
+    await look()
+    await world.fulfil(order_id, only={"reserve-inventory"})
+    await look()
+    part = {"scope": {"type": "ITEMS"}, "items": [{"itemId": "1", "quantity": 2}]}
+    request_id = await world.cancel(order_id, **part)
+    await look()
+    planned = await world.judge(order_id, request_id)
+    await look()
+    await world.walk(OrderId(uuid.UUID(order_id)), planned["plan_id"], planned["plan_run"])
+    await look()
+    await world.judge(order_id, await world.cancel(order_id, forceManualReview=True))
+    await look()
+    assert len({json.dumps(order) for _, order, _ in seen}) == len(seen)
+    for moment, order, etag in seen:
+        then = await world.get(f"{path}?asOf={quote(moment)}")
+        assert (then.json(), then.headers["etag"]) == (order, etag)
+    before = await world.get(f"{path}?asOf=2020-01-01T00:00:00Z")
+    assert (before.status_code, before.json()["code"]) == (404, "ORDER_NOT_FOUND")
+    assert (await world.get(f"{path}?asOf=yesterday")).status_code == 400
+    later = await world.get(f"{path}?asOf=2999-01-01T00:00:00Z")
+    assert later.json() == seen[-1][1]
 
 
 async def test_a_part_of_a_quantity_is_cancelled(world: ApiWorld) -> None:

@@ -97,10 +97,10 @@ async def list_orders(call: Call) -> Response:
     )
 
 
-@routes.get("/orders/{orderId}", "Order")
+@routes.get("/orders/{orderId}", "Order", query=(Parameter("asOf", {"type": "string", "format": "date-time"}),))
 async def show_order(call: Call) -> Response:
-    """One order as it stands."""
-    return answer_seen(await views.read_order(call.pool, call.tenant, order_of(call)))
+    """One order as it stands, or as it stood at a time."""
+    return answer_seen(await views.read_order(call.pool, call.tenant, order_of(call), call.time("asOf")))
 
 
 @routes.get("/orders/{orderId}/plan", "TaskPage")
