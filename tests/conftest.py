@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.postgres import Database, PostgresServer, serve_postgres
+
+if TYPE_CHECKING:  # imported where they are used: the pure core's tests start without a browser or an engine's client
+    from tests.browser.chromium import Browser, Page
+    from tests.flows.running import RunningStack, Tenant
 
 
 def pytest_configure() -> None:
@@ -39,3 +45,50 @@ def open_folder() -> Iterator[Path]:
     folder.chmod(0o711)
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A real headless Chromium, one for the whole session."""
+    from tests.browser.chromium import run_chromium
+
+    with run_chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A tab of this test's own: no cookies, nothing cached."""
+    with browser.tab() as fresh:
+        yield fresh
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[RunningStack]:
+    """The stack of RECOURSE_TEST_HOME where one runs already, else one of this session's own."""
+    from tests.flows.running import RunningStack
+
+    if given := os.environ.get("RECOURSE_TEST_HOME"):
+        yield RunningStack(Path(given), {**os.environ, "RECOURSE_HOME": given})
+        return
+    # Not pytest's own temporary folder: root's is closed to the user that PostgreSQL runs as.
+    folder = Path(tempfile.mkdtemp(prefix="recourse-flows-", dir="/var/tmp"))
+    folder.chmod(0o711)
+    stack = RunningStack(folder, {**os.environ, "RECOURSE_HOME": str(folder)})
+    try:
+        stack = RunningStack.start(folder)
+        yield stack
+    finally:
+        stack.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def tenant(stack: RunningStack) -> Iterator[Tenant]:
+    """A tenant of the test's own; when the test is over, every invariant must hold in its data."""
+    fresh = stack.tenant()
+    yield fresh
+    for client in fresh.clients.values():
+        client.close()
+    told = stack.cli("verify", "--tenant", str(fresh.tenant_id))
+    assert told.returncode == 0, told.stdout + told.stderr
