@@ -14,6 +14,7 @@ from uuid import UUID
 
 import typer
 
+from workers.cases import case
 from workers.desk import order
 from workers.local.environment import local_settings
 
@@ -40,6 +41,7 @@ app.add_typer(models, name="models")
 app.add_typer(policy, name="policy")
 app.add_typer(audit, name="audit")
 app.add_typer(order, name="order")
+app.add_typer(case, name="case")
 
 PolicyFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="YAML or JSON.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Answer as JSON on standard output.")]

@@ -25,6 +25,9 @@ GIVEN = {
     "repair": ORDER | {"case_id", "wait_key", "sla", "exhibit"},
 }
 
+# what is entered about a repair
+REPAIRED = {"action", "comment", "reason_code", "evidence_kind", "evidence_reference", "input"}
+
 # job → the variables it fetches
 FETCHED = {
     "validate-order": ORDER,
@@ -37,7 +40,7 @@ FETCHED = {
     "assess-cancellation": ORDER | {"request_id"},
     "plan-compensation": ORDER | {"request_id"},
     "record-decision": ORDER | {"request_id", "wait_key", "decision", "comment"},
-    "record-repair": ORDER | {"case_id", "wait_key", "action", "comment"},
+    "record-repair": ORDER | {"case_id", "wait_key"} | REPAIRED,
     "raise-jeopardy": {"tenant_id", "order_id", "subject_id", "kind"},
 }
 
@@ -88,7 +91,7 @@ MESSAGES = {
 # user task → its form, who may claim it, what it answers with
 PEOPLE = {
     "review-cancellation": ("review-cancellation", "approver", {"decision", "comment"}),
-    "repair-case": ("repair", "operator", {"action", "comment"}),
+    "repair-case": ("repair", "operator,approver", REPAIRED),
 }
 
 LONGEST_COMMENT = 500
@@ -304,7 +307,7 @@ def test_a_form_asks_for_what_its_task_maps_out() -> None:
         assert set(fields) == answers
         assert all(field["label"] for field in fields.values())
         assert fields["comment"]["validate"]["maxLength"] == LONGEST_COMMENT
-        choice = fields[next(iter(answers - {"comment"}))]
+        choice = fields["action" if "action" in answers else "decision"]
         assert choice["validate"]["required"]
         assert "=exhibit" in {row.get("text") for row in form["components"]}
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
+import sys
 import uuid
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,6 +16,8 @@ import pytest
 
 from domain.values import OrderId
 from tests.workers.api_world import ApiWorld, confirmed
+from tests.workers.test_simulator import serve
+from workers.cases import describe_case
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -174,6 +181,40 @@ async def test_an_item_is_given_up_and_its_order_ends_failed(world: ApiWorld) ->
     assert (order["state"], order["items"][0]["state"]) == ("FAILED", "FAILED")
     case = (await world.get(f"/fallout-cases/{case_id}", as_=OPERATOR)).json()
     assert (case["status"], case["resolution"]) == ("RESOLVED", "FAIL_ITEM")
+
+
+async def test_the_command_line_asks_the_api_like_everybody_else(world: ApiWorld, tmp_path: Path) -> None:
+    order_id, case_id = await a_case(world)
+    server, task, url = await serve(world.app)
+
+    async def say(person: tuple[str, ...], *words: str) -> Any:
+        environment = {
+            "RECOURSE_PUBLIC_URL": url,
+            "RECOURSE_HOME": str(tmp_path),
+            "RECOURSE_TOKEN": world.token(*person),
+        }
+        said = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "workers.cli", "case", *words, "--json"),
+            env={**os.environ, **environment},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, error = await said.communicate()
+        return json.loads(out) if said.returncode == 0 else error.decode()
+
+    try:
+        (found,) = await say(OPERATOR, "list", "--status", "OPEN", "--order", order_id)
+        assert found["caseId"] == case_id
+        assert "FORCE_COMPLETE" in describe_case(await say(OPERATOR, "show", case_id))
+        force = ("repair", case_id, "force_complete", "--reason", "MANUAL_WORK_DONE", "--text", "done")
+        assert "EVIDENCE_REQUIRED" in await say(OPERATOR, *force)
+        asked = await say(OPERATOR, *force, "--evidence", "TICKET:INC-7", "--amount", "100EUR", "--input", "{}")
+        assert (asked["status"], asked["n"]) == ("REPAIR_SUBMITTED", 1)
+        assert (await say(CHIEF, "decide", case_id, "1", "approve", "--comment", "agreed"))["status"] == "RESOLVED"
+    finally:
+        server.should_exit = True
+        await task
 
 
 async def test_cases_are_found_by_what_they_are(world: ApiWorld) -> None:

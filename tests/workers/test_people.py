@@ -168,3 +168,43 @@ async def test_a_decision_through_the_api_needs_no_search(database: Database, tm
         async with world.fleet():
             assert await world.verdict(await add_decision(world, request_id)) == {"verdict": "decided"}
         assert search.asked == []
+
+
+async def test_a_repair_entered_in_tasklist_is_asked_by_one_and_agreed_to_by_another(
+    database: Database, tmp_path: Path
+) -> None:
+    search = Search([completed_by("olga", 1)])
+    server, task, url = await serve(Starlette(routes=[Route("/v2/user-tasks/search", search.answer, methods=["POST"])]))
+    try:
+        async with open_flow_world(database, tmp_path) as world:
+            world.settings = world.settings.model_copy(update={"engine_rest": url})
+            await staff(world, "olga", "operator", "approver")
+            await staff(world, "carla", "approver")
+            async with world.fleet():
+                await world.script(fault="refuse", times=1)
+                told = await world.verdict(await world.add_effect())
+                assert told["verdict"] == "case", told
+
+                async def enter(**entered: str) -> str:
+                    blank = dict.fromkeys(
+                        ("action", "comment", "reason_code", "evidence_kind", "evidence_reference", "input"), ""
+                    )
+                    given = {"case_id": told["case_id"], "wait_key": told["wait_key"]} | blank | entered
+                    job = await world.engine.add_job("record-repair", **world.ids, **given)
+                    return str((await world.verdict(job))["verdict"])
+
+                proof = {"evidence_kind": "TICKET", "evidence_reference": "INC-7"}
+                assert await enter(action="FORCE_COMPLETE", comment="done") == "again"  # without evidence
+                assert await enter(action="FORCE_COMPLETE", comment="done", input="{", **proof) == "again"
+                assert await world.owner.fetchval("select status from fallout_case") == "REPAIR_SUBMITTED"
+                assert await enter(action="APPROVE", comment="mine") == "again"  # her own
+                search.tasks = [completed_by("carla", 1)]
+                assert await enter(action="APPROVE", comment="agreed") == "decided"
+            assert await world.owner.fetchval("select status from fallout_case") == "RESOLVED"
+            refused = await world.owner.fetch(
+                "select data->>'code' as code from audit_entry where kind = 'REPAIR_REFUSED'"
+            )
+            assert [row["code"] for row in refused] == ["EVIDENCE_REQUIRED", "FOUR_EYES"]
+    finally:
+        server.should_exit = True
+        await task

@@ -1,7 +1,9 @@
 """What people decided in Tasklist, recorded; who decided is read back from the engine, never from a variable."""
 
+import json
+
 from domain.commands import RecordRepair, RecordReview
-from domain.values import Actor, CaseId, OrderId, RequestId, Run
+from domain.values import Actor, CaseId, Json, OrderId, RequestId, Run
 from workers.gateways.engine import NoSearchError, NotYetVisibleError
 from workers.jobs.job import Context, job, tell
 from workers.jobs.outcome import Later, Reply
@@ -28,7 +30,21 @@ async def record_decision(context: Context) -> Reply:
     return tell(await context.command(command, actor=person))
 
 
-@job("record-repair", fetch=("order_id", "case_id", "run", "wait_key", "action", "comment"))
+@job(
+    "record-repair",
+    fetch=(
+        "order_id",
+        "case_id",
+        "run",
+        "wait_key",
+        "action",
+        "comment",
+        "reason_code",
+        "evidence_kind",
+        "evidence_reference",
+        "input",
+    ),
+)
 async def record_repair(context: Context) -> Reply:
     action = context.optional_text("action")
     try:
@@ -43,8 +59,25 @@ async def record_repair(context: Context) -> Reply:
         repairer=person.subject if person else None,
         action=action,
         comment=context.optional_text("comment"),
+        reason_code=context.optional_text("reason_code"),
+        evidence=_read_evidence(context),
+        input=_read_input(context),
     )
     return tell(await context.command(command, actor=person))
+
+
+def _read_evidence(context: Context) -> dict[str, Json] | None:
+    kind, reference = context.optional_text("evidence_kind"), context.optional_text("evidence_reference")
+    return {"kind": kind, "reference": reference} if kind and reference else None
+
+
+def _read_input(context: Context) -> dict[str, Json] | None:
+    """What was typed as JSON; anything but an object counts as nothing, which the repair that needs it will miss."""
+    try:
+        found = json.loads(context.optional_text("input") or "null")
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 async def _find_person(context: Context) -> Actor | None:
