@@ -543,17 +543,21 @@ def spread_retention(
 ) -> tuple[list[Impact], list[Rule]]:
     """`keeps` and `undo_after` to a fixpoint: what an effect that stays needs, stays too."""
     current = {impact.key: impact for impact in impacts}
-    by_type: dict[str, list[uuid.UUID]] = {}
-    by_compensation: dict[str, list[uuid.UUID]] = {}
+    # By type and by compensation, each per item: whoever stays finds what it needs without looking at all the rest.
+    by_type: dict[tuple[str, str], list[uuid.UUID]] = {}
+    by_compensation: dict[tuple[str, str], list[uuid.UUID]] = {}
+    compensations: dict[str, None] = {}
     for impact in current.values():
-        if impact.is_surplus:
-            continue  # nobody needs it twice
-        by_type.setdefault(impact.task.task_type, []).append(impact.key)
-        if impact.type.compensation:
-            by_compensation.setdefault(impact.type.compensation, []).append(impact.key)
+        if impact.is_surplus or impact.consequence != "COMPENSATE":
+            continue  # nobody needs it twice; and only what would be undone can be kept
+        for item_id in impact.task.item_ids:
+            by_type.setdefault((impact.task.task_type, item_id), []).append(impact.key)
+            if impact.type.compensation:
+                by_compensation.setdefault((impact.type.compensation, item_id), []).append(impact.key)
+                compensations[impact.type.compensation] = None
     # undone_before[Y]: the compensations that may only come after Y
     undone_before: dict[str, list[str]] = {}
-    for compensation in by_compensation:
+    for compensation in compensations:
         for earlier in _type_row(draft, compensation).undo_after:
             undone_before.setdefault(earlier, []).append(compensation)
     trace: list[Rule] = []
@@ -583,14 +587,14 @@ def spread_retention(
 
     while frontier:
         retained = frontier.pop()
-        reach = related_items(draft, retained.task.item_ids)
-        for kept_type in retained.type.keeps:
-            for key in by_type.get(kept_type, ()):
-                if reach & set(current[key].task.item_ids):
+        later = undone_before.get(retained.type.compensation or "", ())
+        for item_id in related_items(draft, retained.task.item_ids) if retained.type.keeps or later else ():
+            # Once kept, always kept: what has been found is not looked at again.
+            for kept_type in retained.type.keeps:
+                for key in by_type.pop((kept_type, item_id), ()):
                     keep(key, "retention.keeps", retained)
-        for compensation in undone_before.get(retained.type.compensation or "", ()):
-            for key in by_compensation[compensation]:
-                if reach & set(current[key].task.item_ids):
+            for compensation in later:
+                for key in by_compensation.pop((compensation, item_id), ()):
                     keep(key, "retention.undo_after", retained)
     return list(current.values()), trace
 

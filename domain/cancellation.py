@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
@@ -52,7 +52,7 @@ from domain.errors import (
     ScopeInvalid,
     Unprocessable,
 )
-from domain.order import Case, CompensationPlan, Draft, Item, Request
+from domain.order import Case, CompensationPlan, Draft, Item, Request, Task, tasks_by_item
 from domain.policy import format_duration
 from domain.values import Json, PlanId, RequestId, Run, derive_id, format_time
 
@@ -297,14 +297,15 @@ def propose_orders(draft: Draft, items: list[Item], quantities: Mapping[str, int
             }
         )
 
+    tasks = tasks_by_item(draft)
     for item in items:
         asset = str(item.asset or item.target_asset or "")
         if item.item_id in quantities:
-            _propose_part(draft, item, propose)
+            _propose_part(draft, item, tasks.get(item.item_id, ()), propose)
         elif item.action == "ADD":
-            for task in draft.fulfillment_tasks():
+            for task in tasks.get(item.item_id, ()):
                 effect = draft.effect_of(task)
-                if item.item_id in task.item_ids and effect and effect.stands:
+                if effect and effect.stands:
                     follow_up = draft.task_type(task).follow_up
                     if follow_up:
                         propose(follow_up.order_type, follow_up.action, item, str(effect.effect_id))
@@ -341,13 +342,13 @@ def _proposed_quantity(item: Item, action: str, quantities: Mapping[str, int]) -
     return item.quantity - given_up if action == "MODIFY" else given_up
 
 
-def _propose_part(draft: Draft, item: Item, propose: Callable[..., None]) -> None:
+def _propose_part(draft: Draft, item: Item, tasks: Iterable[Task], propose: Callable[..., None]) -> None:
     """What was delivered and is not wanted any more comes back; the rest of the item stays as it is."""
     offering = draft.policy.offerings.get(item.offering)
     returnable = offering is not None and offering.plan_for("RETURN", "RETURN") is not None
-    for task in draft.fulfillment_tasks():
+    for task in tasks:
         effect, task_type = draft.effect_of(task), draft.task_type(task)
-        if item.item_id not in task.item_ids or not effect or not effect.stands or not task_type.reads(QUANTITY):
+        if not effect or not effect.stands or not task_type.reads(QUANTITY):
             continue
         if task_type.on_input_change == "KEEP":
             continue

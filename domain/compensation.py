@@ -76,10 +76,12 @@ def draw_graph(
             relying.setdefault(base, set()).add(item_id)
 
     # An effect that may yet stay decides about what it keeps: those wait until it is known.
-    keepers: dict[str, list[tuple[EffectId, set[str]]]] = {}
+    keepers: dict[tuple[str, str], list[EffectId]] = {}
     for effect_id, (impact, purpose, _) in chosen.items():
-        for kept in impact.type.keeps if purpose == "AWAIT" else ():
-            keepers.setdefault(kept, []).append((effect_id, related_items(draft, impact.task.item_ids)))
+        if purpose == "AWAIT" and impact.type.keeps:
+            for item_id in related_items(draft, impact.task.item_ids):
+                for kept in impact.type.keeps:
+                    keepers.setdefault((kept, item_id), []).append(effect_id)
 
     nodes: dict[EffectId, Node] = {}
     undoings = [(task, effect_id) for task in reversed(ordered) for effect_id in of_task.get(task.task_id, ())]
@@ -91,9 +93,8 @@ def draw_graph(
                 for item_id in impact.task.item_ids:
                     for user in relying.get(item_id, ()):
                         after.update(dict.fromkeys(by_type.get((earlier, user), ())))
-        for keeper_id, reach in keepers.get(task.task_type, ()):
-            if not reach.isdisjoint(task.item_ids):
-                after[keeper_id] = None
+        for item_id in task.item_ids:
+            after.update(dict.fromkeys(keepers.get((task.task_type, item_id), ())))
         after.pop(effect_id, None)
         nodes[effect_id] = Node(task, effect_id, task_type, purpose, tuple(after))
     return _sorted_nodes(nodes)
@@ -190,18 +191,47 @@ def advance_plan(draft: Draft, plan_id: PlanId) -> bool:
     """Move every undoing as far as the ledger and its predecessors allow; True if anything moved."""
     moved = False
     tasks = draft.tasks_of_plan(plan_id)
-    retained = [task for task in tasks if task.state == "RETAINED"]
+    retained = _Retained()
+    for task in tasks:
+        if task.state == "RETAINED":
+            retained.add(draft, task)
     for task in tasks:
         state = _next_state(draft, task, retained)
         if state and state != task.state:
             _enter(draft, task, state)
             moved = True
             if state == "RETAINED":
-                retained.append(draft.tasks[task.task_id])
+                retained.add(draft, task)
     return moved
 
 
-def _next_state(draft: Draft, task: Task, retained: list[Task]) -> str | None:
+class _Retained:
+    """What the effects that stay need to stay as well: types that they keep, undoings that would come after theirs."""
+
+    def __init__(self) -> None:
+        self._types: set[tuple[str, str]] = set()
+        self._earlier: set[tuple[str, str]] = set()
+
+    def add(self, draft: Draft, undoing: Task) -> None:
+        if undoing.original_task is None:
+            return
+        task = draft.tasks[undoing.original_task]
+        task_type = draft.task_type(task)
+        for item_id in related_items(draft, task.item_ids):
+            self._types.update((kept, item_id) for kept in task_type.keeps)
+            if task_type.compensation:
+                self._earlier.add((task_type.compensation, item_id))
+
+    def keeps(self, draft: Draft, undoing: Task, task: Task) -> bool:
+        """Whether this task's effect must stay because of them."""
+        earlier = draft.task_type(undoing).undo_after
+        return any(
+            (task.task_type, item_id) in self._types or any((name, item_id) in self._earlier for name in earlier)
+            for item_id in task.item_ids
+        )
+
+
+def _next_state(draft: Draft, task: Task, retained: _Retained) -> str | None:
     if task.state not in {"PLANNED", "AWAITING_ORIGINAL", "READY"}:
         return None
     effect = draft.effects[task.reverses] if task.reverses else None
@@ -236,25 +266,14 @@ def _next_state(draft: Draft, task: Task, retained: list[Task]) -> str | None:
     return "READY"
 
 
-def _kept_by_retained(draft: Draft, task: Task, retained: list[Task]) -> bool:
+def _kept_by_retained(draft: Draft, task: Task, retained: _Retained) -> bool:
     """`keeps`, applied again to what ended as RETAINED while this undoing waited."""
     if task.original_task is None:
         return False
     mine = draft.tasks[task.original_task]
     if task.reverses != mine.effect_id:
         return False  # it happened once more than was wanted; nobody needs it twice
-    for other in retained:
-        if other.original_task is None:
-            continue
-        stays = draft.tasks[other.original_task]
-        stays_type = draft.task_type(stays)
-        if related_items(draft, stays.item_ids).isdisjoint(mine.item_ids):
-            continue
-        if mine.task_type in stays_type.keeps:
-            return True
-        if stays_type.compensation and stays_type.compensation in draft.task_type(task).undo_after:
-            return True
-    return False
+    return retained.keeps(draft, task, mine)
 
 
 def _needs_no_call(draft: Draft, task: Task, original: Effect) -> bool:

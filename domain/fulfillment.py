@@ -420,7 +420,10 @@ def draw_plan(
             key_of[item.item_id, step.step] = key
             shape.setdefault(key, (step.step, step.type, {}))[2][item.item_id] = None
             after.setdefault(key, {})
-    children = {item.item_id: [other.item_id for other in items if other.parent == item.item_id] for item in items}
+    children: dict[str, list[str]] = {item.item_id: [] for item in items}
+    for item in items:
+        if item.parent in children:
+            children[item.parent].append(item.item_id)
     for item in items:
         near = {None: [item.item_id], "reliesOn": list(item.relies_on), "children": children[item.item_id]}
         for step in steps[item.item_id]:
@@ -556,12 +559,12 @@ def release_order(draft: Draft, command: ReleaseOrder) -> None:
 # -- the installed base ---------------------------------------------------------------------------------------------
 
 
-def write_asset(draft: Draft, item: Item) -> None:
-    """A completed item leaves its mark: ADD installs, MODIFY changes, DISCONNECT ends; references are kept."""
+def write_asset(draft: Draft, item: Item, tasks: Iterable[Task]) -> None:
+    """A completed item leaves its mark: ADD installs, MODIFY changes, DISCONNECT ends; the references that its tasks
+    have are kept."""
     references = {
         task.task_type: {"externalReference": effect.external_reference, "output": effect.output}
-        for task in draft.fulfillment_tasks()
-        if item.item_id in task.item_ids
+        for task in tasks
         if (effect := draft.effect_of(task)) and effect.state == "CONFIRMED"
     }
     if item.action == "ADD":

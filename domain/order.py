@@ -728,6 +728,15 @@ class Draft:
         self.head = replace(self.head, **changes)
 
 
+def tasks_by_item(draft: Draft) -> dict[str, list[Task]]:
+    """Per item its fulfillment tasks, of whatever state."""
+    found: dict[str, list[Task]] = {}
+    for task in draft.fulfillment_tasks():
+        for item_id in task.item_ids:
+            found.setdefault(item_id, []).append(task)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """What `settle` turns into a case: which task failed (None: the order as a whole), in what way, in words."""

@@ -17,7 +17,7 @@ from domain.fallout import open_case, open_follow_up_cases, settle_cases
 from domain.fulfillment import OPERATOR_HOLD, count_at_work, may_be_handed, undo_asset, write_asset
 from domain.ledger import Effect
 from domain.machines import check_move, has_ended
-from domain.order import UNSTARTED, WINDOW, CompensationPlan, Draft, Item, Plan, Reported, Request, Task
+from domain.order import UNSTARTED, WINDOW, CompensationPlan, Draft, Item, Plan, Reported, Request, Task, tasks_by_item
 from domain.values import Json, OrderId, PlanId, Run, TaskId, derive_id
 
 _ASSESSING: Final = frozenset({"ASSESSING", "REQUIRES_APPROVAL", "AWAITING_CHARGE_DECISION", "APPROVED"})
@@ -429,30 +429,21 @@ def _behind(draft: Draft, task: Task, instead: Mapping[TaskId, TaskId]) -> dict[
 
 def _write_retained_assets(draft: Draft, kept: list[Item]) -> None:
     """An effect that stays and is followed by a DISCONNECT means that the customer now has the thing."""
+    standing: set[str] = set()
+    undone: set[str] = set()
+    for effect in draft.effects.values():
+        task = draft.tasks.get(effect.task_id)
+        if task is None or not effect.is_original or task.kind != "FULFILLMENT":
+            continue
+        follow_up = draft.task_type(task).follow_up
+        if follow_up is not None and follow_up.action == "DISCONNECT":
+            (standing if effect.stands else undone if effect.state == "REVERSED" else set()).update(task.item_ids)
+    tasks = tasks_by_item(draft)
     for item in kept:
-        stays = any(
-            effect.stands
-            and effect.is_original
-            and item.item_id in draft.tasks[effect.task_id].item_ids
-            and (follow_up := draft.task_type(draft.tasks[effect.task_id]).follow_up) is not None
-            and follow_up.action == "DISCONNECT"
-            for effect in draft.effects.values()
-            if effect.task_id in draft.tasks
-        )
-        if stays and item.asset is None:
-            write_asset(draft, item)
-        elif (
-            not stays
-            and item.base == "COMPLETED"
-            and any(
-                effect.state == "REVERSED"
-                and effect.is_original
-                and item.item_id in draft.tasks[effect.task_id].item_ids
-                and (undone := draft.task_type(draft.tasks[effect.task_id]).follow_up) is not None
-                and undone.action == "DISCONNECT"
-                for effect in draft.effects.values()
-            )
-        ):
+        if item.item_id in standing:
+            if item.asset is None:
+                write_asset(draft, item, tasks.get(item.item_id, ()))
+        elif item.base == "COMPLETED" and item.item_id in undone:
             undo_asset(draft, item)  # what made it a thing of the customer's has been undone; something else stays
 
 
@@ -464,22 +455,22 @@ def _finish_items(draft: Draft) -> bool:
     if draft.head.base != "IN_PROGRESS" or draft.plan is None:
         return False
     moved = False
-    tasks: dict[str, list[Task]] = {}
-    for task in draft.fulfillment_tasks():
-        if task.state != "SUPERSEDED" and not task.superseded_by:
-            for item_id in task.item_ids:
-                tasks.setdefault(item_id, []).append(task)
+    tasks = tasks_by_item(draft)
+    parts: dict[str, list[str]] = {}
+    for item in draft.items.values():
+        if item.parent:
+            parts.setdefault(item.parent, []).append(item.item_id)
     for item in list(draft.items.values()):
         if item.base != "IN_PROGRESS" or item.state == "SUPERSEDED":
             continue
-        own = tasks.get(item.item_id, [])
-        children = [other for other in draft.items.values() if other.parent == item.item_id]
+        own = [t for t in tasks.get(item.item_id, ()) if t.state != "SUPERSEDED" and not t.superseded_by]
+        children = [draft.items[part] for part in parts.get(item.item_id, ())]
         if all(task.state == "COMPLETED" for task in own) and all(child.base != "IN_PROGRESS" for child in children):
             bases = [child.base for child in children if child.base != "SUPERSEDED" and child.action != "NO_CHANGE"]
             base = "COMPLETED" if own else _sum_up(bases)
             draft.change_item(item.item_id, base=base)
             if item.action != "NO_CHANGE" and base in {"COMPLETED", "PARTIALLY_COMPLETED"}:
-                write_asset(draft, item)
+                write_asset(draft, item, tasks.get(item.item_id, ()))
             moved = True
     return moved
 

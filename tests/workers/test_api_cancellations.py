@@ -269,6 +269,34 @@ async def test_a_preview_is_cited_only_while_it_stands(world: ApiWorld) -> None:
     assert await world.rows("cancellation_request") == 0
 
 
+async def test_a_preview_of_two_hundred_tasks_reads_once(world: ApiWorld) -> None:
+    """However large the order: one statement reads it, one keeps what was shown."""
+    lines = [a_line(str(number)) for number in range(1, 41)]
+    statements: dict[int, list[str]] = {}
+    for size in (1, len(lines)):
+        order_id = await world.create(*lines[:size])
+        await world.fulfil(order_id, only={"reserve-inventory"})
+        asked = a_cancellation_body(kind="CANCELLATION")
+        await world.post(f"/orders/{order_id}/previews", asked)  # from now on the policy is known
+        said = statements[size] = []
+
+        def listen(record: Any, said: list[str] = said) -> None:
+            said.append(record.query)
+
+        connections = [await world.pool.acquire() for _ in range(8)]
+        for connection in connections:
+            connection.add_query_logger(listen)
+            await world.pool.release(connection)
+        shown = await world.post(f"/orders/{order_id}/previews", asked)
+        for connection in [await world.pool.acquire() for _ in range(8)]:
+            connection.remove_query_logger(listen)
+            await world.pool.release(connection)
+        assert len(shown.json()["assessment"]["taskImpacts"]) == size * 5 + 2
+    reads = [query for query in statements[40] if "select" in query.lower() and "set_config" not in query]
+    assert len([query for query in reads if "customer_order" in query]) == 1
+    assert len(statements[40]) == len(statements[1])
+
+
 async def test_what_cannot_be_asked_for_cannot_be_previewed(world: ApiWorld) -> None:
     order_id = await world.create()
     asked = a_cancellation_body(kind="CANCELLATION")
