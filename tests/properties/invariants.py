@@ -10,7 +10,7 @@ from domain.order import Order
 from domain.values import is_external
 
 
-def check_order(order: Order, previous: Order | None, events: Iterable[Event]) -> None:
+def check_order(order: Order, previous: Order | None) -> None:
     """Everything that can be said of one order by itself. `previous` is the order before the last command."""
     if previous is not None:
         ended_rows_never_change(order, previous)
@@ -18,7 +18,6 @@ def check_order(order: Order, previous: Order | None, events: Iterable[Event]) -
     one_reversal_per_effect(order)
     cancelled_means_undone(order)
     counters_are_true(order)
-    audit_tells_the_states(order, events)
     what_ended_holds_nothing(order)
 
 

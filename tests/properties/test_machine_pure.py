@@ -17,7 +17,7 @@ from domain.errors import Breach
 from domain.order import Order, Request
 from domain.values import EffectId, TaskId
 from tests.builders import AGENT, APPROVER, OPERATOR, World, an_item, an_order
-from tests.properties.invariants import check_order
+from tests.properties.invariants import audit_tells_the_states, check_order
 
 OUTCOMES: tuple[Mapping[str, Any], ...] = (
     {"state": "CONFIRMED", "external_reference": "ref", "output": {"captured": 100}},
@@ -39,10 +39,13 @@ SHAPES = (
 class OrderMachine(RuleBasedStateMachine):
     """Draws from what the world could do next; a breach is an answer, an illegal move or a broken invariant is not."""
 
+    def make_world(self) -> World:
+        return World()
+
     @initialize(shape=st.sampled_from(SHAPES), progress=st.integers(-1, 6))
     def accept(self, shape: tuple[ask.OrderItem, ...], progress: int) -> None:
         """An order that has come so far: -1 not decomposed, 0 decomposed, n so many effects confirmed."""
-        self.world = World().accept(an_order(*shape))
+        self.world = self.make_world().accept(an_order(*shape))
         self.previous: Order | None = None
         self.jobs: list[Mapping[str, Any]] = []
         self.calls: list[Mapping[str, Any]] = []
@@ -206,7 +209,11 @@ class OrderMachine(RuleBasedStateMachine):
     @invariant()
     def the_order_is_sound(self) -> None:
         if hasattr(self, "world"):
-            check_order(self.world.the_order, self.previous, self.world.events)
+            check_order(self.world.the_order, self.previous)
+            self.check_audit()
+
+    def check_audit(self) -> None:
+        audit_tells_the_states(self.world.the_order, self.world.events)
 
     def teardown(self) -> None:
         """Once faults stop and people answer, every order comes to an end; nothing is stuck for ever."""
@@ -225,7 +232,8 @@ class OrderMachine(RuleBasedStateMachine):
                 self.ask(ask.RepairCase(world.order_id, case.case_id, "RETRY", "SYSTEM_RECOVERED"), OPERATOR)
             self._work()
             self.previous = None
-            check_order(world.the_order, None, world.events)
+            check_order(world.the_order, None)
+            self.check_audit()
         assert world.the_order.head.has_ended or self._by_hand(), f"stuck in {world.state}"
         assert not self._open_work(), "work is left that nobody will do"
 
