@@ -286,7 +286,7 @@ def find_closure(
     tasks: list[TaskId] = []
     resized: set[TaskId] = set()
     for task in draft.fulfillment_tasks():
-        if task.state == "SUPERSEDED":
+        if task.state == "SUPERSEDED" and not _left_something(draft, task):
             continue
         mine = taken.intersection(task.item_ids)
         left = live.difference(taken).intersection(task.item_ids)
@@ -306,6 +306,11 @@ def find_closure(
                 )
             )
     return Closure(frozenset(taken), tuple(tasks), tuple(blockers), tuple(trace), reduced, frozenset(resized))
+
+
+def _left_something(draft: Draft, task: Task) -> bool:
+    """Whether a task that an amendment replaced has an effect that still stands, or may yet come true."""
+    return any(effect.stands or effect.is_open for effect in draft.originals_of(task.task_id))
 
 
 def _is_mandatory(draft: Draft, item: Item) -> bool:
@@ -435,7 +440,9 @@ def judge_task(
         return found("NOTHING_TO_UNDO", "no_external_effect", f"{name} is not felt outside; nothing to undo.")
     if effect is None or effect.state in {"NO_EFFECT", "REVERSED", "WAIVED"}:
         return found("NOTHING_TO_UNDO", "no_effect", f"{name} has had no effect that still stands.")
-    past = is_past_return(task_type, task.state, draft.document_of(task), draft.now)
+    # Work that an amendment replaced goes by what it has done, and it has done it.
+    state = "COMPLETED" if task.state == "SUPERSEDED" and effect.state == "CONFIRMED" else task.state
+    past = is_past_return(task_type, state, draft.document_of(task), draft.now)
     if past:
         if task_type.past_no_return == "BLOCK":
             blocker = Blocker("PAST_NO_RETURN", past[1], past[0])
@@ -656,7 +663,7 @@ def assess_cancellation(draft: Draft, request: Request) -> Assessment:
     waived = bool(request.repairs_case or (reason and reason.charge_waived))  # what we failed at costs nobody
     elsewhere = reversing_elsewhere(draft, request.request_id)  # undone and charged by another request
     mine = [impact for impact in impacts if impact.effect is None or impact.effect.effect_id not in elsewhere]
-    cost, offer, charged = _price(draft, mine, request.requested_at, waived)
+    cost, offer, charged = price_undoing(draft, mine, request.requested_at, waived)
     trace += charged
     verdict = policy.cancellation.approval[feasibility]
     manual = request.force_manual_review or feasibility == "REQUIRES_MANUAL_REVIEW"
@@ -703,9 +710,9 @@ def reversing_elsewhere(draft: Draft, request_id: RequestId) -> frozenset[Effect
         if task.kind == "COMPENSATION"
         and task.reverses
         and task.state not in {"SUPERSEDED", "RETAINED", "NOT_REQUIRED"}
-        and draft.plans[task.plan_id].request_id != request_id
-        and draft.plans[task.plan_id].state != "SUPERSEDED"
-        and draft.requests[draft.plans[task.plan_id].request_id].committed_at
+        and (plan := draft.plans[task.plan_id]).request_id != request_id
+        and plan.state != "SUPERSEDED"
+        and draft.is_past_commit(plan)
     )
 
 
@@ -726,7 +733,7 @@ def _feasibility(impacts: list[Impact], blockers: list[Blocker], *, something_le
     return "FULLY_CANCELLABLE", "Everything that has happened can be undone, the rest will not happen."
 
 
-def _price(
+def price_undoing(
     draft: Draft, impacts: list[Impact], asked_at: datetime, waived: bool
 ) -> tuple[Money, Offer | None, list[Rule]]:
     """The charges of effects that will be undone after their soft point; judged at the time of asking, once each. The
@@ -790,9 +797,7 @@ def fingerprint(draft: Draft, request_id: RequestId | None, closure: Closure) ->
         if effect.is_original and effect.task_id in touched
     )
     others = sorted(
-        [str(other.request_id), other.status]
-        for other in draft.requests.values()
-        if other.request_id != request_id and not other.has_ended
+        [str(other.request_id), other.status] for other in draft.open_changes() if other.request_id != request_id
     )
     values = {key: draft.head.content.get(key) for key in sorted(draft.head.content)}
     items = [draft.items[item_id].document() for item_id in sorted(closure.touched) if item_id in draft.items]

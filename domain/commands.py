@@ -219,6 +219,94 @@ class AnswerCharge:
     invalid: tuple[FieldError, ...] = ()
 
 
+# -- amendment -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AskedChange:
+    """One change as asked for. path: JSON pointer into the order, items by id · has_old: whether the body says what
+    should stand there now"""
+
+    path: str
+    operation: str
+    old: Json = None
+    new: Json = None
+    has_old: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RequestAmendment:
+    order_id: OrderId
+    request_id: RequestId
+    reason_code: str
+    changes: tuple[AskedChange, ...]
+    claimed_at: datetime | None = None
+    allow_partial: bool = False
+    auto_apply: bool = True
+    repairs_case: CaseId | None = None
+    preview_id: uuid.UUID | None = None
+    invalid: tuple[FieldError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AssessAmendment:
+    """The flow asks where an amendment stands, and what comes next."""
+
+    order_id: OrderId
+    request_id: RequestId
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class CarryOutAmendment:
+    """The flow asks that an agreed amendment be put into the order."""
+
+    order_id: OrderId
+    request_id: RequestId
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class ApproveAmendment:
+    order_id: OrderId
+    request_id: RequestId
+    comment: str | None = None
+    invalid: tuple[FieldError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RejectAmendment:
+    order_id: OrderId
+    request_id: RequestId
+    reason: str | None = None
+    invalid: tuple[FieldError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyAmendment:
+    """A person says that an amendment which waits for that may be applied now."""
+
+    order_id: OrderId
+    request_id: RequestId
+    invalid: tuple[FieldError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawAmendment:
+    order_id: OrderId
+    request_id: RequestId
+    reason: str | None = None
+    invalid: tuple[FieldError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerAmendmentCharge:
+    order_id: OrderId
+    request_id: RequestId
+    accepted: bool
+    invalid: tuple[FieldError, ...] = ()
+
+
 # -- people and time -------------------------------------------------------------------------------------------
 
 
@@ -330,6 +418,14 @@ Command = (
     | RejectCancellation
     | WithdrawCancellation
     | AnswerCharge
+    | RequestAmendment
+    | AssessAmendment
+    | CarryOutAmendment
+    | ApproveAmendment
+    | RejectAmendment
+    | ApplyAmendment
+    | WithdrawAmendment
+    | AnswerAmendmentCharge
     | AssignCase
     | RepairCase
     | DecideRepair

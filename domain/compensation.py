@@ -322,10 +322,22 @@ def confirm_effect(draft: Draft, effect_id: EffectId, **told: Json) -> None:
         if original.state == "CONFIRMED":
             draft.move_effect(original.effect_id, "REVERSED", reversed_by=effect.effect_id)
             finish_original(draft, original, undone=True)
+    if effect.is_original and task.kind == "FULFILLMENT":
+        _replace_older(draft, task, effect)
     if effect.withdraws:
         original = draft.effects[effect.withdraws]
         if original.is_open:
             draft.move_effect(original.effect_id, "NO_EFFECT", reason="withdrawn")
+
+
+def _replace_older(draft: Draft, task: Task, effect: Effect) -> None:
+    """REDO: what an amendment had done once more stands in the place of what was done before; undoings of their own
+    are none of its business."""
+    undone = {other.reverses for other in draft.tasks.values() if other.kind == "COMPENSATION" and other.reverses}
+    for older in list(draft.fulfillment_tasks()):
+        former = draft.effect_of(older) if older.superseded_by == task.task_id else None
+        if former is not None and former.state == "CONFIRMED" and former.effect_id not in undone:
+            draft.move_effect(former.effect_id, "REVERSED", reversed_by=effect.effect_id)
 
 
 def step_in(draft: Draft, task: Task, state: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import assert_never
 
+from domain import amendment as amending
 from domain import commands as ask
 from domain.cancellation import (
     answer_charge,
@@ -38,9 +39,12 @@ from domain.fulfillment import (
     restart_plan,
     validate_order,
 )
-from domain.order import Asset, Case, Decision, Draft, Reported, Request
+from domain.order import Amendment, Asset, Case, Decision, Draft, Reported, Request
 from domain.settle import settle
 from domain.values import AssetId, Json, TaskId
+
+# What a wing's function says: the answer itself, or the object that the answer is about, or nothing but "done".
+Told = Mapping[str, Json] | Request | Amendment | Case | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ class Surroundings:
 def decide(draft: Draft, command: ask.Command, around: Surroundings) -> Decision:
     """Carry one command to its end on a draft. Raises a Breach where the asker is wrong; then nothing is kept."""
     reported = Reported()
-    told: Mapping[str, Json] | Request | Case | None = None
+    told: Told = None
     match command:
         case ask.AcceptOrder():
             accept_order(draft, command, around.assets, around.relying)
@@ -92,6 +96,22 @@ def decide(draft: Draft, command: ask.Command, around: Surroundings) -> Decision
             told = withdraw(draft, command)
         case ask.AnswerCharge():
             told = answer_charge(draft, command)
+        case ask.RequestAmendment():
+            told = amending.request_amendment(draft, command)
+        case ask.AssessAmendment():
+            told = amending.assess(draft, command)
+        case ask.CarryOutAmendment():
+            told = amending.carry_out(draft, command)
+        case ask.ApproveAmendment():
+            told = amending.approve(draft, command)
+        case ask.RejectAmendment():
+            told = amending.reject(draft, command)
+        case ask.ApplyAmendment():
+            told = amending.apply(draft, command)
+        case ask.WithdrawAmendment():
+            told = amending.withdraw(draft, command)
+        case ask.AnswerAmendmentCharge():
+            told = amending.answer_charge(draft, command)
         case ask.AssignCase():
             told = assign_case(draft, command)
         case ask.RepairCase():
@@ -103,7 +123,8 @@ def decide(draft: Draft, command: ask.Command, around: Surroundings) -> Decision
         case ask.RaiseJeopardy():
             told = raise_jeopardy(draft, command)
         case ask.RecordReview():
-            told = record_review(draft, command)
+            amended = command.request_id in draft.amendments
+            told = amending.record_review(draft, command) if amended else record_review(draft, command)
         case ask.RecordRepair():
             told = record_repair(draft, command, reported)
         case ask.RestartFlow():
@@ -122,6 +143,10 @@ def _raise_version(draft: Draft) -> None:
     requests_moved = not before.has_ended and any(
         request.version != (old.version if (old := draft.before.requests.get(request_id)) else 0)
         for request_id, request in draft.requests.items()
+    )
+    requests_moved |= not before.has_ended and any(
+        amendment.version != (was.version if (was := draft.before.amendments.get(request_id)) else 0)
+        for request_id, amendment in draft.amendments.items()
     )
     moved = (
         before.version == 0
@@ -147,7 +172,7 @@ def case_etag(version: int) -> str:
     return f'"case-version-{version}"'
 
 
-def _answer(draft: Draft, command: ask.Command, told: Mapping[str, Json] | Request | Case | None) -> Decision:
+def _answer(draft: Draft, command: ask.Command, told: Told) -> Decision:
     """The body that the asker gets: of the object that the command was about, as it stands after settling."""
     order_id = str(draft.head.order_id)
     base = f"/api/v1/orders/{order_id}"
@@ -164,6 +189,19 @@ def _answer(draft: Draft, command: ask.Command, told: Mapping[str, Json] | Reque
             "links": {"self": link, "order": base},
         }
         return Decision(draft, 202, body, request_etag(request.version), link)
+    if isinstance(told, Amendment):
+        amendment = draft.amendments[told.request_id]
+        link = f"{base}/amendment-requests/{amendment.request_id}"
+        body = {
+            "amendmentRequestId": str(amendment.request_id),
+            "orderId": order_id,
+            "status": amendment.status,
+            "currentOrderState": draft.head.state,
+            "version": amendment.version,
+            **({"outcome": amendment.outcome} if amendment.outcome else {}),
+            "links": {"self": link, "order": base},
+        }
+        return Decision(draft, 202, body, request_etag(amendment.version), link)
     if isinstance(told, Case):
         case = draft.cases[told.case_id]
         link = f"/api/v1/fallout-cases/{case.case_id}"

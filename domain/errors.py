@@ -215,6 +215,12 @@ class RequestClosed(Breach):
     code = "REQUEST_CLOSED"
 
 
+class OldValueMismatch(Breach):
+    """What the change says was there is not there; read the order again."""
+
+    code = "OLD_VALUE_MISMATCH"
+
+
 class CompensationStarted(Breach):
     """Compensation has begun; the request can no longer be withdrawn."""
 
@@ -270,6 +276,18 @@ class DispositionRequired(Unprocessable):
     """Approving this needs a disposition for every task that a person must judge."""
 
     code = "DISPOSITION_REQUIRED"
+
+
+class FieldNotAmendable(Unprocessable):
+    """The policy lets nobody amend this field."""
+
+    code = "FIELD_NOT_AMENDABLE"
+
+
+class UseCancellation(Unprocessable):
+    """This takes something out of the order: ask for a cancellation of it."""
+
+    code = "USE_CANCELLATION"
 
 
 class AssetNotModifiable(Unprocessable):

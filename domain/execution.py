@@ -8,6 +8,7 @@ from typing import Final
 
 from domain.commands import ClaimTask, ClaimVerification, RecordOutcome
 from domain.compensation import compensation_input, confirm_effect, step_in
+from domain.impact import quote_input
 from domain.ledger import LEASE_MARGIN, Attempt, Effect, back_off
 from domain.order import IN_FLIGHT, REFUSED, RUNNING, Draft, Failure, Reported, Task
 from domain.policy import TaskType, format_duration
@@ -124,6 +125,8 @@ def _reclaim(draft: Draft, task: Task, task_type: TaskType, effect: Effect) -> M
 
 def effect_input(draft: Draft, task: Task) -> dict[str, Json]:
     """What the system is sent (1-domain §3): the order's values that the type names, upstream results, the asset."""
+    if task.purpose == "QUOTE":
+        return quote_input(draft, draft.amendments[draft.plans[task.plan_id].owner_id])
     if task.kind == "COMPENSATION":
         return replace_parts(compensation_input(draft, task), task.replaced_input)
     task_type = draft.task_type(task)
@@ -233,8 +236,8 @@ def _refuse(draft: Draft, task: Task, effect: Effect, command: RecordOutcome, re
     draft.move_effect(effect.effect_id, "NO_EFFECT", reason=command.reason)
     if task.has_ended:
         return
-    if effect.withdraws:
-        step_in(draft, task, "COMPLETED")  # too late to stop it: an answer, not a failure
+    if effect.withdraws or task.purpose == "QUOTE":
+        step_in(draft, task, "COMPLETED")  # too late to stop it, or no such offer: an answer, not a failure
         return
     step_in(draft, task, REFUSED[task.kind])
     reported.failures.append(
@@ -334,6 +337,8 @@ def _hear_late(draft: Draft, task: Task, effect: Effect, command: RecordOutcome,
         draft.record("LATE_EFFECT", "EFFECT", effect.effect_id, taskId=str(task.task_id), source=command.source)
         if task.effect_id == effect.effect_id and task.state in {"FAILED", "IN_FALLOUT", "READY"}:
             _confirm(draft, effect, command)
+        elif task.purpose == "QUOTE":
+            return  # a price that nobody waits for any more
         elif not effect.is_original:  # undone (or called off) twice: a person must look, nothing is called (I4)
             reported.twice.append(effect.effect_id)
         else:

@@ -26,7 +26,7 @@ from domain.errors import (
 )
 from domain.ledger import Effect
 from domain.machines import has_ended
-from domain.order import UNSTARTED, Case, Draft, Reported, Request, Task
+from domain.order import UNSTARTED, Amendment, Case, Draft, Reported, Request, Task
 from domain.policy import format_duration
 from domain.values import CaseId, EffectId, Json, RequestId, Run, TaskId, format_time
 
@@ -79,10 +79,13 @@ def open_case(
     request = draft.order_request()
     undoing = task is not None and task.kind == "COMPENSATION"
     stage = draft.committed_for(task) if task else None
+    amending = task is not None and undoing and draft.plans[task.plan_id].amendment_id is not None
+    if blocking is None and task is not None and task.purpose == "QUOTE":
+        blocking = False  # nothing waits for the price but the amendment that asks
     case = Case(
         case_id=CaseId(draft.new_id("case")),
         status="OPEN",
-        context=context or ("COMPENSATION" if undoing or stage else "FULFILLMENT"),
+        context=context or ("AMENDMENT" if amending else "COMPENSATION" if undoing or stage else "FULFILLMENT"),
         category=category,
         # Under an order cancellation a failed task is a fact for its assessment, not one more thing in its way.
         blocking=(undoing or stage is not None or request is None) if blocking is None else blocking,
@@ -93,13 +96,15 @@ def open_case(
         effect_id=effect_id or (task.effect_id if task else None),
         request_id=request_id or _request_of(draft, task, stage or request),
     )
-    draft.add_case(case, "CANCELLATION_CASE_OPENED" if undoing else "CASE_OPENED")
+    draft.add_case(
+        case, "AMENDMENT_CASE_OPENED" if amending else "CANCELLATION_CASE_OPENED" if undoing else "CASE_OPENED"
+    )
     return case
 
 
 def _request_of(draft: Draft, task: Task | None, otherwise: Request | None) -> RequestId | None:
     if task is not None and task.kind == "COMPENSATION":
-        return draft.plans[task.plan_id].request_id
+        return draft.plans[task.plan_id].owner_id
     return otherwise.request_id if otherwise else None
 
 
@@ -705,7 +710,17 @@ def _take_back(draft: Draft, case: Case) -> None:
 def raise_jeopardy(draft: Draft, command: RaiseJeopardy) -> Mapping[str, Json]:
     """A deadline passed: mark it, tell the world; nothing is approved or refused by it."""
     request = draft.requests.get(RequestId(command.subject_id))
+    amendment = draft.amendments.get(RequestId(command.subject_id))
     case = draft.cases.get(CaseId(command.subject_id))
+    if amendment is not None and not amendment.has_ended and not amendment.jeopardy:
+        draft.change_amendment(amendment.request_id, jeopardy=True)
+        draft.record(
+            "JEOPARDY_RAISED",
+            "REQUEST",
+            amendment.request_id,
+            request_id=amendment.request_id,
+            reason=command.kind,
+        )
     if request is not None and not request.has_ended and not request.jeopardy:
         draft.change_request(request.request_id, jeopardy=True)
         draft.record(
@@ -763,3 +778,24 @@ def _refuse_repair(draft: Draft, case: Case, action: str | None, code: str) -> M
     # What was typed there may be anything; only words of ours are told to the world.
     draft.record("REPAIR_REFUSED", "CASE", case.case_id, action=action if action in ACTIONS else None, code=code)
     return {"verdict": "again"}
+
+
+def mend_by_amendment(draft: Draft, amendment: Amendment) -> None:
+    """The case that an amendment was asked for ends with it as its evidence; what failed is tried again."""
+    case = draft.cases.get(amendment.repairs_case) if amendment.repairs_case else None
+    if case is None or not case.is_open:
+        return
+    task = draft.tasks.get(case.task_id) if case.task_id else None
+    if task is not None and task.state == "FAILED" and task.superseded_by is None:
+        retry_task(draft, task)
+    repair = {
+        "n": len(case.repairs) + 1,
+        "action": "AMENDMENT",
+        "reasonCode": amendment.reason_code,
+        "reasonText": None,
+        "evidence": {"kind": "AMENDMENT", "reference": str(amendment.request_id), "note": None},
+        "by": amendment.requested_by,
+        "at": format_time(draft.now),
+        "status": "DONE",
+    }
+    close_case(draft, case.case_id, "RESOLVED", "AMENDED", repairs=(*case.repairs, repair))

@@ -3,7 +3,6 @@ It must never judge a cancellation, and never know what an engine is."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -15,33 +14,30 @@ from domain.commands import (
     CheckStartDate,
     DecomposeOrder,
     HoldOrder,
-    OrderItem,
     ReleaseOrder,
     ReleaseTasks,
     RestartFlow,
     ValidateOrder,
 )
+from domain.decomposition import check_items, copy_types, draw_plan
 from domain.errors import (
     AssetNotModifiable,
     ChangeActive,
     DependentAsset,
     FieldError,
-    ItemUnknown,
-    OfferingUnknown,
     OrderTerminal,
     PlanNotFound,
     Unprocessable,
 )
 from domain.machines import check_move, has_ended
 from domain.order import IN_FLIGHT, WINDOW, Asset, Draft, Failure, Head, Item, Order, Plan, Reported, Task
-from domain.policy import Policy, TaskType
+from domain.policy import Policy
 from domain.values import (
     AssetId,
     Json,
     OrderId,
     PlanId,
     Run,
-    TaskId,
     TenantId,
     derive_id,
     format_time,
@@ -91,7 +87,7 @@ def accept_order(
     """
     if command.invalid:
         raise Unprocessable(errors=command.invalid)
-    _check_items(draft.policy, command)
+    check_items(draft.policy, command.order_type, command.items)
     check_assets(draft.policy, command, assets, relying)
     draft.record(
         "ORDER_ACCEPTED",
@@ -143,83 +139,6 @@ def _relate(draft: Draft, command: AcceptOrder) -> None:
     for kind, target in named:
         draft.record("RELATION_ADDED", "ORDER", command.order_id, type=kind, targetOrderId=target)
     draft.relations += command.relations
-
-
-def _check_items(policy: Policy, command: AcceptOrder) -> None:
-    known = {item.item_id: item for item in command.items}
-    problems: list[FieldError] = []
-    for index, item in enumerate(command.items):
-        at = f"/items/{index}"
-        offering = policy.offerings.get(item.offering)
-        if offering is None:
-            raise OfferingUnknown(
-                f"The policy has no offering {item.offering!r}.",
-                errors=(FieldError(f"{at}/productOfferingId", "unknown offering"),),
-            )
-        if item.action != "NO_CHANGE" and offering.plan_for(command.order_type, item.action) is None:
-            raise OfferingUnknown(
-                f"{item.offering} has no plan for {item.action}.",
-                errors=(FieldError(f"{at}/action", f"not possible for {item.offering}"),),
-            )
-        for field, others in (
-            ("parentItemId", (item.parent,) if item.parent else ()),
-            ("reliesOn", item.relies_on),
-        ):
-            for other in others:
-                if other not in known:
-                    raise ItemUnknown(
-                        f"Item {item.item_id} names item {other}, which the order does not have.",
-                        errors=(FieldError(f"{at}/{field}", f"unknown item {other}"),),
-                    )
-        if item.action in {"MODIFY", "DISCONNECT"} and item.target_asset is None:
-            problems.append(FieldError(f"{at}/targetAssetId", f"{item.action} needs the asset it is about"))
-        parent = known.get(item.parent or "")
-        parent_offering = policy.offerings.get(parent.offering) if parent else None
-        if parent_offering is not None and item.offering not in {
-            *parent_offering.children.mandatory,
-            *parent_offering.children.optional,
-        }:
-            problems.append(FieldError(f"{at}/parentItemId", f"{item.offering} is not part of {parent_offering.name}"))
-        if item.action == "ADD":
-            present = {other.offering for other in command.items if other.parent == item.item_id}
-            problems += [
-                FieldError(at, f"{item.offering} needs {child} as a part")
-                for child in offering.children.mandatory
-                if child not in present
-            ]
-        if item.action == "ADD" and offering.requires and item.target_asset is None:
-            bases = {known[other].offering for other in item.relies_on}
-            if not bases & set(offering.requires):
-                problems.append(
-                    FieldError(f"{at}/reliesOn", f"{item.offering} needs one of {', '.join(offering.requires)}")
-                )
-    problems += [FieldError("/items", f"items {' and '.join(cycle)} wait for each other") for cycle in _cycles(known)]
-    if problems:
-        raise Unprocessable("The items do not fit together.", errors=tuple(problems))
-
-
-def _cycles(items: Mapping[str, OrderItem]) -> list[list[str]]:
-    """Circles over parents and over reliance, each named once by the item where it was met."""
-    found: list[list[str]] = []
-    for edges in (lambda i: (i.parent,) if i.parent else (), lambda i: i.relies_on):
-        done: set[str] = set()
-        for start in items:
-            path: list[str] = []
-            stack: list[tuple[str, bool]] = [(start, False)]
-            while stack:
-                item_id, leaving = stack.pop()
-                if leaving:
-                    done.add(path.pop())
-                elif item_id in path:
-                    found.append(path[path.index(item_id) :])
-                    stack.clear()
-                elif item_id not in done:
-                    path.append(item_id)
-                    stack.append((item_id, True))
-                    stack += [(other, False) for other in edges(items[item_id])]
-            if found:
-                return found
-    return found
 
 
 def check_assets(
@@ -388,85 +307,6 @@ def _store_plan(draft: Draft) -> None:
     for request in draft.requests.values():
         if not request.has_ended:  # what a waiting cancellation covers does not start under its hands
             draft.hold(closure_of(draft, request).tasks, str(request.request_id))
-
-
-def copy_types(policy: Policy, names: Iterable[str]) -> dict[str, TaskType]:
-    """The metadata that goes with a plan: its types, and those that undo or stop them."""
-    copied: dict[str, TaskType] = {}
-    for name in names:
-        row = policy.task_types[name]
-        for wanted in (name, row.compensation, row.withdrawal):
-            if wanted:
-                copied[wanted] = policy.task_types[wanted]
-    return copied
-
-
-def draw_plan(
-    order_id: uuid.UUID, plan_id: PlanId, order_type: str, items: Iterable[Item], policy: Policy
-) -> list[Task]:
-    """What the items decompose into, by the policy's plans: a graph of tasks, shared ones once per order.
-
-    Predecessors stand before their successors in the result; the policy's check has refused circles.
-    """
-    items = [item for item in items if item.action != "NO_CHANGE"]
-    known = {item.item_id for item in items}
-    key_of: dict[tuple[str, str], tuple[str, ...]] = {}
-    after: dict[tuple[str, ...], dict[tuple[str, ...], None]] = {}
-    shape: dict[tuple[str, ...], tuple[str, str, dict[str, None]]] = {}
-    steps = {item.item_id: policy.offerings[item.offering].plan_for(order_type, item.action) or () for item in items}
-    for item in items:
-        for step in steps[item.item_id]:
-            key = ("order", step.step, step.type) if step.per_order else (item.item_id, step.step, step.type)
-            key_of[item.item_id, step.step] = key
-            shape.setdefault(key, (step.step, step.type, {}))[2][item.item_id] = None
-            after.setdefault(key, {})
-    children: dict[str, list[str]] = {item.item_id: [] for item in items}
-    for item in items:
-        if item.parent in children:
-            children[item.parent].append(item.item_id)
-    for item in items:
-        near = {None: [item.item_id], "reliesOn": list(item.relies_on), "children": children[item.item_id]}
-        for step in steps[item.item_id]:
-            for where, name in step.predecessors():
-                for other in known.intersection(near[where]):
-                    earlier = key_of.get((other, name))
-                    if earlier and earlier != key_of[item.item_id, step.step]:
-                        after[key_of[item.item_id, step.step]][earlier] = None
-    id_of = {key: TaskId(derive_id(order_id, "task", 1, *key)) for key in shape}
-    tasks: list[Task] = []
-    for at in _in_order(after):
-        step_name, type_name, item_ids = shape[at]
-        depends_on = tuple(id_of[earlier] for earlier in after[at])
-        tasks.append(
-            Task(
-                task_id=id_of[at],
-                kind="FULFILLMENT",
-                plan_id=plan_id,
-                plan_version=1,
-                step=step_name,
-                task_type=type_name,
-                item_ids=tuple(item_ids),
-                state="PENDING" if depends_on else "READY",
-                depends_on=depends_on,
-                unmet=len(depends_on),
-            )
-        )
-    return tasks
-
-
-def _in_order(after: Mapping[tuple[str, ...], Mapping[tuple[str, ...], None]]) -> list[tuple[str, ...]]:
-    waiting = {key: len(earlier) for key, earlier in after.items()}
-    followers: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
-    for key, earlier in after.items():
-        for other in earlier:
-            followers.setdefault(other, []).append(key)
-    ready = [key for key, count in waiting.items() if not count]
-    for key in ready:  # grows while it is walked
-        for follower in followers.get(key, ()):
-            waiting[follower] -= 1
-            if not waiting[follower]:
-                ready.append(follower)
-    return ready
 
 
 # -- waves ---------------------------------------------------------------------------------------------------------

@@ -246,6 +246,7 @@ def has_changed(draft: Draft) -> bool:
         or draft.tasks != before.tasks
         or draft.effects != before.effects
         or draft.requests != before.requests
+        or draft.amendments != before.amendments
         or draft.plans != before.plans
         or draft.cases != before.cases
         or draft.holds != before.holds

@@ -62,7 +62,8 @@ ITEM: Final = _machine(
 FULFILLMENT_TASK: Final = _machine(
     {
         "PENDING": "READY CANCELLED SUPERSEDED",
-        "READY": "IN_PROGRESS CANCELLED SUPERSEDED",
+        # Back to PENDING where an amendment has a predecessor done again.
+        "READY": "IN_PROGRESS PENDING CANCELLED SUPERSEDED",
         "IN_PROGRESS": "WAITING_EXTERNAL COMPLETED OUTCOME_UNKNOWN FAILED CANCELLED READY",
         "WAITING_EXTERNAL": "COMPLETED OUTCOME_UNKNOWN FAILED CANCELLED READY",
         "OUTCOME_UNKNOWN": "COMPLETED READY FAILED WAITING_EXTERNAL CANCELLED",
@@ -84,7 +85,7 @@ COMPENSATION_TASK: Final = _machine(
         "WAITING_EXTERNAL": "COMPLETED FAILED OUTCOME_UNKNOWN IN_FALLOUT NOT_REQUIRED",
         "OUTCOME_UNKNOWN": "COMPLETED READY WAITING_EXTERNAL IN_FALLOUT FAILED NOT_REQUIRED",
         "FAILED": "READY IN_FALLOUT",
-        "IN_FALLOUT": "READY COMPLETED WAIVED",
+        "IN_FALLOUT": "READY COMPLETED WAIVED SUPERSEDED",
         "COMPLETED": "",
         "NOT_REQUIRED": "",
         "RETAINED": "",
@@ -131,6 +132,24 @@ CANCELLATION_REQUEST: Final = _machine(
     }
 )
 
+# §6. Everything before APPLYING may be queued behind another change, and begins again when that is over.
+AMENDMENT_REQUEST: Final = _machine(
+    {
+        "REQUESTED": "ASSESSING QUEUED REJECTED CANCELLED SUPERSEDED",
+        "QUEUED": "REQUESTED REJECTED CANCELLED SUPERSEDED",
+        "ASSESSING": "REQUIRES_APPROVAL AWAITING_CHARGE_DECISION APPROVED REJECTED QUEUED CANCELLED SUPERSEDED",
+        "REQUIRES_APPROVAL": "AWAITING_CHARGE_DECISION APPROVED REJECTED ASSESSING QUEUED CANCELLED SUPERSEDED",
+        "AWAITING_CHARGE_DECISION": "APPROVED REJECTED ASSESSING QUEUED CANCELLED SUPERSEDED",
+        "APPROVED": "APPLYING APPLIED ASSESSING REJECTED FAILED QUEUED CANCELLED SUPERSEDED",
+        "APPLYING": "APPLIED FAILED ASSESSING QUEUED CANCELLED",
+        "APPLIED": "",
+        "REJECTED": "",
+        "FAILED": "",
+        "CANCELLED": "",
+        "SUPERSEDED": "",
+    }
+)
+
 CASE: Final = _machine(
     {
         "OPEN": "ASSIGNED REPAIR_SUBMITTED RESOLVED CANCELLED",
@@ -150,6 +169,7 @@ MACHINES: Final[Mapping[str, Machine]] = MappingProxyType(
         "PLAN": COMPENSATION_PLAN,
         "EFFECT": EFFECT,
         "REQUEST": CANCELLATION_REQUEST,
+        "AMENDMENT": AMENDMENT_REQUEST,
         "CASE": CASE,
     }
 )
@@ -164,6 +184,7 @@ INITIAL: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "EFFECT": frozenset({"INTENDED"}),
         # A request about a completed order is stored as rejected at once (T10).
         "REQUEST": frozenset({"ACCEPTED_FOR_ASSESSMENT", "REJECTED"}),
+        "AMENDMENT": frozenset({"REQUESTED"}),
         "CASE": frozenset({"OPEN"}),
     }
 )
@@ -177,6 +198,7 @@ ENDED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "PLAN": frozenset({"COMPLETED", "SUPERSEDED"}),
         "EFFECT": frozenset({"CONFIRMED", "NO_EFFECT", "REVERSED", "WAIVED"}),
         "REQUEST": frozenset({"COMPLETED", "PARTIALLY_COMPLETED", "REJECTED", "WITHDRAWN", "SUPERSEDED"}),
+        "AMENDMENT": frozenset({"APPLIED", "REJECTED", "FAILED", "CANCELLED", "SUPERSEDED"}),
         "CASE": frozenset({"RESOLVED", "CANCELLED"}),
     }
 )

@@ -126,8 +126,13 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class CompensationPlan:
+    """What undoes the effects of one cancellation or one amendment; exactly one of the two ids is set.
+
+    purpose: UNDO, or QUOTE where an amendment only asks for prices
+    """
+
     plan_id: PlanId
-    request_id: RequestId
+    request_id: RequestId | None
     state: str
     run: Run
     types: Mapping[str, TaskType]
@@ -136,6 +141,14 @@ class CompensationPlan:
     woken: bool = True
     committed_at: datetime | None = None
     completed_at: datetime | None = None
+    amendment_id: RequestId | None = None
+    purpose: str = "UNDO"
+
+    @property
+    def owner_id(self) -> RequestId:
+        owner = self.request_id or self.amendment_id
+        assert owner is not None
+        return owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +158,8 @@ class Task:
     unmet: predecessors that have not ended yet · release: the number that a claim must name; raised whenever the
     task goes back to the walker, so that an older job stands down · handed: given to the walker, not yet come back
     For compensation: reverses = the original effect; purpose COMPENSATE (undo it), WITHDRAW (stop it while it is
-    accepted), MANUAL (a person undoes it) or AWAIT (nothing can undo it; its outcome is awaited).
+    accepted), MANUAL (a person undoes it), AWAIT (nothing can undo it; its outcome is awaited) or QUOTE (undoes
+    nothing: asks for the prices of what an amendment would make of the order).
     replaced_input: parts of the input that a repair put in the place of what the order says
     """
 
@@ -239,6 +253,63 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Amendment:
+    """One requested change of the order's terms, from acceptance to its end.
+
+    changes: per change {path, operation, field, command, class, itemId, before, after} and, once assessed,
+    {safetyResult, ruleId, blockerReason} · quote: what the revalidation said ({prices}) · approval: what was agreed to
+    quote_plan: the plan that asks for prices · plan_id: the one that undoes · new_plan_version: set once the change is
+    in the order and its new plan is stored
+    """
+
+    request_id: RequestId
+    status: str
+    reason_code: str
+    requested_by: str
+    on_behalf_of: str | None
+    claimed_at: datetime | None
+    requested_at: datetime
+    run: Run
+    changes: tuple[Mapping[str, Json], ...]
+    version: int = 1
+    allow_partial: bool = False
+    auto_apply: bool = True
+    repairs_case: CaseId | None = None
+    round: int = 0
+    waiting: bool = False
+    grace_until: datetime | None = None
+    sla_at: datetime | None = None
+    assessed_at: datetime | None = None
+    assessment: Mapping[str, Json] | None = None
+    fingerprint: str | None = None
+    policy_version: int | None = None
+    quote: Mapping[str, Json] | None = None
+    quote_plan: PlanId | None = None
+    charge: Mapping[str, Json] | None = None
+    approval: Mapping[str, Json] | None = None
+    decisions: tuple[Mapping[str, Json], ...] = ()
+    plan_id: PlanId | None = None
+    new_plan_version: int | None = None
+    outcome: str | None = None
+    jeopardy: bool = False
+    applied_at: datetime | None = None
+    ended_at: datetime | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        return has_ended("AMENDMENT", self.status)
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the change is in the order already; what is left is undoing."""
+        return self.applied_at is not None
+
+    @property
+    def wait_key(self) -> str:
+        return f"{self.request_id}:{self.round}"
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
     """A managed failure. blocking: the order shows FALLOUT until it is solved · round: names its latest wait."""
 
@@ -323,6 +394,7 @@ class Order:
     effects: Mapping[EffectId, Effect] = field(default_factory=dict)
     holds: Mapping[TaskId, frozenset[str]] = field(default_factory=dict)
     requests: Mapping[RequestId, Request] = field(default_factory=dict)
+    amendments: Mapping[RequestId, Amendment] = field(default_factory=dict)
     plans: Mapping[PlanId, CompensationPlan] = field(default_factory=dict)
     cases: Mapping[CaseId, Case] = field(default_factory=dict)
     assets: Mapping[AssetId, Asset] = field(default_factory=dict)
@@ -353,10 +425,12 @@ class Draft:
         self.head = order.head
         self.items = dict(order.items)
         self.plan = order.plan
+        self.former_plans: list[Plan] = []
         self.tasks = dict(order.tasks)
         self.effects = dict(order.effects)
         self.holds = dict(order.holds)
         self.requests = dict(order.requests)
+        self.amendments = dict(order.amendments)
         self.plans = dict(order.plans)
         self.cases = dict(order.cases)
         self.assets = dict(order.assets)
@@ -419,17 +493,39 @@ class Draft:
         """Compensation is never held, but it waits while its own request is parked; everything else is held while
         anybody holds it."""
         if task.kind == "COMPENSATION":
-            return self.is_parked(self.requests[self.plans[task.plan_id].request_id])
+            plan = self.plans[task.plan_id]
+            if plan.request_id is None:  # the ledger's undoing is decided by the cancellation of the whole order
+                return self.order_request() is not None
+            return self.is_parked(self.requests[plan.request_id])
         return bool(self.holds.get(task.task_id))
 
     def is_parked(self, request: Request) -> bool:
-        """An item's cancellation waits while one of the whole order is under way (§8), unless it is past its commit."""
-        return (
-            request.scope == "ITEMS"
-            and not request.committed_at
-            and not request.has_ended
-            and self.order_request() is not None
-        )
+        """An item's cancellation waits while one of the whole order is under way (§8), unless it is past its commit;
+        any cancellation begins only when no amendment is being applied."""
+        if request.has_ended or request.committed_at:
+            return False
+        if request.status == "ACCEPTED_FOR_ASSESSMENT" and self.applying() is not None:
+            return True
+        return request.scope == "ITEMS" and self.order_request() is not None
+
+    def open_changes(self) -> list[Request | Amendment]:
+        """Every change of this order that has not ended."""
+        changes: list[Request | Amendment] = [*self.requests.values(), *self.amendments.values()]
+        return [change for change in changes if not change.has_ended]
+
+    def applying(self) -> Amendment | None:
+        """The amendment that is being applied; there is at most one."""
+        return next((a for a in self.amendments.values() if a.status == "APPLYING"), None)
+
+    def has_owner_ended(self, plan: CompensationPlan) -> bool:
+        """Whether the change that a compensation plan belongs to is over."""
+        if plan.request_id is not None:
+            return self.requests[plan.request_id].has_ended
+        return self.amendments[plan.owner_id].has_ended
+
+    def is_past_commit(self, plan: CompensationPlan) -> bool:
+        """Whether the plan is one of a cancellation that can no longer be taken back."""
+        return plan.request_id is not None and self.requests[plan.request_id].committed_at is not None
 
     def order_request(self) -> Request | None:
         """The active order-scope cancellation; there is at most one (I2)."""
@@ -576,6 +672,11 @@ class Draft:
         self.items[item_id] = changed
         return changed
 
+    def add_item(self, item: Item) -> None:
+        check_move("ITEM", None, item.state)
+        self.items[item.item_id] = item
+        self.record("ITEM_STATE_CHANGED", "ITEM", item.item_id, after=item.state)
+
     def add_request(self, request: Request, kind: str, **data: Json) -> None:
         check_move("REQUEST", None, request.status)
         self.requests[request.request_id] = request
@@ -622,6 +723,53 @@ class Draft:
         self.requests[request_id] = changed
         return changed
 
+    def add_amendment(self, amendment: Amendment, kind: str, **data: Json) -> None:
+        check_move("AMENDMENT", None, amendment.status)
+        self.amendments[amendment.request_id] = amendment
+        self.record(
+            kind,
+            "REQUEST",
+            amendment.request_id,
+            after=amendment.status,
+            request_id=amendment.request_id,
+            **data,
+        )
+
+    def move_amendment(
+        self,
+        request_id: RequestId,
+        status: str,
+        kind: str,
+        *,
+        note: Mapping[str, Json] | None = None,
+        **changes: Any,
+    ) -> Amendment:
+        amendment = self.amendments[request_id]
+        check_move("AMENDMENT", amendment.status, status)
+        if has_ended("AMENDMENT", status):
+            changes.setdefault("ended_at", self.now)
+            changes.setdefault("waiting", False)
+        moved = replace(amendment, status=status, version=amendment.version + 1, **changes)
+        self.amendments[request_id] = moved
+        self.record(
+            kind,
+            "REQUEST",
+            request_id,
+            before=amendment.status,
+            after=status,
+            request_id=request_id,
+            **(note or {}),
+        )
+        return moved
+
+    def change_amendment(self, request_id: RequestId, **changes: Any) -> Amendment:
+        """As with a cancellation: the flow's own bookkeeping is nobody's new version."""
+        amendment = self.amendments[request_id]
+        seen = changes.keys() - {"round", "waiting", "run"}
+        changed = replace(amendment, version=amendment.version + (1 if seen else 0), **changes)
+        self.amendments[request_id] = changed
+        return changed
+
     def add_plan(self, plan: CompensationPlan) -> None:
         check_move("PLAN", None, plan.state)
         self.plans[plan.plan_id] = plan
@@ -630,7 +778,7 @@ class Draft:
             "PLAN",
             plan.plan_id,
             after=plan.state,
-            request_id=plan.request_id,
+            request_id=plan.owner_id,
         )
 
     def move_plan(self, plan_id: PlanId, state: str, kind: str, **changes: Any) -> CompensationPlan:
@@ -638,7 +786,7 @@ class Draft:
         check_move("PLAN", plan.state, state)
         moved = replace(plan, state=state, **changes)
         self.plans[plan_id] = moved
-        self.record(kind, "PLAN", plan_id, before=plan.state, after=state, request_id=plan.request_id)
+        self.record(kind, "PLAN", plan_id, before=plan.state, after=state, request_id=plan.owner_id)
         return moved
 
     def change_plan(self, plan_id: PlanId, **changes: Any) -> None:
@@ -714,6 +862,7 @@ class Draft:
             effects=self.effects,
             holds={task_id: holders for task_id, holders in self.holds.items() if holders},
             requests=self.requests,
+            amendments=self.amendments,
             plans=self.plans,
             cases=self.cases,
             assets=self.assets,

@@ -9,15 +9,39 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+from domain.amendment import (
+    finish,
+    hear_quote,
+    queue_amendment,
+    reach_of,
+    reject_amendment,
+    resume_amendment,
+    retire,
+    supersede_amendment,
+    undoes_in_flight,
+)
+from domain.amendment import is_quiet as is_amendment_quiet
 from domain.assessment import Closure, closure_of, is_quiet
 from domain.cancellation import covered_items, give_up_items, is_parked, keeping_items, let_go, propose_orders
 from domain.compensation import advance_plan, find_type, mark_block, supersede_plan
 from domain.execution import wait_key
-from domain.fallout import open_case, open_follow_up_cases, settle_cases
+from domain.fallout import mend_by_amendment, open_case, open_follow_up_cases, settle_cases
 from domain.fulfillment import OPERATOR_HOLD, count_at_work, may_be_handed, undo_asset, write_asset
 from domain.ledger import Effect
 from domain.machines import check_move, has_ended
-from domain.order import UNSTARTED, WINDOW, CompensationPlan, Draft, Item, Plan, Reported, Request, Task, tasks_by_item
+from domain.order import (
+    UNSTARTED,
+    WINDOW,
+    Amendment,
+    CompensationPlan,
+    Draft,
+    Item,
+    Plan,
+    Reported,
+    Request,
+    Task,
+    tasks_by_item,
+)
 from domain.values import Json, OrderId, PlanId, Run, TaskId, derive_id
 
 _ASSESSING: Final = frozenset({"ASSESSING", "REQUIRES_APPROVAL", "AWAITING_CHARGE_DECISION", "APPROVED"})
@@ -34,6 +58,9 @@ def settle(draft: Draft, reported: Reported) -> None:
     for case_id in reported.given_up:
         give_up_items(draft, draft.cases[case_id])
     _reopen_waiting(draft)
+    for amendment in draft.amendments.values():
+        if amendment.is_stored:
+            mend_by_amendment(draft, amendment)
     while _step(draft):
         pass
     for failure in reported.failures:
@@ -68,12 +95,18 @@ def _step(draft: Draft) -> bool:
     moved = _ready(draft) | _doubt_held(draft)
     if draft.beyond:
         return moved
+    for task in list(draft.fulfillment_tasks()):
+        if task.superseded_by is not None and not task.has_ended:
+            moved |= retire(draft, task)
     moved |= settle_cases(draft)
+    moved |= _steer_amendments(draft)
     for request in list(draft.requests.values()):
         if request.status == "COMPENSATING" and request.plan_id:
             moved |= _advance_cancellation(draft, draft.requests[request.request_id])
     for plan in list(draft.plans.values()):
-        if plan.state in {"IN_PROGRESS", "BLOCKED"} and draft.requests[plan.request_id].has_ended:
+        if plan.state in {"IN_PROGRESS", "BLOCKED"} and plan.request_id is None:
+            moved |= _advance_amendment_plan(draft, plan)
+        elif plan.state in {"IN_PROGRESS", "BLOCKED"} and draft.has_owner_ended(plan):
             moved |= _advance_obligations(draft, plan.plan_id)
         if (
             plan.state == "SUPERSEDED"
@@ -131,12 +164,7 @@ def _advance_cancellation(draft: Draft, request: Request) -> bool:
     plan_id = request.plan_id
     if _resume_after_refused_withdrawal(draft, request, plan_id):
         return True
-    moved = advance_plan(draft, plan_id)
-    for task in draft.tasks_of_plan(plan_id):
-        if task.state == "READY" and task.purpose == "MANUAL":
-            draft.move_task(task.task_id, "IN_FALLOUT")
-            open_case(draft, draft.tasks[task.task_id], "BUSINESS", f"Undo {task.step} by hand ({task.task_type})")
-            moved = True
+    moved = advance_plan(draft, plan_id) | _hand_to_people(draft, plan_id)
     tasks = draft.tasks_of_plan(plan_id)
     if not request.committed_at and (any(_is_intent(task) for task in tasks) or all(task.has_ended for task in tasks)):
         _commit(draft, request)
@@ -152,6 +180,17 @@ def _advance_cancellation(draft: Draft, request: Request) -> bool:
     ):
         _finish_cancellation(draft, request)
         moved = True
+    return moved
+
+
+def _hand_to_people(draft: Draft, plan_id: PlanId) -> bool:
+    """What no call can undo is a case as soon as its turn has come."""
+    moved = False
+    for task in draft.tasks_of_plan(plan_id):
+        if task.state == "READY" and task.purpose == "MANUAL":
+            draft.move_task(task.task_id, "IN_FALLOUT")
+            open_case(draft, draft.tasks[task.task_id], "BUSINESS", f"Undo {task.step} by hand ({task.task_type})")
+            moved = True
     return moved
 
 
@@ -276,9 +315,101 @@ def _open_effects(draft: Draft, request: Request) -> bool:
         and not task.has_ended
         and task.original_task in tasks
         and task.plan_id != request.plan_id
-        and draft.requests[draft.plans[task.plan_id].request_id].committed_at
+        and draft.is_past_commit(draft.plans[task.plan_id])
         for task in draft.tasks.values()
     )
+
+
+# -- amendments -------------------------------------------------------------------------------------------------
+
+
+def _steer_amendments(draft: Draft) -> bool:
+    """What other changes mean for amendments (§8), and what became of the prices that they asked for."""
+    moved = False
+    request = draft.order_request()
+    for request_id, amendment in list(draft.amendments.items()):
+        if amendment.has_ended:
+            continue
+        if hear_quote(draft, amendment):
+            moved = True
+        amendment = draft.amendments[request_id]
+        if amendment.has_ended:
+            continue
+        if request is not None:
+            moved |= _yield_to_cancellation(draft, amendment, request)
+        elif amendment.status == "QUEUED":
+            if not _must_wait(draft, amendment):
+                resume_amendment(draft, amendment)
+                moved = True
+        elif not amendment.is_stored and _is_overtaken(draft, amendment):
+            queue_amendment(draft, amendment)
+            moved = True
+    return moved
+
+
+def _yield_to_cancellation(draft: Draft, amendment: Amendment, request: Request) -> bool:
+    """The whole order is to be cancelled: what is not in the order yet is queued, then superseded; what is in it begins
+    no further undoing, and ends when nothing of it is under way. The ledger tells the cancellation what it did."""
+    if not amendment.is_stored:
+        if request.committed_at:
+            supersede_amendment(draft, amendment, "OVERTAKEN_BY_CANCELLATION")
+            return True
+        if amendment.status != "QUEUED":
+            queue_amendment(draft, amendment)
+            return True
+        return False
+    if undoes_in_flight(draft, amendment):
+        return False
+    assert amendment.plan_id is not None
+    if all(task.has_ended for task in draft.tasks_of_plan(amendment.plan_id)):
+        finish(draft, amendment)
+    else:
+        draft.move_amendment(amendment.request_id, "FAILED", "AMENDMENT_FAILED", outcome="OVERTAKEN_BY_CANCELLATION")
+    return True
+
+
+def _is_overtaken(draft: Draft, amendment: Amendment) -> bool:
+    """Whether a cancellation takes away an item that the amendment names."""
+    items = reach_of(draft, amendment).items
+    return any(
+        request.scope == "ITEMS" and not request.has_ended and items & covered_items(draft, request)
+        for request in draft.requests.values()
+    )
+
+
+def _must_wait(draft: Draft, amendment: Amendment) -> bool:
+    if _is_overtaken(draft, amendment) or draft.applying() is not None:
+        return True
+    mine = reach_of(draft, amendment)
+    for other in draft.amendments.values():  # as they came in
+        if other.request_id == amendment.request_id:
+            return False
+        if not other.has_ended and mine.overlaps(reach_of(draft, other)):
+            return True
+    return False
+
+
+def _advance_amendment_plan(draft: Draft, plan: CompensationPlan) -> bool:
+    amendment = draft.amendments[plan.owner_id]
+    request = draft.order_request()
+    if request is not None and plan.purpose != "QUOTE":
+        if not request.committed_at or not amendment.has_ended:
+            return False
+        supersede_plan(draft, plan.plan_id)  # what it had not undone, the cancellation has judged
+        for task in draft.tasks_of_plan(plan.plan_id):
+            if task.state == "IN_FALLOUT":
+                draft.move_task(task.task_id, "SUPERSEDED")
+        return True
+    moved = False
+    if plan.purpose != "QUOTE":
+        moved = advance_plan(draft, plan.plan_id) | _hand_to_people(draft, plan.plan_id)
+    mark_block(draft, plan.plan_id)
+    if all(task.has_ended for task in draft.tasks_of_plan(plan.plan_id)):
+        draft.move_plan(plan.plan_id, "COMPLETED", "COMPENSATION_COMPLETED", completed_at=draft.now, closed=True)
+        if amendment.plan_id == plan.plan_id and not amendment.has_ended:
+            finish(draft, amendment)
+        moved = True
+    return moved
 
 
 # -- obligations ------------------------------------------------------------------------------------------------
@@ -342,6 +473,7 @@ def _find_plan_for(draft: Draft, task: Task) -> CompensationPlan | None:
         (owner.committed_at is not None, plan)
         for plan in draft.plans.values()
         if plan.state != "SUPERSEDED"
+        and plan.request_id is not None
         and not draft.is_parked(owner := draft.requests[plan.request_id])
         and (owner.committed_at or owner.plan_id == plan.plan_id)
         and set(task.item_ids) & covered_items(draft, owner)
@@ -492,11 +624,16 @@ def _end_order(draft: Draft) -> None:
         return
     if any(not request.has_ended for request in draft.requests.values()):
         return
+    if any(amendment.status in {"APPROVED", "APPLYING"} for amendment in draft.amendments.values()):
+        return
     if any(case.blocking for case in draft.open_cases()) or any(e.is_open for e in draft.effects.values()):
         return
     bases = [item.base for item in draft.items.values() if item.state != "SUPERSEDED" and item.action != "NO_CHANGE"]
     if any(not has_ended("ITEM", base) for base in bases):
         return
+    for amendment in list(draft.amendments.values()):
+        if not amendment.has_ended:
+            reject_amendment(draft, amendment, "ORDER_ENDED")
     state = _sum_up(bases)
     before = draft.head.state
     check_move("ORDER", before, state)
@@ -599,18 +736,27 @@ def _standing(draft: Draft) -> list[str]:
         request_status=request.status if request else None,
         request_stuck=request is not None
         and any(case.request_id == request.request_id and case.context == "COMPENSATION" for case in cases),
+        amending=draft.applying() is not None,
+        amendment_stuck=any(case.context == "AMENDMENT" for case in cases),
         on_hold=OPERATOR_HOLD in draft.order_holds,
         work_stuck=any(case.context in {"FULFILLMENT", "RECONCILIATION"} for case in cases),
     )
 
 
 def rank_states(
-    base: str, *, request_status: str | None, request_stuck: bool, on_hold: bool, work_stuck: bool
+    base: str,
+    *,
+    request_status: str | None,
+    request_stuck: bool,
+    amending: bool,
+    amendment_stuck: bool,
+    on_hold: bool,
+    work_stuck: bool,
 ) -> list[str]:
     """Everything that holds for a live order, highest first (1-domain §2): the first is shown, the next one resumed.
 
-    request_status: of the active order-scope cancellation · request_stuck, work_stuck: a blocking case is open on it,
-    or on fulfillment
+    request_status: of the active order-scope cancellation · request_stuck, amendment_stuck, work_stuck: a blocking case
+    is open on it, on an amendment, or on fulfillment · amending: an amendment is being applied
     """
     found: list[str] = []
     if request_stuck:
@@ -621,6 +767,10 @@ def rank_states(
         found.append("CANCELLATION_ASSESSING")
     elif request_status is not None:
         found.append("CANCELLATION_REQUESTED")
+    if amendment_stuck:
+        found.append("FALLOUT")
+    if amending:
+        found.append("AMENDING")
     if on_hold:
         found.append("ON_HOLD")
     if work_stuck:
@@ -658,6 +808,17 @@ def _wake(draft: Draft) -> None:
         if request.status != "ASSESSING" or is_quiet(draft, request, closure):
             draft.requests[request.request_id] = replace(request, waiting=False)
             draft.send("closure-quiesced", request.wait_key)
+    _wake_amendments(draft)
+
+
+def _wake_amendments(draft: Draft) -> None:
+    for amendment in list(draft.amendments.values()):
+        if not amendment.waiting or amendment.has_ended:
+            continue
+        applying = draft.applying()
+        if applying is None or (applying.request_id == amendment.request_id and is_amendment_quiet(draft, amendment)):
+            draft.change_amendment(amendment.request_id, waiting=False)
+            draft.send("closure-quiesced", amendment.wait_key)
 
 
 def _has_work(draft: Draft, plan_id: PlanId) -> bool:

@@ -18,7 +18,7 @@ from domain.decide import Surroundings, decide
 from domain.events import Event, Message
 from domain.fulfillment import blank_order
 from domain.ledger import Effect
-from domain.order import Case, CompensationPlan, Decision, Draft, Order, Request, Task
+from domain.order import Amendment, Case, CompensationPlan, Decision, Draft, Order, Request, Task
 from domain.policy import Policy, parse_policy, read_policy_text
 from domain.values import Actor, EffectId, OrderId, PlanId, RequestId, Run, TaskId, TenantId, system_actor
 
@@ -104,6 +104,10 @@ def an_order(*items: ask.OrderItem, **content: Any) -> ask.AcceptOrder:
         content={key: value for key, value in document.items() if value is not None},
         items=items or (an_item(),),
     )
+
+
+def change(path: str, old: Any, new: Any, operation: str = "REPLACE") -> ask.AskedChange:
+    return ask.AskedChange(path, operation, old, new)
 
 
 class World:
@@ -246,6 +250,40 @@ class World:
         command = ask.ApproveCancellation(self.order_id, request.request_id, dispositions=dispositions or {})
         self.do(command, APPROVER)
         return self.request(request.request_id)
+
+    # -- amending -----------------------------------------------------------------------------------------
+
+    def amend(self, *changes: ask.AskedChange, reason: str = "CUSTOMER_REQUEST", **more: Any) -> Amendment:
+        request_id = RequestId(uuid.uuid4())
+        actor = more.pop("actor", AGENT)
+        self.do(ask.RequestAmendment(self.order_id, request_id, reason, changes, **more), actor)
+        return self.amendment(request_id)
+
+    def assess_amendment(self, amendment: Amendment) -> Mapping[str, Any]:
+        run = self.amendment(amendment.request_id).run
+        return self.do(ask.AssessAmendment(self.order_id, amendment.request_id, run)).body
+
+    def carry_out(self, amendment: Amendment) -> Mapping[str, Any]:
+        run = self.amendment(amendment.request_id).run
+        return self.do(ask.CarryOutAmendment(self.order_id, amendment.request_id, run)).body
+
+    def drive(self, amendment: Amendment, quote: Outside = confirmed) -> Amendment:
+        """As far as the amendment's flow goes without people: assessed, prices asked for, applied."""
+        told = self.assess_amendment(amendment)
+        if told["verdict"] == "revalidate":
+            self.run_flow(quote, only={"revalidate-quote"})
+            told = self.assess_amendment(amendment)
+        while told["verdict"] in {"apply", "assess"}:
+            told = self.carry_out(amendment) if told["verdict"] == "apply" else self.assess_amendment(amendment)
+        return self.amendment(amendment.request_id)
+
+    def agree(self, amendment: Amendment) -> Amendment:
+        """A person approves, and the flow goes on."""
+        self.do(ask.ApproveAmendment(self.order_id, amendment.request_id), APPROVER)
+        return self.drive(amendment)
+
+    def amendment(self, request_id: RequestId) -> Amendment:
+        return self.the_order.amendments[request_id]
 
     def retry(self) -> None:
         """The operator's answer to the one open case: try again."""

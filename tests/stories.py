@@ -26,6 +26,7 @@ from tests.builders import (
     World,
     an_item,
     an_order,
+    change,
     changed_telecom,
     confirmed,
 )
@@ -463,6 +464,103 @@ def small_cancellation_overtaken(world: Stage) -> None:
     assert (world.state, world.request(small.request_id).status) == ("CANCELLED", "SUPERSEDED")
 
 
+# -- amendments -------------------------------------------------------------------------------------------------
+
+_SLOT = {"start": "2026-12-01T09:00:00+01:00", "end": "2026-12-01T12:00:00+01:00", "timeZone": "Europe/Berlin"}
+_LATER = {**_SLOT, "start": "2026-12-02T09:00:00+01:00", "end": "2026-12-02T12:00:00+01:00"}
+_SOON = {**_SLOT, "start": "2026-11-21T08:00:00+01:00"}
+_PHONE = change("/contact/phone", "+49 30 1234567", "+49 30 7654321")
+
+
+def _postal_code(path: str, code: str = "12940") -> ask.AskedChange:
+    return change(f"/{path}/postalCode", "12930", code)
+
+
+def amended_on_the_way(world: Stage) -> None:
+    """A number at once, an address by a new plan, an appointment by undoing the old booking first."""
+    world.accept().decompose().run_to("reserve-inventory")
+    world.amend(_PHONE)
+    world.drive(world.amend(_postal_code("deliveryAddress")))
+    world.run_to("assign-resource", "create-appointment")
+    world.drive(world.amend(change("/appointment", _SLOT, _LATER)))
+    world.run_flow()
+
+
+def amended_with_consent(world: Stage) -> None:
+    """What is done is done elsewhere, and the old given back; more had happened than the first reviewer saw."""
+    world.accept().decompose().run_to("reserve-inventory", "assign-resource")
+    amendment = world.drive(world.amend(_postal_code("installationAddress")))
+    world.run_to("create-appointment")
+    world.do(ask.ApproveAmendment(world.order_id, amendment.request_id, "agreed"), APPROVER)
+    world.agree(world.amendment(amendment.request_id))
+    world.run_flow()
+
+
+def amended_in_price(world: Stage) -> None:
+    """A dearer product, a reviewer who says no, a system that has no such offer, and a part of what was wished."""
+    world.accept()
+    prices = [{"itemId": "1", "price": {"amountMinor": 5999, "currency": "EUR"}}]
+    dearer = answers(revalidate_quote={"state": "CONFIRMED", "output": {"prices": prices}})
+    amendment = world.drive(world.amend(change("/items/1/productOfferingId", "fiber-500", "fiber-1000")), dearer)
+    world.do(ask.RejectAmendment(world.order_id, amendment.request_id, "too dear"), APPROVER)
+    refusing = answers(revalidate_quote=REFUSED)
+    world.drive(world.amend(change("/items/1/productOfferingId", "fiber-500", "fiber-100")), refusing)
+    world.decompose()
+    world.drive(world.amend(change("/items/1/quantity", 1, 2)), dearer)
+    world.run_flow()
+
+
+def amended_late_and_paid(world: Stage) -> None:
+    world.accept(an_order(appointment=_SOON)).decompose()
+    world.run_to("reserve-inventory", "assign-resource", "create-appointment")
+    amendment = world.drive(world.amend(change("/appointment", _SOON, _LATER)))
+    world.do(ask.AnswerAmendmentCharge(world.order_id, amendment.request_id, True), AGENT)
+    world.drive(amendment)
+    world.run_flow()
+
+
+def amendments_in_each_others_way(world: Stage) -> None:
+    """Queued behind another, superseded by a newer one, taken back, and resumed."""
+    world.accept().decompose().run_to("reserve-inventory", "assign-resource", "create-appointment")
+    world.drive(world.amend(_postal_code("installationAddress", "10115")))
+    newer = world.drive(world.amend(_postal_code("installationAddress")))
+    world.amend(change("/appointment", _SLOT, _LATER))
+    world.do(ask.WithdrawAmendment(world.order_id, newer.request_id, "never mind"), AGENT)
+    for amendment in list(world.the_order.amendments.values()):
+        world.drive(amendment)
+    world.run_flow()
+
+
+def amended_then_cancelled(world: Stage) -> None:
+    """A cancellation comes over an amendment that has undone nothing yet; what it had begun, the cancellation ends."""
+    world.accept().decompose().run_to("reserve-inventory", "assign-resource", "create-appointment")
+    world.drive(world.amend(change("/appointment", _SLOT, _LATER)))
+    request = world.judge(world.cancel())
+    world.run_flow()
+    assert world.request(request.request_id).status == "COMPLETED"
+
+
+def amended_by_hand(world: Stage) -> None:
+    """A shipment under way that could not be stopped: a person must see to it."""
+    world.accept().decompose().run_to("reserve-inventory", "assign-resource")
+    world.run_flow(answers(ship_device=ACCEPTED), only={"ship-device"})
+    world.agree(world.drive(world.amend(_postal_code("deliveryAddress"))))
+    world.run_flow(answers(stop_shipment=REFUSED), only={"stop-shipment"})
+    hear(world, "ship-device", CONFIRMED)
+
+
+def done_once_more(world: Stage) -> None:
+    """REDO: the new effect takes the place of the old one, and nothing is undone by a call."""
+
+    def redo(document: dict[str, Any]) -> None:
+        document["task_types"]["create-appointment"]["on_input_change"] = "REDO"
+
+    world.change_policy(redo)
+    world.accept().decompose().run_to("reserve-inventory", "assign-resource", "create-appointment")
+    world.drive(world.amend(change("/appointment", _SLOT, _LATER)))
+    world.run_flow()
+
+
 STORIES: tuple[Story, ...] = (
     delivered_then_cancelled_too_late,
     no_longer_sold,
@@ -497,6 +595,13 @@ STORIES: tuple[Story, ...] = (
     input_replaced,
     small_cancellation_overtaken,
     fewer_than_ordered,
+    amended_on_the_way,
+    amended_with_consent,
+    amended_in_price,
+    amended_late_and_paid,
+    amendments_in_each_others_way,
+    amended_then_cancelled,
+    done_once_more,
 )
 
 
@@ -533,4 +638,11 @@ def asset_being_modified(world: Stage) -> None:
     world.decompose()
 
 
-UNFINISHED: tuple[Story, ...] = (being_cancelled, being_reviewed, being_undone, on_hold, asset_being_modified)
+UNFINISHED: tuple[Story, ...] = (
+    being_cancelled,
+    being_reviewed,
+    being_undone,
+    on_hold,
+    asset_being_modified,
+    amended_by_hand,
+)

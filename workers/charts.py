@@ -164,6 +164,27 @@ LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType(
                 "nothing is undone": ("WITHDRAWN", "SUPERSEDED"),
             },
         ),
+        "AMENDMENT": Layout(
+            "Amendment request",
+            {
+                "REQUESTED": (0, 0),
+                "QUEUED": (0.6, 1.3),
+                "ASSESSING": (1.4, 0),
+                "REQUIRES_APPROVAL": (1.9, 1.3),
+                "AWAITING_CHARGE_DECISION": (3.2, 1.3),
+                "APPROVED": (2.8, 0),
+                "APPLYING": (3.9, 0),
+                "APPLIED": (5.0, 0),
+                "FAILED": (5.0, 1.0),
+                "REJECTED": (1.0, 2.9),
+                "CANCELLED": (2.1, 2.9),
+                "SUPERSEDED": (3.2, 2.9),
+            },
+            {
+                "not in the order yet": ("ASSESSING", "REQUIRES_APPROVAL", "AWAITING_CHARGE_DECISION", "APPROVED"),
+                "nothing is changed": ("REJECTED", "CANCELLED", "SUPERSEDED"),
+            },
+        ),
         "CASE": Layout("Case", _rows("OPEN ASSIGNED REPAIR_SUBMITTED", "CANCELLED - RESOLVED")),
     }
 )

@@ -198,6 +198,55 @@ CONTRACTS: Final[Mapping[str, Contract]] = {
     "DECISION_REFUSED": Contract(
         "REQUEST", "A decision was entered that does not count; the task is offered again.", "never", {"code": CODE}
     ),
+    # -- amendment
+    "AMENDMENT_REQUESTED": Contract(
+        "REQUEST", "A change of the order's terms was asked for.", "always", {"reasonCode": CODE, "paths": _list(TEXT)}
+    ),
+    "AMENDMENT_QUEUED": Contract(
+        "REQUEST",
+        "Another change of the order goes first. behind: which, where it is an amendment.",
+        "always",
+        {"behind": _nullable(ID)},
+    ),
+    "AMENDMENT_RESUMED": Contract("REQUEST", "What stood in the amendment's way is gone; it begins again.", "always"),
+    "AMENDMENT_ASSESSMENT_STARTED": Contract("REQUEST", "The amendment is being judged.", "always"),
+    "AMENDMENT_ASSESSED": Contract(
+        "REQUEST",
+        "It was found out what the amendment would mean.",
+        "never",
+        {
+            "feasibility": one_of("APPLICABLE", "PARTIALLY_APPLICABLE", "REQUIRES_APPROVAL", "NOT_APPLICABLE"),
+            "automatic": TRUTH,
+            "policyVersion": COUNT,
+            "estimatedCost": MONEY,
+        },
+    ),
+    "RE_DECOMPOSITION_REQUIRED": Contract(
+        "REQUEST",
+        "The amendment needs a new version of the plan; tasks: how many would be done anew.",
+        "never",
+        {"planVersion": COUNT, "tasks": COUNT},
+    ),
+    "AMENDMENT_REVIEW_REQUIRED": Contract("REQUEST", "A person must decide about the amendment.", "always"),
+    "AMENDMENT_AWAITS_CHARGE": Contract("REQUEST", "The customer must accept a charge first.", "always"),
+    "AMENDMENT_STALE": Contract("REQUEST", "What was assessed has changed; it is assessed again.", "always"),
+    "AMENDMENT_APPROVED": Contract("REQUEST", "The amendment may be applied.", "always", {"automatic": TRUTH}),
+    "AMENDMENT_REJECTED": Contract(
+        "REQUEST",
+        "The amendment will not be applied; the order goes on as it was.",
+        "always",
+        {"outcome": CODE, "blockers": _list(CODE)},
+    ),
+    "AMENDMENT_APPLYING": Contract("REQUEST", "The amendment is being put into the order.", "always"),
+    "AMENDMENT_APPLIED": Contract(
+        "REQUEST",
+        "The amendment is in the order, and what it had to undo has its outcome.",
+        "always",
+        {"paths": _list(TEXT), "planVersion": COUNT},
+    ),
+    "AMENDMENT_FAILED": Contract("REQUEST", "The amendment ended before all of it was done.", "always"),
+    "AMENDMENT_WITHDRAWN": Contract("REQUEST", "The asker changed their mind; the order goes on.", "always"),
+    "AMENDMENT_SUPERSEDED": Contract("REQUEST", "A newer or larger change took this one's place.", "always"),
     # -- compensation
     "COMPENSATION_PLANNED": Contract("PLAN", "A plan of undoings was stored as a whole.", "always"),
     "COMPENSATION_STARTED": Contract("PLAN", "Undoing begins, or begins again for a late effect.", "always"),
@@ -213,6 +262,7 @@ CONTRACTS: Final[Mapping[str, Contract]] = {
     # -- failures and people
     "CASE_OPENED": Contract("CASE", "A failure needs a person.", "always", _CASE),
     "CANCELLATION_CASE_OPENED": Contract("CASE", "A failure of an undoing needs a person.", "always", _CASE),
+    "AMENDMENT_CASE_OPENED": Contract("CASE", "A failure of an amendment needs a person.", "always", _CASE),
     "CASE_STATE_CHANGED": Contract("CASE", "A case moved.", "always", {}, {"resolution": CODE}),
     "CASE_CHANGED": Contract(
         "CASE",
@@ -256,7 +306,7 @@ def describe_event(kind: str, *, closed: bool = False) -> Schema:
     """
     contract = CONTRACTS[kind]
     entities = contract.entity.split()
-    states = [state for entity in entities for machine in _machines(entity) for state in MACHINES[machine]]
+    states = [state for entity in entities for machine in _machines(entity, kind) for state in MACHINES[machine]]
     known = one_of(*dict.fromkeys(states))
     nothing: Schema = {"type": "null"}
     return {
@@ -287,7 +337,9 @@ def describe_event(kind: str, *, closed: bool = False) -> Schema:
     }
 
 
-def _machines(entity: str) -> tuple[str, ...]:
+def _machines(entity: str, kind: str) -> tuple[str, ...]:
+    if entity == "REQUEST" and kind.startswith("AMENDMENT_"):
+        return ("AMENDMENT",)
     return ("TASK", "COMPENSATION_TASK") if entity == "TASK" else (entity,)
 
 

@@ -14,7 +14,7 @@ from domain.audit import GENESIS, AuditEntry
 from domain.decide import Surroundings
 from domain.events import EVENT_TYPES
 from domain.ledger import Effect
-from domain.order import Asset, Beyond, Case, CompensationPlan, Draft, Head, Item, Order, Plan, Request, Task
+from domain.order import Amendment, Asset, Beyond, Case, CompensationPlan, Draft, Head, Item, Order, Plan, Request, Task
 from domain.policy import TaskType
 from domain.store.pool import Connection, fetch_row, run
 from domain.store.queries import load_queries
@@ -119,6 +119,7 @@ def read_order(document: Mapping[str, Any]) -> Order:
         effects={effect.effect_id: effect for effect in map(_read_effect, document["effects"] or ())},
         holds=holds,
         requests={request.request_id: request for request in map(_read_request, document["requests"] or ())},
+        amendments={found.request_id: found for found in map(_read_amendment, document["amendments"] or ())},
         plans={plan.plan_id: plan for plan in map(_read_compensation_plan, document["plans"] or ())},
         cases={case.case_id: case for case in map(_read_case, document["cases"] or ())},
         assets={asset.asset_id: asset for asset in map(_read_asset, document["assets"] or ())},
@@ -204,6 +205,8 @@ def _read_compensation_plan(row: Row) -> CompensationPlan:
         woken=row["woken"],
         committed_at=_time(row["committed_at"]),
         completed_at=_time(row["completed_at"]),
+        amendment_id=_uuid(row["amendment_id"]),
+        purpose=row["purpose"],
     )
 
 
@@ -320,6 +323,43 @@ def _read_request(row: Row) -> Request:
     )
 
 
+def _read_amendment(row: Row) -> Amendment:
+    return Amendment(
+        request_id=_uuid(row["request_id"]),
+        status=row["status"],
+        reason_code=row["reason_code"],
+        requested_by=row["requested_by"],
+        on_behalf_of=row["on_behalf_of"],
+        claimed_at=_time(row["claimed_at"]),
+        requested_at=_time(row["requested_at"]),
+        run=_uuid(row["run"]),
+        changes=tuple(row["changes"]),
+        version=row["version"],
+        allow_partial=row["allow_partial"],
+        auto_apply=row["auto_apply"],
+        repairs_case=_uuid(row["repairs_case"]),
+        round=row["round"],
+        waiting=row["waiting"],
+        grace_until=_time(row["grace_until"]),
+        sla_at=_time(row["sla_at"]),
+        assessed_at=_time(row["assessed_at"]),
+        assessment=row["assessment"],
+        fingerprint=row["fingerprint"],
+        policy_version=row["policy_version"],
+        quote=row["quote"],
+        quote_plan=_uuid(row["quote_plan"]),
+        charge=row["charge"],
+        approval=row["approval"],
+        decisions=tuple(row["decisions"]),
+        plan_id=_uuid(row["plan_id"]),
+        new_plan_version=row["new_plan_version"],
+        outcome=row["outcome"],
+        jeopardy=row["jeopardy"],
+        applied_at=_time(row["applied_at"]),
+        ended_at=_time(row["ended_at"]),
+    )
+
+
 def _read_case(row: Row) -> Case:
     return Case(
         case_id=CaseId(_uuid(row["case_id"])),
@@ -408,10 +448,14 @@ def draft_rows(draft: Draft, trace_parent: str | None) -> dict[str, Any]:
             for position, item in enumerate(draft.items.values())
             if item is not before.items.get(item.item_id)
         ],
-        "fulfillment_plan": [_row(draft.plan, **own)] if draft.plan and draft.plan is not before.plan else [],
+        "fulfillment_plan": [
+            _row(plan, **own)
+            for plan in (*draft.former_plans, *([draft.plan] if draft.plan and draft.plan is not before.plan else []))
+        ],
         "effect": _touched(draft.effects, before.effects, own),
         "external_call_attempt": [_row(attempt, **own) for attempt in draft.attempts.values()],
         "cancellation_request": _touched(draft.requests, before.requests, own),
+        "amendment_request": _touched(draft.amendments, before.amendments, own),
         "compensation_plan": _touched(draft.plans, before.plans, own),
         "fallout_case": _touched(draft.cases, before.cases, own),
         "asset": [

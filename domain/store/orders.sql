@@ -33,6 +33,9 @@ select json_build_object(
     'requests', (
         select json_agg(r order by requested_at) from cancellation_request r
         where tenant_id = :tenant_id and order_id = :order_id),
+    'amendments', (
+        select json_agg(r order by requested_at, request_id) from amendment_request r
+        where tenant_id = :tenant_id and order_id = :order_id),
     'plans', (
         select json_agg(p order by created_at) from compensation_plan p
         where tenant_id = :tenant_id and order_id = :order_id),
@@ -90,7 +93,7 @@ select json_build_object(
         select json_agg(e) from effect e
         where tenant_id = :tenant_id and order_id = :order_id
           and (effect_id in (select effect_id from near) or effect_id = :effect_id)),
-    'requests', null, 'plans', null, 'undoings', null, 'edges', null, 'cases', null, 'assets', null,
+    'requests', null, 'amendments', null, 'plans', null, 'undoings', null, 'edges', null, 'cases', null, 'assets', null,
     'busy', null,
     'at_work', (select count(*) from far where handed and state in ('READY', 'IN_PROGRESS')),
     'waiting', (
@@ -101,6 +104,10 @@ select json_build_object(
 from me
 where not exists (
         select from cancellation_request where tenant_id = :tenant_id and order_id = :order_id and ended_at is null)
+  and not exists (
+        select from amendment_request where tenant_id = :tenant_id and order_id = :order_id and ended_at is null)
+  -- what an amendment has done again settles what was done before
+  and not exists (select from fulfillment_task o where o.tenant_id = :tenant_id and o.superseded_by = me.task_id)
   and not exists (select from fallout_case where tenant_id = :tenant_id and order_id = :order_id and closed_at is null)
   -- an outcome for an effect that has been settled is late or contradicts: it may concern every plan of the order
   and not exists (
@@ -150,7 +157,7 @@ i as (
     insert into order_item select d.* from rows, jsonb_populate_recordset(null::order_item, r->'order_item') d
     on conflict (tenant_id, order_id, item_id) do update set
         state = excluded.state, base = excluded.base, offering = excluded.offering, quantity = excluded.quantity,
-        content = excluded.content, asset = excluded.asset),
+        ordered_quantity = excluded.ordered_quantity, content = excluded.content, asset = excluded.asset),
 p as (
     insert into fulfillment_plan
     select d.* from rows, jsonb_populate_recordset(null::fulfillment_plan, r->'fulfillment_plan') d
@@ -160,8 +167,10 @@ t as (
     insert into fulfillment_task
     select d.* from rows, jsonb_populate_recordset(null::fulfillment_task, r->'fulfillment_task') d
     on conflict (tenant_id, task_id) do update set
-        state = excluded.state, unmet = excluded.unmet, release = excluded.release, handed = excluded.handed,
-        effect_id = excluded.effect_id, item_ids = excluded.item_ids, depends_on = excluded.depends_on, superseded_by = excluded.superseded_by, started_at = excluded.started_at, replaced_input = excluded.replaced_input,
+        state = excluded.state, plan_id = excluded.plan_id, depends_on = excluded.depends_on, unmet = excluded.unmet,
+        release = excluded.release, handed = excluded.handed, effect_id = excluded.effect_id,
+        item_ids = excluded.item_ids, superseded_by = excluded.superseded_by, started_at = excluded.started_at,
+        replaced_input = excluded.replaced_input,
         ended_at = excluded.ended_at),
 h as (
     insert into task_hold select d.* from rows, jsonb_populate_recordset(null::task_hold, r->'task_hold') d
@@ -193,6 +202,18 @@ c as (
         dispositions = excluded.dispositions, decisions = excluded.decisions, proposals = excluded.proposals,
         refused_withdrawals = excluded.refused_withdrawals, plan_id = excluded.plan_id, outcome = excluded.outcome,
         jeopardy = excluded.jeopardy, committed_at = excluded.committed_at, ended_at = excluded.ended_at),
+am as (
+    insert into amendment_request
+    select d.* from rows, jsonb_populate_recordset(null::amendment_request, r->'amendment_request') d
+    on conflict (tenant_id, request_id) do update set
+        status = excluded.status, run = excluded.run, changes = excluded.changes, version = excluded.version,
+        auto_apply = excluded.auto_apply, round = excluded.round, waiting = excluded.waiting,
+        grace_until = excluded.grace_until, sla_at = excluded.sla_at, assessed_at = excluded.assessed_at,
+        assessment = excluded.assessment, fingerprint = excluded.fingerprint, policy_version = excluded.policy_version,
+        quote = excluded.quote, quote_plan = excluded.quote_plan, charge = excluded.charge,
+        approval = excluded.approval, decisions = excluded.decisions, plan_id = excluded.plan_id,
+        new_plan_version = excluded.new_plan_version, outcome = excluded.outcome, jeopardy = excluded.jeopardy,
+        applied_at = excluded.applied_at, ended_at = excluded.ended_at),
 cp as (
     insert into compensation_plan
     select d.* from rows, jsonb_populate_recordset(null::compensation_plan, r->'compensation_plan') d

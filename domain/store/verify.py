@@ -112,6 +112,7 @@ def _legal_moves() -> str:
 _STATES: Final[Mapping[str, Any]] = {
     "ended_order": sorted(ENDED["ORDER"]),
     "ended_request": sorted(ENDED["REQUEST"]),
+    "ended_amendment": sorted(ENDED["AMENDMENT"]),
     "ended_case": sorted(ENDED["CASE"]),
     "ended_plan": sorted(ENDED["PLAN"]),
     "ended_task": sorted(ENDED["TASK"]),
@@ -149,6 +150,8 @@ class Auditor:
                 row["base"],
                 request_status=row["request_status"],
                 request_stuck=row["request_stuck"],
+                amending=row["amending"],
+                amendment_stuck=row["amendment_stuck"],
                 on_hold=row["on_hold"],
                 work_stuck=row["work_stuck"],
             )

@@ -61,9 +61,10 @@ limit :limit;
 select h.tenant_id, h.order_id, 'TASK' as entity, h.task_id::text as entity_id,
     format('is held by %s, which holds nothing any more', h.holder) as problem
 from task_hold h join customer_order o using (tenant_id, order_id)
-left join cancellation_request r
-    on r.tenant_id = h.tenant_id and r.order_id = h.order_id and r.request_id::text = h.holder
-    and r.status <> all(:ended_request::text[])
+left join (
+    select tenant_id, order_id, request_id from cancellation_request where status <> all(:ended_request::text[])
+    union all select tenant_id, order_id, request_id from amendment_request where status <> all(:ended_amendment::text[])
+) r on r.tenant_id = h.tenant_id and r.order_id = h.order_id and r.request_id::text = h.holder
 where (:tenant_id::uuid is null or h.tenant_id = :tenant_id)
     and r.request_id is null and not (h.holder = 'operator' and 'operator' = any(o.order_holds))
 union all
@@ -71,6 +72,11 @@ select o.tenant_id, o.order_id, 'REQUEST', r.request_id::text, format('is %s alt
 from customer_order o join cancellation_request r using (tenant_id, order_id)
 where (:tenant_id::uuid is null or o.tenant_id = :tenant_id)
     and o.state = any(:ended_order::text[]) and r.status <> all(:ended_request::text[])
+union all
+select o.tenant_id, o.order_id, 'REQUEST', r.request_id::text, format('is %s although its order is %s', r.status, o.state)
+from customer_order o join amendment_request r using (tenant_id, order_id)
+where (:tenant_id::uuid is null or o.tenant_id = :tenant_id)
+    and o.state = any(:ended_order::text[]) and r.status <> all(:ended_amendment::text[])
 union all
 select o.tenant_id, o.order_id, 'EFFECT', e.effect_id::text, format('is %s although its order is %s', e.state, o.state)
 from effect e join customer_order o using (tenant_id, order_id)
@@ -138,8 +144,11 @@ from effect e
 left join effect r on r.tenant_id = e.tenant_id and r.reverses = e.effect_id and r.state = 'CONFIRMED'
 left join compensation_task t
     on t.tenant_id = e.tenant_id and t.reverses = e.effect_id and t.state = 'NOT_REQUIRED'
+left join effect again  -- an amendment had it done once more, in its place
+    on again.tenant_id = e.tenant_id and again.order_id = e.order_id and again.effect_id = e.reversed_by
+    and again.task_type = e.task_type and again.settled_at is not null
 where (:tenant_id::uuid is null or e.tenant_id = :tenant_id) and e.state = 'REVERSED'
-    and r.effect_id is null and t.task_id is null
+    and r.effect_id is null and t.task_id is null and again.effect_id is null
 union all
 select t.tenant_id, t.order_id, 'TASK', t.task_id::text, 'undoes an effect that its ledger row does not name'
 from compensation_task t join effect e using (tenant_id, effect_id)
@@ -251,8 +260,12 @@ select a.tenant_id, a.order_id, a.entity, a.entity_id,
 from audit_entry a
 left join compensation_task c
     on a.entity = 'TASK' and c.tenant_id = a.tenant_id and c.order_id = a.order_id and c.task_id::text = a.entity_id
+left join amendment_request am
+    on a.entity = 'REQUEST' and am.tenant_id = a.tenant_id and am.order_id = a.order_id
+    and am.request_id::text = a.entity_id
 left join jsonb_to_recordset(:moves::jsonb) as m(machine text, before text, after text)
-    on m.machine = case when c.task_id is null then a.entity else 'COMPENSATION_TASK' end
+    on m.machine = case when c.task_id is not null then 'COMPENSATION_TASK'
+        when am.request_id is not null then 'AMENDMENT' else a.entity end
     and m.before = coalesce(a.before, '') and m.after = a.after
 where (:tenant_id::uuid is null or a.tenant_id = :tenant_id) and a.after is not null and m.machine is null
 limit :limit;
@@ -271,6 +284,7 @@ stored (tenant_id, order_id, entity, entity_id, state) as (
     union all select tenant_id, order_id, 'TASK', task_id::text, state from compensation_task
     union all select tenant_id, order_id, 'EFFECT', effect_id::text, state from effect
     union all select tenant_id, order_id, 'REQUEST', request_id::text, status from cancellation_request
+    union all select tenant_id, order_id, 'REQUEST', request_id::text, status from amendment_request
     union all select tenant_id, order_id, 'PLAN', plan_id::text, state from compensation_plan
     union all select tenant_id, order_id, 'CASE', case_id::text, status from fallout_case)
 select tenant_id, order_id, entity, entity_id,
@@ -295,6 +309,15 @@ where (:tenant_id::uuid is null or tenant_id = :tenant_id)
     and (approval->>'by' in (requested_by, on_behalf_of)
         or (approval is null and assessment->>'automatic' = 'false'
             and status in ('AWAITING_CHARGE_DECISION', 'APPROVED', 'COMPENSATING', 'COMPLETED', 'PARTIALLY_COMPLETED')))
+union all
+select tenant_id, order_id, 'REQUEST', request_id::text,
+    case when approval is null then format('is %s, needed an approval and has none', status)
+        else format('approved by %s, who asked for it', approval->>'by') end
+from amendment_request
+where (:tenant_id::uuid is null or tenant_id = :tenant_id)
+    and (approval->>'by' in (requested_by, on_behalf_of)
+        or (approval is null and assessment->>'automatic' = 'false'
+            and status in ('AWAITING_CHARGE_DECISION', 'APPROVED', 'APPLYING', 'APPLIED')))
 limit :limit;
 
 -- name: assets_are_locked
@@ -356,11 +379,17 @@ with links (tenant_id, order_id, entity, entity_id, link, wanted, found) as (
     union all
     select c.tenant_id, c.order_id, 'TASK', c.task_id::text, 'predecessor', d.id, p.task_id
     from fulfillment_task c cross join unnest(c.depends_on) d(id)
-    left join fulfillment_task p on p.tenant_id = c.tenant_id and p.order_id = c.order_id and p.task_id = d.id
+    left join (
+        select tenant_id, order_id, task_id from fulfillment_task
+        union all select tenant_id, order_id, task_id from compensation_task
+    ) p on p.tenant_id = c.tenant_id and p.order_id = c.order_id and p.task_id = d.id
     union all
     select c.tenant_id, c.order_id, 'TASK', c.task_id::text, 'predecessor', c.depends_on, p.task_id
     from compensation_task_dependency c
-    left join compensation_task p on p.tenant_id = c.tenant_id and p.order_id = c.order_id and p.task_id = c.depends_on
+    left join (
+        select tenant_id, order_id, task_id from fulfillment_task
+        union all select tenant_id, order_id, task_id from compensation_task
+    ) p on p.tenant_id = c.tenant_id and p.order_id = c.order_id and p.task_id = c.depends_on
     union all
     select c.tenant_id, c.order_id, 'TASK', c.task_id::text, 'original', c.original_task, p.task_id
     from compensation_task c
@@ -391,8 +420,18 @@ with links (tenant_id, order_id, entity, entity_id, link, wanted, found) as (
     select c.tenant_id, c.order_id, 'PLAN', c.plan_id::text, 'request', c.request_id, p.request_id
     from compensation_plan c left join cancellation_request p using (tenant_id, order_id, request_id)
     union all
+    select c.tenant_id, c.order_id, 'PLAN', c.plan_id::text, 'amendment', c.amendment_id, p.request_id
+    from compensation_plan c left join amendment_request p
+        on p.tenant_id = c.tenant_id and p.order_id = c.order_id and p.request_id = c.amendment_id
+    union all
+    select c.tenant_id, c.order_id, 'REQUEST', c.request_id::text, 'plan', l.id, p.plan_id
+    from amendment_request c cross join lateral (values (c.plan_id), (c.quote_plan)) l(id)
+    left join compensation_plan p on p.tenant_id = c.tenant_id and p.order_id = c.order_id and p.plan_id = l.id
+    union all
     select c.tenant_id, c.order_id, 'CASE', c.case_id::text, 'request', c.request_id, p.request_id
-    from fallout_case c left join cancellation_request p using (tenant_id, order_id, request_id)
+    from fallout_case c left join (
+        select tenant_id, order_id, request_id from cancellation_request
+        union all select tenant_id, order_id, request_id from amendment_request) p using (tenant_id, order_id, request_id)
     union all
     select c.tenant_id, c.order_id, 'CASE', c.case_id::text, 'effect', c.effect_id, p.effect_id
     from fallout_case c left join effect p using (tenant_id, order_id, effect_id)
@@ -421,12 +460,16 @@ limit :limit;
 -- I13: of every live order what its shown state is computed from.
 select o.tenant_id, o.order_id, o.state, o.resume_state, o.base, 'operator' = any(o.order_holds) as on_hold,
     r.status as request_status, coalesce(r.request_id = any(c.stuck_requests), false) as request_stuck,
-    coalesce(c.work_stuck, false) as work_stuck
+    coalesce(c.work_stuck, false) as work_stuck, coalesce(c.amendment_stuck, false) as amendment_stuck,
+    exists (
+        select from amendment_request a
+        where a.tenant_id = o.tenant_id and a.order_id = o.order_id and a.status = 'APPLYING') as amending
 from customer_order o
 left join cancellation_request r
     on r.tenant_id = o.tenant_id and r.order_id = o.order_id and r.scope = 'ORDER' and r.ended_at is null
 left join (
     select tenant_id, order_id, bool_or(context in ('FULFILLMENT', 'RECONCILIATION')) as work_stuck,
+        bool_or(context = 'AMENDMENT') as amendment_stuck,
         array_agg(request_id) filter (where context = 'COMPENSATION') as stuck_requests
     from fallout_case where closed_at is null and blocking group by tenant_id, order_id
 ) c on c.tenant_id = o.tenant_id and c.order_id = o.order_id
@@ -438,9 +481,11 @@ select t.tenant_id, t.order_id, 'TASK' as entity, t.task_id::text as entity_id,
     format('is %s with %s unmet predecessors, counted %s', t.state, t.unmet, t.counted) as problem
 from (
     select t.tenant_id, t.order_id, t.task_id, t.state, t.unmet,
-        count(p.task_id) filter (where p.state <> all(:satisfied_task::text[])) as counted
-    from fulfillment_task t left join fulfillment_task p
-        on p.tenant_id = t.tenant_id and p.order_id = t.order_id and p.task_id = any(t.depends_on)
+        count(p.task_id) filter (where p.open) as counted
+    from fulfillment_task t left join (
+        select tenant_id, order_id, task_id, state <> all(:satisfied_task::text[]) as open from fulfillment_task
+        union all select tenant_id, order_id, task_id, state <> all(:ended_undoing::text[]) from compensation_task
+    ) p on p.tenant_id = t.tenant_id and p.order_id = t.order_id and p.task_id = any(t.depends_on)
     where (:tenant_id::uuid is null or t.tenant_id = :tenant_id) and t.state <> all(:ended_task::text[])
     group by t.tenant_id, t.task_id) t
 where t.unmet <> t.counted or (t.state = 'PENDING') <> (t.counted > 0)
@@ -449,10 +494,13 @@ select t.tenant_id, t.order_id, 'TASK', t.task_id::text,
     format('is %s with %s unmet predecessors, counted %s', t.state, t.unmet, t.counted)
 from (
     select t.tenant_id, t.order_id, t.task_id, t.state, t.unmet,
-        count(p.task_id) filter (where p.state <> all(:ended_undoing::text[])) as counted
+        count(p.task_id) filter (where p.open) as counted
     from compensation_task t
     left join compensation_task_dependency d on d.tenant_id = t.tenant_id and d.task_id = t.task_id
-    left join compensation_task p on p.tenant_id = d.tenant_id and p.task_id = d.depends_on
+    left join (
+        select tenant_id, task_id, state <> all(:satisfied_task::text[]) as open from fulfillment_task
+        union all select tenant_id, task_id, state <> all(:ended_undoing::text[]) from compensation_task
+    ) p on p.tenant_id = d.tenant_id and p.task_id = d.depends_on
     where (:tenant_id::uuid is null or t.tenant_id = :tenant_id) and t.state <> all(:ended_undoing::text[])
     group by t.tenant_id, t.task_id) t
 where t.unmet <> t.counted

@@ -81,6 +81,7 @@ def audit_tells_the_states(order: Order, events: Iterable[Event]) -> None:
     stored |= {("TASK", str(task.task_id)): task.state for task in order.tasks.values()}
     stored |= {("EFFECT", str(effect.effect_id)): effect.state for effect in order.effects.values()}
     stored |= {("REQUEST", str(r.request_id)): r.status for r in order.requests.values()}
+    stored |= {("REQUEST", str(a.request_id)): a.status for a in order.amendments.values()}
     stored |= {("PLAN", str(plan.plan_id)): plan.state for plan in order.plans.values()}
     stored |= {("CASE", str(case.case_id)): case.status for case in order.cases.values()}
     for key, state in stored.items():
@@ -89,10 +90,10 @@ def audit_tells_the_states(order: Order, events: Iterable[Event]) -> None:
 
 def what_ended_holds_nothing(order: Order) -> None:
     """An ended request holds no task; a plan whose order has ended tells its walker so."""
-    for request in order.requests.values():
-        if request.has_ended:
-            held = [t for t, holders in order.holds.items() if str(request.request_id) in holders]
-            assert not held, "an ended request still holds tasks"
+    ended = [str(request.request_id) for request in order.requests.values() if request.has_ended]
+    ended += [str(amendment.request_id) for amendment in order.amendments.values() if amendment.has_ended]
+    for holder in ended:
+        assert not any(holder in holders for holders in order.holds.values()), "an ended request still holds tasks"
     if order.head.has_ended:
         assert order.plan is None or order.plan.closed, "an ended order's walker is not told"
         for plan in order.plans.values():

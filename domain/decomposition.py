@@ -1,0 +1,278 @@
+"""What an order's items decompose into, and what a changed order needs instead; it must never say what becomes of work
+that has had an effect."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from domain.commands import OrderItem
+from domain.errors import FieldError, ItemUnknown, OfferingUnknown, Unprocessable
+from domain.order import UNSTARTED, Draft, Item, Task
+from domain.policy import Policy, TaskType
+from domain.values import PlanId, TaskId, derive_id
+
+
+def check_items(policy: Policy, order_type: str, items: Iterable[OrderItem]) -> None:
+    """Whether the items can be ordered and fit together. Raises OfferingUnknown, ItemUnknown, Unprocessable; their
+    paths count the items in the order in which they are given."""
+    items = list(items)
+    known = {item.item_id: item for item in items}
+    problems: list[FieldError] = []
+    for index, item in enumerate(items):
+        at = f"/items/{index}"
+        offering = policy.offerings.get(item.offering)
+        if offering is None:
+            raise OfferingUnknown(
+                f"The policy has no offering {item.offering!r}.",
+                errors=(FieldError(f"{at}/productOfferingId", "unknown offering"),),
+            )
+        if item.action != "NO_CHANGE" and offering.plan_for(order_type, item.action) is None:
+            raise OfferingUnknown(
+                f"{item.offering} has no plan for {item.action}.",
+                errors=(FieldError(f"{at}/action", f"not possible for {item.offering}"),),
+            )
+        for field, others in (
+            ("parentItemId", (item.parent,) if item.parent else ()),
+            ("reliesOn", item.relies_on),
+        ):
+            for other in others:
+                if other not in known:
+                    raise ItemUnknown(
+                        f"Item {item.item_id} names item {other}, which the order does not have.",
+                        errors=(FieldError(f"{at}/{field}", f"unknown item {other}"),),
+                    )
+        if item.action in {"MODIFY", "DISCONNECT"} and item.target_asset is None:
+            problems.append(FieldError(f"{at}/targetAssetId", f"{item.action} needs the asset it is about"))
+        parent = known.get(item.parent or "")
+        parent_offering = policy.offerings.get(parent.offering) if parent else None
+        if parent_offering is not None and item.offering not in {
+            *parent_offering.children.mandatory,
+            *parent_offering.children.optional,
+        }:
+            problems.append(FieldError(f"{at}/parentItemId", f"{item.offering} is not part of {parent_offering.name}"))
+        if item.action == "ADD":
+            present = {other.offering for other in items if other.parent == item.item_id}
+            problems += [
+                FieldError(at, f"{item.offering} needs {child} as a part")
+                for child in offering.children.mandatory
+                if child not in present
+            ]
+        if item.action == "ADD" and offering.requires and item.target_asset is None:
+            bases = {known[other].offering for other in item.relies_on}
+            if not bases & set(offering.requires):
+                problems.append(
+                    FieldError(f"{at}/reliesOn", f"{item.offering} needs one of {', '.join(offering.requires)}")
+                )
+    problems += [FieldError("/items", f"items {' and '.join(cycle)} wait for each other") for cycle in _cycles(known)]
+    if problems:
+        raise Unprocessable("The items do not fit together.", errors=tuple(problems))
+
+
+def _cycles(items: Mapping[str, OrderItem]) -> list[list[str]]:
+    """Circles over parents and over reliance, each named once by the item where it was met."""
+    found: list[list[str]] = []
+    for edges in (lambda i: (i.parent,) if i.parent else (), lambda i: i.relies_on):
+        done: set[str] = set()
+        for start in items:
+            path: list[str] = []
+            stack: list[tuple[str, bool]] = [(start, False)]
+            while stack:
+                item_id, leaving = stack.pop()
+                if leaving:
+                    done.add(path.pop())
+                elif item_id in path:
+                    found.append(path[path.index(item_id) :])
+                    stack.clear()
+                elif item_id not in done:
+                    path.append(item_id)
+                    stack.append((item_id, True))
+                    stack += [(other, False) for other in edges(items[item_id])]
+            if found:
+                return found
+    return found
+
+
+def copy_types(policy: Policy, names: Iterable[str]) -> dict[str, TaskType]:
+    """The metadata that goes with a plan: its types, and those that undo or stop them."""
+    copied: dict[str, TaskType] = {}
+    for name in names:
+        row = policy.task_types[name]
+        for wanted in (name, row.compensation, row.withdrawal):
+            if wanted:
+                copied[wanted] = policy.task_types[wanted]
+    return copied
+
+
+def draw_plan(
+    order_id: uuid.UUID, plan_id: PlanId, order_type: str, items: Iterable[Item], policy: Policy, version: int = 1
+) -> list[Task]:
+    """What the items decompose into, by the policy's plans: a graph of tasks, shared ones once per order.
+
+    Predecessors stand before their successors in the result; the policy's check has refused circles.
+    """
+    items = [item for item in items if item.action != "NO_CHANGE"]
+    known = {item.item_id for item in items}
+    key_of: dict[tuple[str, str], tuple[str, ...]] = {}
+    after: dict[tuple[str, ...], dict[tuple[str, ...], None]] = {}
+    shape: dict[tuple[str, ...], tuple[str, str, dict[str, None]]] = {}
+    steps = {item.item_id: policy.offerings[item.offering].plan_for(order_type, item.action) or () for item in items}
+    for item in items:
+        for step in steps[item.item_id]:
+            key = ("order", step.step, step.type) if step.per_order else (item.item_id, step.step, step.type)
+            key_of[item.item_id, step.step] = key
+            shape.setdefault(key, (step.step, step.type, {}))[2][item.item_id] = None
+            after.setdefault(key, {})
+    children: dict[str, list[str]] = {item.item_id: [] for item in items}
+    for item in items:
+        if item.parent in children:
+            children[item.parent].append(item.item_id)
+    for item in items:
+        near = {None: [item.item_id], "reliesOn": list(item.relies_on), "children": children[item.item_id]}
+        for step in steps[item.item_id]:
+            for where, name in step.predecessors():
+                for other in known.intersection(near[where]):
+                    earlier = key_of.get((other, name))
+                    if earlier and earlier != key_of[item.item_id, step.step]:
+                        after[key_of[item.item_id, step.step]][earlier] = None
+    id_of = {key: TaskId(derive_id(order_id, "task", version, *key)) for key in shape}
+    tasks: list[Task] = []
+    for at in _in_order(after):
+        step_name, type_name, item_ids = shape[at]
+        depends_on = tuple(id_of[earlier] for earlier in after[at])
+        tasks.append(
+            Task(
+                task_id=id_of[at],
+                kind="FULFILLMENT",
+                plan_id=plan_id,
+                plan_version=version,
+                step=step_name,
+                task_type=type_name,
+                item_ids=tuple(item_ids),
+                state="PENDING" if depends_on else "READY",
+                depends_on=depends_on,
+                unmet=len(depends_on),
+            )
+        )
+    return tasks
+
+
+def _in_order(after: Mapping[tuple[str, ...], Mapping[tuple[str, ...], None]]) -> list[tuple[str, ...]]:
+    waiting = {key: len(earlier) for key, earlier in after.items()}
+    followers: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for key, earlier in after.items():
+        for other in earlier:
+            followers.setdefault(other, []).append(key)
+    ready = [key for key, count in waiting.items() if not count]
+    for key in ready:  # grows while it is walked
+        for follower in followers.get(key, ()):
+            waiting[follower] -= 1
+            if not waiting[follower]:
+                ready.append(follower)
+    return ready
+
+
+# -- again ---------------------------------------------------------------------------------------------------------
+
+LIVE_ITEMS = frozenset({"ACKNOWLEDGED", "IN_PROGRESS", "COMPLETED"})
+_GONE = frozenset({"SUPERSEDED", "CANCELLED", "COMPENSATED"})
+
+
+@dataclass(frozen=True, slots=True)
+class Redraw:
+    """What a new version of the plan has that the present one has not.
+
+    tasks: the new ones, with what they wait for among fulfillment tasks · replaced: per task that goes, the one that
+    comes for it, or None · rewired: per unstarted task that stays, what it waits for now · joined: per task that stays,
+    the items that it is for now
+    """
+
+    tasks: tuple[Task, ...]
+    replaced: Mapping[TaskId, TaskId | None]
+    rewired: Mapping[TaskId, tuple[TaskId, ...]]
+    joined: Mapping[TaskId, tuple[str, ...]]
+
+
+def live_tasks(draft: Draft) -> list[Task]:
+    return [task for task in draft.fulfillment_tasks() if task.state not in _GONE and not task.superseded_by]
+
+
+def redraw_plan(
+    draft: Draft, plan_id: PlanId, version: int, again: frozenset[TaskId], reshaped: frozenset[str]
+) -> Redraw:
+    """The next version of the plan of an order whose terms have changed already.
+
+    again: tasks that must be done anew · reshaped: items that are new, or that decompose into something else now
+    Every other task stays as it is, with its id and its effects.
+    """
+    present = live_tasks(draft)
+    replaced: dict[TaskId, TaskId | None] = {
+        task.task_id: TaskId(derive_id(draft.head.order_id, "task", version, "again", task.task_id))
+        for task in present
+        if task.task_id in again
+    }
+    items = [item for item in draft.items.values() if item.base in LIVE_ITEMS]
+    target = (
+        draw_plan(draft.head.order_id, plan_id, draft.head.order_type, items, draft.policy, version) if reshaped else []
+    )
+    same_work = {(task.step, task.task_type, item_id): task for task in present for item_id in task.item_ids}
+    final: dict[TaskId, TaskId] = {}
+    wanted: dict[TaskId, Task] = {}  # per present task what the new items make of it
+    fresh: list[Task] = []
+    joined: dict[TaskId, tuple[str, ...]] = {}
+    for task in target:
+        match = next((t for i in task.item_ids if (t := same_work.get((task.step, task.task_type, i)))), None)
+        new_items = tuple(item_id for item_id in task.item_ids if match is None or item_id not in match.item_ids)
+        if match is not None:
+            final[task.task_id] = replaced.get(match.task_id) or match.task_id
+            if not reshaped.isdisjoint(task.item_ids):
+                wanted[match.task_id] = task
+            if not new_items:
+                continue
+            if match.task_id in again or match.state in UNSTARTED:
+                joined[match.task_id] = (*match.item_ids, *new_items)
+                continue
+        if not reshaped.isdisjoint(task.item_ids):  # work of its own, beside what has been begun for the others
+            fresh.append(replace(task, item_ids=new_items))
+            final[task.task_id] = task.task_id
+    for task in present if reshaped else ():
+        if not reshaped.isdisjoint(task.item_ids) and task.task_id not in wanted:
+            others = tuple(item_id for item_id in task.item_ids if item_id not in reshaped)
+            if others:
+                joined[task.task_id] = others
+            else:
+                replaced[task.task_id] = None
+
+    def follow(task_ids: Iterable[TaskId]) -> tuple[TaskId, ...]:
+        found = (replaced.get(task_id, task_id) for task_id in task_ids)
+        return tuple(dict.fromkeys(task_id for task_id in found if task_id is not None))
+
+    def place(drawn: Task | None) -> tuple[TaskId, ...]:
+        return tuple(final[other] for other in drawn.depends_on if other in final) if drawn else ()
+
+    def needs(task: Task) -> tuple[TaskId, ...]:
+        return tuple(dict.fromkeys((*follow(task.depends_on), *place(wanted.get(task.task_id)))))
+
+    new = [
+        Task(
+            task_id=new_id,
+            kind="FULFILLMENT",
+            plan_id=plan_id,
+            plan_version=version,
+            step=task.step,
+            task_type=task.task_type,
+            item_ids=joined.pop(task.task_id, task.item_ids),
+            state="PENDING",
+            depends_on=needs(task),
+        )
+        for task in present
+        if (new_id := replaced.get(task.task_id)) is not None
+    ]
+    new += [replace(task, depends_on=place(task)) for task in fresh]
+    rewired = {
+        task.task_id: needs(task)
+        for task in present
+        if task.state in UNSTARTED and task.task_id not in replaced and needs(task) != task.depends_on
+    }
+    return Redraw(tuple(new), replaced, rewired, joined)
