@@ -22,8 +22,8 @@ from domain.errors import (
     PolicyNotFound,
     RequestNotFound,
 )
-from domain.machines import has_ended
 from domain.policy import TaskType
+from domain.progress import describe_progress, find_depths
 from domain.store.pool import Connection, Pool, fetch_all, fetch_row, tenant_transaction
 from domain.store.queries import load_queries
 from domain.values import CaseId, EffectId, Json, OrderId, PlanId, RequestId, TenantId, format_time, parse_time
@@ -292,25 +292,6 @@ def _in_order(tasks: list[Row]) -> list[Row]:
     return sorted(tasks, key=lambda task: (task["plan_version"], depth[task["task_id"]], task["step"], task["task_id"]))
 
 
-def find_depths(depends_on: Mapping[str, Iterable[str]]) -> dict[str, int]:
-    """Per node of an acyclic graph the length of the longest way to it; edges to unknown nodes do not count."""
-    known = {node: [other for other in others if other in depends_on] for node, others in depends_on.items()}
-    waiting = {node: len(others) for node, others in known.items()}
-    followers: dict[str, list[str]] = {}
-    for node, others in known.items():
-        for other in others:
-            followers.setdefault(other, []).append(node)
-    depth = dict.fromkeys(known, 0)
-    ready = [node for node, count in waiting.items() if not count]
-    for node in ready:  # grows while it is walked
-        for follower in followers.get(node, ()):
-            depth[follower] = max(depth[follower], depth[node] + 1)
-            waiting[follower] -= 1
-            if not waiting[follower]:
-                ready.append(follower)
-    return depth
-
-
 def _task(task: Row, task_type: TaskType, holders: list[str], found: Row, now: datetime) -> dict[str, Json]:
     content = found["content"]
     return {
@@ -564,110 +545,7 @@ async def read_progress(pool: Pool, tenant_id: TenantId, order_id: OrderId) -> d
     found = await _one(pool, tenant_id, "read_progress", order_id=order_id)
     if found is None:
         raise OrderNotFound
-    request = found["request"]
-    undoing = request is not None and request["scope"] == "ORDER" and request["plan_id"] is not None
-    before = _gather(found["edges"])
-    tasks = (
-        [
-            task | {"depends_on": before.get(task["task_id"], [])}
-            for task in found["undoings"] or ()
-            if task["plan_id"] == request["plan_id"]
-        ]
-        if undoing
-        else found["tasks"] or []
-    )
-    machine = "COMPENSATION_TASK" if undoing else "TASK"
-    done = sum(has_ended(machine, task["state"]) for task in tasks)
-    change: dict[str, Json] = {"kind": "FULFILLMENT"}
-    if request is not None:
-        change = {
-            "kind": "CANCELLATION",
-            "cancellationRequestId": request["request_id"],
-            "status": request["status"],
-            "scope": request["scope"],
-        }
-    blockers = _find_blockers(found)
-    depth = find_depths({task["task_id"]: task["depends_on"] for task in tasks})
-    return {
-        "orderId": str(order_id),
-        "state": found["state"],
-        "change": change,
-        "done": done,
-        "total": len(tasks),
-        "tasks": [
-            {"taskId": task["task_id"], "step": task["step"], "type": task["task_type"], "state": task["state"]}
-            for task in sorted(tasks, key=lambda task: (depth[task["task_id"]], task["step"], task["task_id"]))
-        ],
-        "blockers": blockers,
-        "sentence": _sentence(found, done, len(tasks), blockers, undoing=undoing),
-    }
-
-
-def _find_blockers(found: Row) -> list[dict[str, Json]]:
-    blockers: list[dict[str, Json]] = []
-    request = found["request"]
-    if request is not None and request["status"] == "REQUIRES_APPROVAL":
-        blockers.append(
-            {
-                "kind": "APPROVAL",
-                "id": request["request_id"],
-                "message": "The cancellation waits for approval",
-                "actor": "an approver",
-                **_said(by=_time(request["sla_at"])),
-            }
-        )
-    if request is not None and request["status"] == "AWAITING_CHARGE_DECISION":
-        blockers.append(
-            {
-                "kind": "CHARGE",
-                "id": request["request_id"],
-                "message": "A charge for the cancellation waits for an answer",
-                "actor": "the customer",
-                **_said(by=(request["charge"] or {}).get("respondBy")),
-            }
-        )
-    if found["operator_hold"]:
-        blockers.append({"kind": "HOLD", "message": "The order is on hold", "actor": "an operator"})
-    blockers += [
-        {
-            "kind": "CASE",
-            "id": case["case_id"],
-            "message": case["title"],
-            "actor": case["owner"] or "an operator",
-            **_said(by=_time(case["sla_at"]), taskId=case["task_id"]),
-        }
-        for case in found["cases"] or ()
-    ]
-    return blockers
-
-
-_ENDED: Final[Mapping[str, str]] = {
-    "COMPLETED": "Your order is complete.",
-    "PARTIALLY_COMPLETED": "Your order has ended; a part of it was delivered.",
-    "CANCELLED": "Your order is cancelled; everything that had been done for it is undone.",
-    "FAILED": "Your order could not be carried out.",
-    "REJECTED": "Your order could not be accepted.",
-}
-
-
-def _sentence(found: Row, done: int, total: int, blockers: list[dict[str, Json]], *, undoing: bool) -> str:
-    """Names what blocks, who must act and by when."""
-    if found["state"] in _ENDED:
-        return _ENDED[found["state"]]
-    request = found["request"]
-    if undoing:
-        said = f"Your order is being cancelled: {done} of {total} steps are done"
-    elif request is not None and request["scope"] == "ORDER":
-        said = "Your cancellation is being looked at; nothing new is started meanwhile"
-    elif not total:
-        said = "Your order has been received and is being prepared"
-    else:
-        said = f"Your order is being carried out: {done} of {total} steps are done"
-    if not blockers:
-        return f"{said}."
-    first = blockers[0]
-    by = f" by {first['by']}" if "by" in first else ""
-    return f"{said}. {str(first['message']).rstrip('.')}; {first['actor']} must act{by}."
+    return {"orderId": str(order_id), **describe_progress(found | {"edges": _gather(found["edges"])})}
 
 
 # -- cases ---------------------------------------------------------------------------------------------------

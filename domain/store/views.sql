@@ -130,18 +130,37 @@ select json_build_object(
     'tasks', (
         select json_agg(json_build_object(
             'task_id', task_id, 'step', step, 'task_type', task_type, 'state', state, 'plan_id', plan_id,
-            'depends_on', depends_on, 'kind', 'FULFILLMENT') order by plan_version, task_id)
-        from fulfillment_task where tenant_id = :tenant_id and order_id = :order_id and state <> 'SUPERSEDED'),
+            'depends_on', depends_on, 'kind', 'FULFILLMENT', 'held', exists (
+                select from task_hold h where h.tenant_id = :tenant_id and h.task_id = t.task_id))
+            order by plan_version, task_id)
+        from fulfillment_task t
+        where tenant_id = :tenant_id and order_id = :order_id and state <> 'SUPERSEDED' and superseded_by is null),
     'undoings', (
         select json_agg(json_build_object(
             'task_id', t.task_id, 'step', t.step, 'task_type', t.task_type, 'state', t.state, 'plan_id', t.plan_id,
-            'purpose', t.purpose) order by t.task_id)
+            'purpose', t.purpose, 'original_task', t.original_task) order by t.task_id)
         from compensation_task t where t.tenant_id = :tenant_id and t.order_id = :order_id and t.state <> 'SUPERSEDED'),
     'edges', (
         select json_agg(json_build_array(task_id, depends_on) order by depends_on) from compensation_task_dependency
         where tenant_id = :tenant_id and order_id = :order_id),
-    'held', (select count(distinct task_id) from task_hold where tenant_id = :tenant_id and order_id = :order_id),
+    'open_effects', (
+        select json_agg(json_build_object(
+            'task_id', e.task_id, 'system', e.system, 'accepted_at', e.accepted_at,
+            'callback_timeout', coalesce(p.types, '{}') -> e.task_type ->> 'callback_timeout') order by e.intended_at)
+        from effect e
+        left join fulfillment_task t on t.tenant_id = e.tenant_id and t.task_id = e.task_id
+        left join compensation_task c on c.tenant_id = e.tenant_id and c.task_id = e.task_id
+        left join (
+            select plan_id, types from fulfillment_plan where tenant_id = :tenant_id and order_id = :order_id
+            union all
+            select plan_id, types from compensation_plan where tenant_id = :tenant_id and order_id = :order_id
+        ) p on p.plan_id = coalesce(t.plan_id, c.plan_id)
+        where e.tenant_id = :tenant_id and e.order_id = :order_id and e.state in ('INTENDED', 'UNKNOWN')),
     'operator_hold', 'operator' = any(o.order_holds),
+    'starts_at', case
+        when o.base = 'VALIDATED' and (o.content ->> 'startOnRequestedDate')::boolean
+            and (o.content ->> 'requestedStartDate')::timestamptz > clock_timestamp()
+        then (o.content ->> 'requestedStartDate')::timestamptz end,
     'request', (
         select json_build_object(
             'request_id', request_id, 'status', status, 'scope', scope, 'plan_id', plan_id, 'sla_at', sla_at,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from domain.values import OrderId
+from domain import commands as ask
+from domain.store.pool import tenant_transaction
+from domain.values import OrderId, format_time
 from tests.workers.api_world import ApiWorld, a_cancellation_body, a_line, confirmed
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -267,6 +270,82 @@ async def test_a_preview_is_cited_only_while_it_stands(world: ApiWorld) -> None:
         answer = await world.post(path, a_cancellation_body(previewId=preview_id), if_match=etag)
         assert (answer.status_code, answer.json().get("code")) == (status, code)
     assert await world.rows("cancellation_request") == 0
+
+
+async def told(world: ApiWorld, order_id: str) -> tuple[str, list[dict[str, Any]]]:
+    seen = (await world.get(f"/orders/{order_id}/progress")).json()
+    return seen["sentence"], seen["blockers"]
+
+
+async def test_progress_names_what_blocks_who_must_act_and_by_when(world: ApiWorld) -> None:
+    order_id = await world.create(a_line(productOfferingId="router"))
+    await world.fulfil(order_id, lambda _: {"state": "ACCEPTED"}, only={"reserve-inventory"})
+    path = f"/orders/{order_id}/cancellation-requests"
+    assert (await told(world, order_id))[1] == []
+
+    # The reservation is under way: first it is waited for, then the plan waits for it.
+    request_id = await world.cancel(order_id)
+    await world.judge(order_id, request_id)
+    grace = (await world.get(f"{path}/{request_id}")).json()["graceUntil"]
+    sentence, [waits] = await told(world, order_id)
+    assert (waits["kind"], waits["actor"], waits["by"]) == ("OUTCOME", "inventory", grace)
+    assert sentence == (
+        "Your cancellation is being looked at; nothing new is started meanwhile. "
+        f"reserve-inventory has no outcome yet; inventory must finish it by {grace}."
+    )
+    async with tenant_transaction(world.pool, world.tenant) as connection:
+        await connection.execute("update cancellation_request set grace_until = requested_at")
+    planned = await world.judge(order_id, request_id)
+    sentence, [waits] = await told(world, order_id)
+    accepted = await world.value("select accepted_at from effect")
+    due = format_time(accepted + timedelta(hours=1))  # the type says nothing of its own: PT1H
+    assert (waits["actor"], waits["by"]) == ("inventory", due)
+    assert sentence.startswith("Your order is being cancelled: 0 of 1 steps are done. reserve-inventory has no outcome")
+    assert (await world.get(f"{path}/{request_id}")).json()["jeopardy"] is True
+
+    # Then its release is refused: a person must act.
+    [call] = world.calls
+    order = OrderId(uuid.UUID(order_id))
+    await world.report(order, call, confirmed(call))
+    await world.walk(order, planned["plan_id"], planned["plan_run"], lambda _: {"state": "NO_EFFECT", "reason": "x"})
+    sentence, [case] = await told(world, order_id)
+    assert (case["kind"], case["actor"]) == ("CASE", "an operator")
+    assert sentence.endswith(f"inventory refused release-inventory; an operator must act by {case['by']}.")
+
+
+async def test_progress_of_a_review_a_charge_and_a_part_of_the_order(world: ApiWorld) -> None:
+    order_id = await world.create(a_line("1", productOfferingId="router"), a_line("2", productOfferingId="router"))
+    await world.fulfil(order_id, only={"reserve-inventory"})
+    scope = {"scope": {"type": "ITEMS", "orderItemIds": ["2"]}}
+    request_id = await world.cancel(order_id, forceManualReview=True, **scope)
+    await world.judge(order_id, request_id)
+    path = f"/orders/{order_id}/cancellation-requests/{request_id}"
+    sentence, [review] = await told(world, order_id)
+    assert (review["kind"], review["by"]) == ("APPROVAL", (await world.get(path)).json()["slaAt"])
+    assert sentence.startswith("Your cancellation of a part of the order is being looked at; the rest goes on. ")
+    assert sentence.endswith(f"The cancellation waits for approval; an approver must act by {review['by']}.")
+    await world.post(f"{path}/approve", {}, as_=BOB, if_match=await world.etag(path))
+    await world.judge(order_id, request_id)
+    assert (await told(world, order_id))[0] == "A part of your order is being cancelled: 0 of 1 steps are done."
+
+    late = await world.create(appointment={"start": await soon(world), "end": "2999-01-01T00:00:00Z"})
+    await world.fulfil(late, only={*RESERVED, "create-appointment"})
+    await world.judge(late, await world.cancel(late))
+    sentence, [charge] = await told(world, late)
+    assert sentence.endswith(
+        f"A charge of 25.00 EUR for the cancellation waits for an answer; the customer must act by {charge['by']}."
+    )
+
+
+async def test_progress_of_an_order_that_waits_for_its_date(world: ApiWorld) -> None:
+    order_id = await world.create(requestedStartDate="2990-01-01T00:00:00Z", startOnRequestedDate=True)
+    run = await world.run_of(OrderId(uuid.UUID(order_id)))
+    await world.tell(ask.ValidateOrder(OrderId(uuid.UUID(order_id)), run))
+    sentence, [date] = await told(world, order_id)
+    assert date["kind"] == "DATE"
+    assert sentence == (
+        f"Your order has been received and is being prepared. The order waits for its start date, {date['by']}."
+    )
 
 
 async def test_a_preview_of_two_hundred_tasks_reads_once(world: ApiWorld) -> None:
