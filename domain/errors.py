@@ -107,6 +107,12 @@ class RepairNotFound(NotFound):
     code = "REPAIR_NOT_FOUND"
 
 
+class JobNotFound(NotFound):
+    """There is no such bulk job."""
+
+    code = "JOB_NOT_FOUND"
+
+
 class AssetNotFound(NotFound):
     """There is no such asset."""
 

@@ -1,5 +1,5 @@
-"""Finds what has fallen silent and starts its flow anew, through the one door; it must never change a row itself, nor
-act on what it cannot see."""
+"""Finds what has fallen silent and starts its flow anew, and carries bulk jobs on, through the one door; it must never
+change an order's row itself, nor act on what it cannot see."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from domain.store.reconcile import (
     take_watch,
 )
 from domain.values import OrderId, PlanId, TenantId, derive_id, system_actor
+from workers.bulk import work
 from workers.gateways.engine import Engine, open_channel
 from workers.settings import Settings
 from workers.telemetry import serve_health
@@ -161,11 +162,16 @@ async def run(
                 return
 
 
+async def _stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
 async def _watch(
     settings: Settings, troubles: dict[str, str], settle: timedelta, *, report_only: bool, once: bool
 ) -> None:
     async with AsyncExitStack() as stack:
-        auditor = await open_pool(settings.auditor_database_url, size=1, name="reconciler")
+        auditor = await open_pool(settings.auditor_database_url, size=2, name="reconciler")
         stack.callback(auditor.terminate)
         pool = await open_pool(settings.database_url, size=2, name="reconciler")
         stack.callback(pool.terminate)
@@ -178,6 +184,9 @@ async def _watch(
             if await take_watch(connection):
                 break
             await asyncio.sleep(_STANDBY_SECONDS)
+        if not (once or report_only):
+            bulk = asyncio.create_task(work(pool, door, auditor))
+            stack.push_async_callback(_stop, bulk)
         while True:
             findings = await sweep(connection, settle)
             if not report_only and any(finding.repair for finding in findings):

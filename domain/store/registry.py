@@ -36,7 +36,7 @@ class Filed:
     replayed: bool = False
 
 
-async def _find_answer(connection: Connection, envelope: Envelope) -> Filed | None:
+async def find_answer(connection: Connection, envelope: Envelope) -> Filed | None:
     """The stored answer of a command that was carried out before; None for the one that is to do it now."""
     try:
         if await claim_receipt(connection, envelope.tenant_id, envelope.command_id, envelope.fingerprint):
@@ -49,7 +49,7 @@ async def _find_answer(connection: Connection, envelope: Envelope) -> Filed | No
     return Filed(200, answer["body"], answer["etag"], answer["location"], replayed=True)
 
 
-async def _store_answer(connection: Connection, envelope: Envelope, filed: Filed) -> Filed:
+async def store_answer(connection: Connection, envelope: Envelope, filed: Filed) -> Filed:
     stored = {"body": filed.body, "etag": filed.etag, "location": filed.location}
     await run(
         connection,
@@ -64,7 +64,7 @@ async def _store_answer(connection: Connection, envelope: Envelope, filed: Filed
 async def publish_policy(pool: Pool, envelope: Envelope, read: ReadPolicy) -> Filed:
     """Store a policy as the tenant's newest version. `read` raises PolicyInvalid, after what may come before it."""
     async with tenant_transaction(pool, envelope.tenant_id) as connection:
-        before = await _find_answer(connection, envelope)
+        before = await find_answer(connection, envelope)
         if before is not None:
             return before
         document, policy = await read()
@@ -81,14 +81,14 @@ async def publish_policy(pool: Pool, envelope: Envelope, read: ReadPolicy) -> Fi
         )
         link = f"/api/v1/policies/{kept['version']}"
         body = {"version": kept["version"], "name": policy.name, "links": {"self": link}}
-        return await _store_answer(connection, envelope, Filed(201, body, location=link))
+        return await store_answer(connection, envelope, Filed(201, body, location=link))
 
 
 async def import_asset(pool: Pool, book: PolicyBook, envelope: Envelope, asset: Asset, check: CheckVersion) -> Filed:
     """Take an asset of the installed base in, or put it right. `check` is given the ETag that stands, None for a new
     asset, and raises what a wrong precondition raises."""
     async with tenant_transaction(pool, envelope.tenant_id) as connection:
-        before = await _find_answer(connection, envelope)
+        before = await find_answer(connection, envelope)
         if before is not None:
             return before
         tenant_id = envelope.tenant_id
@@ -111,12 +111,17 @@ async def import_asset(pool: Pool, book: PolicyBook, envelope: Envelope, asset: 
         assert row is not None
         body = show_asset(orjson.loads(row["document"]))
         filed = Filed(200 if known else 201, body, asset_etag(body["version"]), body["links"]["self"])
-        return await _store_answer(connection, envelope, filed)
+        return await store_answer(connection, envelope, filed)
+
+
+async def read_policy_in_force(connection: Connection, book: PolicyBook, tenant_id: TenantId) -> Policy:
+    """The policy that decides now for this tenant. Raises PolicyNotFound."""
+    row = await fetch_row(connection, _SQL["find_policy_in_force"], tenant_id=tenant_id)
+    return await book.read(connection, row["version"] if row else None)
 
 
 async def _check_offering(connection: Connection, book: PolicyBook, tenant_id: TenantId, offering: str) -> None:
-    row = await fetch_row(connection, _SQL["find_policy_in_force"], tenant_id=tenant_id)
-    policy = await book.read(connection, row["version"] if row else None)
+    policy = await read_policy_in_force(connection, book, tenant_id)
     if offering not in policy.offerings:
         raise OfferingUnknown(
             f"The policy has no offering {offering!r}.",

@@ -35,7 +35,7 @@ from workers.api.problems import (
     problem_of_refusal,
     problem_response,
 )
-from workers.api.routes import cancellations, cases, effects, operations, orders, plans, registry
+from workers.api.routes import bulk, cancellations, cases, effects, operations, orders, plans, registry
 from workers.api.routing import PREFIX, Endpoint, Route, make_endpoint
 from workers.api.service import Service
 from workers.local.issuer import public_jwks
@@ -51,6 +51,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *cancellations.routes.rows,
     *plans.routes.rows,
     *cases.routes.rows,
+    *bulk.routes.rows,
     *registry.routes.rows,
     *operations.routes.rows,
 )

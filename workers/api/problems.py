@@ -33,6 +33,7 @@ STATUS_OF: Final[Mapping[type[Breach], int]] = MappingProxyType(
         errors.EffectNotFound: 404,
         errors.CaseNotFound: 404,
         errors.RepairNotFound: 404,
+        errors.JobNotFound: 404,
         errors.AssetNotFound: 404,
         errors.PolicyNotFound: 404,
         errors.PreviewNotFound: 404,

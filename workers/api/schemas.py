@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
 from domain.errors import FieldError
@@ -290,6 +290,75 @@ class RepairBody(Body):
 class RepairDecisionBody(Body):
     comment: Remark | None = None
     reason: Remark | None = None
+
+
+class OrderFilter(Body):
+    state: Word | Annotated[list[Word], Field(min_length=1, max_length=20)] | None = None
+    customer_id: Word | None = None
+    external_id: Word | None = None
+    order_type: Word | None = None
+    product_offering_id: Word | None = None
+    updated_since: Time | None = None
+
+
+class CaseFilter(Body):
+    status: Word | Annotated[list[Word], Field(min_length=1, max_length=5)] | None = None
+    category: Word | None = None
+    context: Word | None = None
+    order_id: UuidText | None = None
+    system: Word | None = None
+    task_type: Word | None = None
+
+
+MAX_NAMED: Final = 10_000
+
+Rate = Annotated[int, Field(ge=1, le=60_000)]
+
+
+class BulkCancellationBody(Body):
+    """Live orders by filter, or orders by id: exactly one of the two."""
+
+    filter: OrderFilter | None = None
+    order_ids: Annotated[list[UuidText], Field(min_length=1, max_length=MAX_NAMED)] | None = None
+    reason_code: Code
+    reason_text: Remark | None = None
+    rate_per_minute: Rate | None = None
+
+    @model_validator(mode="after")
+    def _choose_one(self) -> Self:
+        if (self.filter is None) == (self.order_ids is None):
+            raise ValueError("give either filter or orderIds")
+        return self
+
+
+class BulkRepairBody(Body):
+    """The same repair for open cases by filter, or for cases by id: exactly one of the two."""
+
+    filter: CaseFilter | None = None
+    case_ids: Annotated[list[UuidText], Field(min_length=1, max_length=MAX_NAMED)] | None = None
+    action: Literal[
+        "RETRY",
+        "VERIFY_OUTCOME",
+        "MARK_TOOK_EFFECT",
+        "MARK_NO_EFFECT",
+        "FORCE_COMPLETE",
+        "WAIVE",
+        "REPLACE_INPUT",
+        "CONVERT_TO_ORDER",
+        "FAIL_ITEM",
+    ]
+    reason_code: Code
+    reason_text: Remark | None = None
+    evidence: Evidence | None = None
+    input: FreeForm | None = None
+    amount: Money | None = None
+    rate_per_minute: Rate | None = None
+
+    @model_validator(mode="after")
+    def _choose_one(self) -> Self:
+        if (self.filter is None) == (self.case_ids is None):
+            raise ValueError("give either filter or caseIds")
+        return self
 
 
 # -- registry ------------------------------------------------------------------------------------------------
