@@ -555,7 +555,7 @@ def _force(draft: Draft, task: Task, effect: Effect | None, repair: Mapping[str,
         operation=task_type.operation,
         level=task_type.external_effect_level,
         state="INTENDED",
-        input=effect.input if effect else None,
+        input=effect.input if effect else {},  # nothing was sent
         intended_at=draft.now,
         basis="MANUAL",
         reverses=task.reverses if task.kind == "COMPENSATION" and task.purpose != "WITHDRAW" else None,

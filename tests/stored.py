@@ -16,8 +16,9 @@ import orjson
 from domain import commands as ask
 from domain.decide import Surroundings, case_etag, order_etag, request_etag
 from domain.handle import Answer, Door
-from domain.order import Asset, Order
+from domain.order import Asset, Draft, Order, Reported
 from domain.policy import parse_policy, read_policy_text
+from domain.settle import settle
 from domain.store.orders import load_order
 from domain.store.pool import Pool, open_pool, tenant_transaction
 from domain.values import Actor, OrderId, TenantId, system_actor
@@ -145,7 +146,24 @@ class StoredWorld(Stage):
         handled = self._handle(command, actor or system_actor("test"), command_id or uuid.uuid4(), on_behalf_of)
         answer = self.store.run(handled)
         self.order = self.store.run(self._load(command.order_id))
+        if isinstance(command, ask.ClaimTask | ask.RecordOutcome):
+            self._expect_nothing_left()
         return answer
+
+    def _expect_nothing_left(self) -> None:
+        """A claim or an outcome is decided on a slice of the order: it must leave nothing that the whole would have
+        settled, for nobody might ask again for a long time."""
+        draft = Draft(
+            self.the_order,
+            actor=system_actor("test"),
+            on_behalf_of=None,
+            now=self.now,
+            command_id=uuid.uuid4(),
+            policy=self.policy,
+            policy_version=self.policy_version,
+        )
+        settle(draft, Reported())
+        assert not draft.events, [(event.entity, event.kind, event.before, event.after) for event in draft.events]
 
     async def _handle(
         self, command: ask.Command, actor: Actor, command_id: uuid.UUID, on_behalf_of: str | None

@@ -402,6 +402,15 @@ def undone_by_hand(world: Stage) -> None:
     assert (world.state, world.open_case().context) == ("FALLOUT", "COMPENSATION")
 
 
+def undone_by_hand_and_vouched_for(world: Stage) -> None:
+    """What a person undid, a second one believes: nobody was called, and the order is CANCELLED."""
+    undone_by_hand(world)
+    case_id, proof = world.open_case().case_id, {"kind": "TICKET", "reference": "INC-8"}
+    world.do(ask.RepairCase(world.order_id, case_id, "FORCE_COMPLETE", "MANUAL_WORK_DONE", None, proof), OPERATOR)
+    world.do(ask.DecideRepair(world.order_id, case_id, 1, True), APPROVER)
+    assert world.state == "CANCELLED"
+
+
 def forced_by_two(world: Stage) -> None:
     world.accept().decompose().run_flow(answers(assign_resource=REFUSED))
     proof = {"kind": "TICKET", "reference": "INC-7"}
@@ -590,6 +599,7 @@ STORIES: tuple[Story, ...] = (
     undoing_refused_and_repaired,
     undone_by_hand,
     forced_by_two,
+    undone_by_hand_and_vouched_for,
     item_given_up,
     waived,
     input_replaced,

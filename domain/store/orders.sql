@@ -118,7 +118,8 @@ where not exists (
         where not exists (
             select from fulfillment_task t
             where t.tenant_id = :tenant_id and t.order_id = :order_id and t.task_id <> me.task_id
-              and item_id = any(t.item_ids) and t.state not in ('COMPLETED', 'SUPERSEDED')));
+              and item_id = any(t.item_ids) and t.superseded_by is null
+              and t.state not in ('COMPLETED', 'SUPERSEDED')));
 
 -- name: load_surroundings
 -- For an order that does not exist yet: the time, the policy in force, the assets it aims at and what relies on them.
