@@ -38,6 +38,7 @@ from workers.api.problems import (
 from workers.api.routes import bulk, cancellations, cases, effects, operations, orders, plans, registry
 from workers.api.routing import PREFIX, Endpoint, Route, make_endpoint
 from workers.api.service import Service
+from workers.api.ui.site import make_site
 from workers.local.issuer import public_jwks
 from workers.settings import Settings, SettingsError, variable_name
 
@@ -125,6 +126,8 @@ def make_app(service: Service) -> FastAPI:
     for route in ROUTES:
         _serve(app, route.method, PREFIX + route.path, make_endpoint(service, route))
     _serve(app, "POST", PREFIX + effects.PATH, partial(effects.record_outcome, service))
+    for method, path, endpoint in make_site(service, ROUTES):
+        _serve(app, method, path, endpoint)
     _add_operations(app, service, registry)
     return app
 

@@ -83,6 +83,10 @@ REFUSALS: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
             401,
             "The callback is not signed, not signed with the system's secret, or older than five minutes.",
         ),
+        "FORM_FOREIGN": (
+            403,
+            "The form was not made by a page of this session; open the page again and send it from there.",
+        ),
         "ROUTE_NOT_FOUND": (404, "There is nothing at this address."),
         "METHOD_NOT_ALLOWED": (405, "This address does not take this method; the Allow header says which it takes."),
         "BODY_TOO_LARGE": (413, "The body is larger than 1 MiB."),
