@@ -9,6 +9,8 @@ from uuid import UUID, uuid4
 from tests.browser.chromium import Browser, Page
 from tests.browser.served import Served
 from tests.workers.api_world import ApiWorld, a_line
+from tests.workers.test_api_cancellations import soon
+from tests.workers.test_api_cases import a_case
 
 STARTED = {"reserve-inventory", "assign-resource", "create-appointment"}
 ATTACK = """"><img src=x onerror="window.hurt=1"><script>window.hurt=1</script>{{ 7*7 }}'"""
@@ -218,6 +220,38 @@ def test_an_operator_holds_and_releases_an_order(served: Served, page: Page) -> 
         return str(await world.value("select state from customer_order where order_id = $1", UUID(order_id)))
 
     assert served.play(state) == "IN_PROGRESS"
+
+
+def test_a_charge_is_shown_and_declined(served: Served, page: Page) -> None:
+    async def make(world: ApiWorld) -> str:
+        order_id = await world.create(appointment={"start": await soon(world), "end": "2999-01-01T00:00:00Z"})
+        await world.fulfil(order_id, only=STARTED)
+        await world.judge(order_id, await world.cancel(order_id))
+        return order_id
+
+    order_id = served.play(make)
+    sign_in(served, page, "alice", "agent", at=f"/ui/orders/{order_id}")
+    page.wait_for("25.00 EUR")
+    assert page.has("Accept the charge")
+    page.click("Decline the charge")
+    page.wait_for("Cancellation of the order: refused")
+    page.wait_for("charge declined")
+    assert not page.has("Accept the charge")
+
+
+def test_a_failure_is_on_the_order_in_the_list_and_on_the_dashboard(served: Served, page: Page) -> None:
+    order_id, _ = served.play(a_case)
+    sign_in(served, page, "olga", "operator", at=f"/ui/orders/{order_id}")
+    page.wait_for("stopped by a failure that a person must mend")
+    title = str(served.play(lambda world: world.value("select title from fallout_case")))
+    assert page.run(lambda tab: tab.get_by_role("cell", name=title, exact=True).count()) == 1
+    page.click("Dashboard", "link")
+    page.wait_for("Open cases")
+    page.click("Open cases", "link")
+    page.wait_for(title)
+    assert page.url.endswith("/ui/cases?status=OPEN")
+    page.click(order_id[:8], "link")
+    page.wait_for("nobody yet")
 
 
 def test_the_dashboard_and_the_lists_lead_to_what_needs_a_person(served: Served, page: Page) -> None:
