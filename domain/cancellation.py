@@ -31,6 +31,7 @@ from domain.commands import (
     RecordReview,
     RejectCancellation,
     RequestCancellation,
+    RestartFlow,
     WithdrawCancellation,
 )
 from domain.compensation import draw_graph, store_plan, supersede_plan
@@ -383,6 +384,26 @@ def begin_assessment(draft: Draft, command: BeginAssessment) -> Mapping[str, Jso
     if request.status != "ASSESSING":
         return {"verdict": "quiet"}
     return _quiet_or_wait(draft, request)
+
+
+def restart_request(draft: Draft, command: RestartFlow) -> Mapping[str, Json]:
+    """A request whose flow is gone is taken up where it stands; past its commit point only its plan can be."""
+    assert command.request_id is not None
+    request = find_request(draft, command.request_id)
+    if request.has_ended or request.committed_at:
+        return {"verdict": "stand_down"}
+    run = Run(draft.new_id("run"))
+    draft.change_request(request.request_id, run=run, waiting=False)
+    draft.record("FLOW_RESTARTED", "REQUEST", request.request_id, request_id=request.request_id, reason=command.reason)
+    draft.send(
+        "cancellation-requested",
+        f"{request.request_id}:{run}",
+        ttl=3600,
+        order_id=draft.head.order_id,
+        request_id=request.request_id,
+        run=run,
+    )
+    return {"run": str(run)}
 
 
 def is_parked(draft: Draft, request: Request) -> bool:

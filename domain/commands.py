@@ -392,11 +392,31 @@ class RecordRepair:
 
 @dataclass(frozen=True, slots=True)
 class RestartFlow:
-    """Start a plan's walker again under a new run, because the engine lost it."""
+    """Start a flow again under a new run, because the engine lost it: a plan's walker, a request's, or, where neither
+    is named, that of an order before its plan."""
 
     order_id: OrderId
-    plan_id: PlanId
+    plan_id: PlanId | None
     reason: str
+    request_id: RequestId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ParkCase:
+    """The engine shows this incident for the job that a case is about."""
+
+    order_id: OrderId
+    case_id: CaseId
+    incident_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeCase:
+    """The incident of a case was resolved in the engine: whoever did that wants it tried again."""
+
+    order_id: OrderId
+    case_id: CaseId
+    incident_key: str
 
 
 Command = (
@@ -434,4 +454,6 @@ Command = (
     | RecordReview
     | RecordRepair
     | RestartFlow
+    | ParkCase
+    | ResumeCase
 )

@@ -17,6 +17,7 @@ from domain.cancellation import (
     record_review,
     reject,
     request_cancellation,
+    restart_request,
     withdraw,
 )
 from domain.execution import claim_task, claim_verification, record_outcome
@@ -25,9 +26,11 @@ from domain.fallout import (
     decide_repair,
     describe_wait,
     note_refusal,
+    park_case,
     raise_jeopardy,
     record_repair,
     repair_case,
+    resume_case,
 )
 from domain.fulfillment import (
     accept_order,
@@ -36,6 +39,7 @@ from domain.fulfillment import (
     hold_order,
     release_order,
     release_tasks,
+    restart_order,
     restart_plan,
     validate_order,
 )
@@ -127,8 +131,16 @@ def decide(draft: Draft, command: ask.Command, around: Surroundings) -> Decision
             told = amending.record_review(draft, command) if amended else record_review(draft, command)
         case ask.RecordRepair():
             told = record_repair(draft, command, reported)
-        case ask.RestartFlow():
+        case ask.RestartFlow(request_id=None, plan_id=None):
+            told = restart_order(draft, command)
+        case ask.RestartFlow(request_id=None):
             told = restart_plan(draft, command)
+        case ask.RestartFlow():
+            told = restart_request(draft, command)
+        case ask.ParkCase():
+            told = park_case(draft, command)
+        case ask.ResumeCase():
+            told = resume_case(draft, command)
         case _:
             assert_never(command)
     settle(draft, reported)

@@ -7,7 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from domain.arbitration import arbitrate_cancellation
-from domain.commands import AssignCase, DecideRepair, NoteRefusal, RaiseJeopardy, RecordRepair, RepairCase
+from domain.commands import (
+    AssignCase,
+    DecideRepair,
+    NoteRefusal,
+    ParkCase,
+    RaiseJeopardy,
+    RecordRepair,
+    RepairCase,
+    ResumeCase,
+)
 from domain.compensation import confirm_effect, finish_original, step_in
 from domain.errors import (
     Breach,
@@ -705,6 +714,40 @@ def _take_back(draft: Draft, case: Case) -> None:
         case,
         tuple({**repair, "status": "REJECTED"} if repair["status"] == RUNNING else repair for repair in case.repairs),
     )
+
+
+def park_case(draft: Draft, command: ParkCase) -> Mapping[str, Json]:
+    """Remember under which incident the engine shows this case's job."""
+    case = draft.cases.get(command.case_id)
+    if case is not None and case.is_open and case.incident_key != command.incident_key:
+        draft.change_case(case.case_id, "CASE_CHANGED", incident_key=command.incident_key)
+    return {"verdict": "parked"}
+
+
+def resume_case(draft: Draft, command: ResumeCase) -> Mapping[str, Json]:
+    """Somebody resolved the incident in the engine, which is a wish to try again: the same as RETRY, with the incident
+    as its evidence (EC58). Held work and what cannot be tried again stay as they are, with their case."""
+    case = draft.cases.get(command.case_id)
+    if case is None or not case.is_open or case.incident_key != command.incident_key:
+        return {"verdict": "stand_down"}
+    try:
+        _check_retry(draft, case)
+    except (ChangeActive, RepairNotPossible):
+        return {"verdict": "stand_down"}
+    if case.task_id:
+        retry_task(draft, draft.tasks[case.task_id])
+    repair = {
+        "n": len(case.repairs) + 1,
+        "action": "RETRY",
+        "reasonCode": None,
+        "reasonText": None,
+        "by": draft.actor.subject,
+        "at": format_time(draft.now),
+        "status": "DONE",
+        "evidence": {"kind": "INCIDENT", "reference": command.incident_key},
+    }
+    close_case(draft, case.case_id, "RESOLVED", "RESOLVED_IN_ENGINE", repairs=(*case.repairs, repair))
+    return {"verdict": "resumed"}
 
 
 def raise_jeopardy(draft: Draft, command: RaiseJeopardy) -> Mapping[str, Json]:

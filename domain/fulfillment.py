@@ -354,8 +354,20 @@ def count_at_work(draft: Draft, plan_id: PlanId) -> int:
     )
 
 
+def restart_order(draft: Draft, command: RestartFlow) -> Mapping[str, Json]:
+    """An order that has no plan yet is looked at anew; what is left of the old flow stands down."""
+    if draft.plan is not None or draft.head.has_ended:
+        return {"verdict": "stand_down"}
+    run = Run(draft.new_id("run"))
+    draft.change_head(run=run)
+    draft.record("FLOW_RESTARTED", "ORDER", draft.head.order_id, reason=command.reason)
+    draft.send("order-accepted", draft.head.order_id, ttl=3600, order_id=draft.head.order_id, run=run)
+    return {"run": str(run)}
+
+
 def restart_plan(draft: Draft, command: RestartFlow) -> Mapping[str, Json]:
     """Give a plan a new run: every unfinished task goes out again, whatever the old flow still believes."""
+    assert command.plan_id is not None
     plan = draft.plans.get(command.plan_id) or draft.plan
     if plan is None or plan.plan_id != command.plan_id:
         raise PlanNotFound

@@ -257,7 +257,7 @@ CONTRACTS: Final[Mapping[str, Contract]] = {
     "COMPENSATION_COMPLETED": Contract("PLAN", "Every undoing has ended.", "always"),
     "COMPENSATION_SUPERSEDED": Contract("PLAN", "The plan was given up before anything was undone.", "always"),
     "FLOW_RESTARTED": Contract(
-        "PLAN", "The flow that carries the plan out was started anew.", "never", {"reason": CODE}
+        "PLAN ORDER REQUEST", "The flow that carries the plan out was started anew.", "never", {"reason": CODE}
     ),
     # -- failures and people
     "CASE_OPENED": Contract("CASE", "A failure needs a person.", "always", _CASE),

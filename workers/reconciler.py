@@ -5,32 +5,26 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
-from uuid import UUID
 
+import httpx
 import structlog
 from prometheus_client import Counter, Gauge
 
-from domain.commands import Envelope, RestartFlow
+from domain.commands import Envelope, ParkCase, RaiseJeopardy, RestartFlow, ResumeCase
 from domain.errors import Breach
 from domain.handle import Door
+from domain.reconciliation import EXPLANATIONS, INCIDENT_CLASSES, Finding, Observed, Repair, compare
 from domain.store.outages import OUTAGES
-from domain.store.pool import Connection, open_pool
-from domain.store.reconcile import (
-    SilentTask,
-    StuckOutbox,
-    find_idle_tasks,
-    find_overdue_effects,
-    find_stuck_outboxes,
-    take_watch,
-)
-from domain.values import OrderId, PlanId, TenantId, derive_id, system_actor
+from domain.store.pool import Connection, Pool, open_pool
+from domain.store.reconcile import find_tenants_with_findings, keep_findings, read_canonical, take_watch
+from domain.values import TenantId, system_actor
 from workers.bulk import work
-from workers.gateways.engine import Engine, open_channel
+from workers.gateways.engine import Engine, EngineRefusedError, NoSearchError, open_channel
 from workers.settings import Settings
 from workers.telemetry import serve_health
 
@@ -39,107 +33,106 @@ log = structlog.get_logger(__name__)
 SWEEP_SECONDS: Final = 5.0
 # The flows' own heartbeat comes first; whoever is still silent after one and a half of them has no flow.
 SETTLE_HEARTBEATS: Final = 1.5
-# Automatic restarts of one plan; then it is only reported, for a person to look at.
-RESTARTS: Final = 3
-OUTBOX_SETTLE: Final = timedelta(minutes=1)
+# The engine's search lags behind the engine; what is younger is not judged by it.
+INCIDENT_SETTLE: Final = timedelta(seconds=10)
+_RESOLVED_SINCE: Final = timedelta(days=1)
 
 _STANDBY_SECONDS: Final = 2.0
 
 _FINDINGS = Gauge("recourse_findings", "Differences that the last sweep found", ["klass"])
 _REPAIRS = Counter("recourse_restarts", "Flows that were started anew")
+_INCIDENTS = Counter("recourse_incidents_mended", "Incidents of the engine that were told or resolved", ["kind"])
 
 
-@dataclass(frozen=True, slots=True)
-class Repair:
-    """Start the walker of a plan anew. command_id: the same for whoever finds the same."""
-
-    tenant_id: TenantId
-    order_id: OrderId
-    plan_id: PlanId
-    command_id: UUID
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One difference between what is and what should be. repair: the plan to start anew; None: a person's work.
-
-    subject: the plan or the outbox · evidence: in words, without personal data
-    """
-
-    klass: str
-    subject: str
-    evidence: str
-    silent_since: datetime
-    repair: Repair | None = None
-
-
-def compare(
-    tasks: Sequence[SilentTask], outboxes: Sequence[StuckOutbox], settle: timedelta, now: datetime
-) -> list[Finding]:
-    """What is silent, in; findings out, one per plan. A plan that was restarted waits twice as long each time, and
-    after RESTARTS times for a person. Pure."""
-    by_plan: dict[PlanId, list[SilentTask]] = {}
-    for task in tasks:
-        by_plan.setdefault(task.plan_id, []).append(task)
-    findings = [_judge_plan(found, settle, now) for found in by_plan.values()]
-    findings += [
-        Finding(
-            "OUTBOX_STUCK",
-            stuck.outbox,
-            f"{stuck.rows} rows wait, {stuck.parked} of them held back",
-            stuck.silent_since,
-        )
-        for stuck in outboxes
-    ]
-    return findings
-
-
-def _judge_plan(tasks: Sequence[SilentTask], settle: timedelta, now: datetime) -> Finding:
-    first = min(tasks, key=lambda task: task.silent_since)
-    evidence = f"{len(tasks)} tasks silent, restarted {first.restarts} times"
-    last = max((task.restarted_at for task in tasks if task.restarted_at), default=first.silent_since)
-    repair = None
-    if first.restarts < RESTARTS and now - last >= settle * 2**first.restarts:
-        repair = Repair(
-            first.tenant_id,
-            first.order_id,
-            first.plan_id,
-            derive_id(first.plan_id, "restart", first.restarts),
-            first.klass,
-        )
-    return Finding(first.klass, str(first.plan_id), evidence, first.silent_since, repair)
-
-
-async def sweep(connection: Connection, settle: timedelta) -> list[Finding]:
+async def sweep(connection: Connection, settle: timedelta, observed: Observed) -> list[Finding]:
     """Look once. `connection` is the auditor's."""
-    tasks = [*await find_idle_tasks(connection, settle), *await find_overdue_effects(connection, settle)]
-    outboxes = await find_stuck_outboxes(connection, OUTBOX_SETTLE)
-    findings = compare(tasks, outboxes, settle, datetime.now(UTC))
+    named = [incident.case_id for incident in observed.incidents or () if incident.case_id]
+    canonical, now = await read_canonical(connection, settle, named)
+    findings = compare(canonical, observed, settle, now, INCIDENT_SETTLE)
     _FINDINGS.clear()
     for finding in findings:
         _FINDINGS.labels(finding.klass).inc()
     return findings
 
 
-async def mend(door: Door, findings: Sequence[Finding]) -> int:
-    """Carry out the repairs; how many were. The same finding seen twice is the same command."""
-    done = 0
+async def observe(engine: Engine) -> Observed:
+    """What the engine shows; without a search, or with one that is ill, nothing is concluded from it."""
+    try:
+        return Observed(await engine.find_incidents(datetime.now(UTC) - _RESOLVED_SINCE))
+    except NoSearchError:
+        return Observed()
+    except httpx.HTTPError as error:
+        log.warning("the engine's view is not there", error=type(error).__name__)
+        return Observed()
+
+
+async def mend(door: Door, engine: Engine, findings: Sequence[Finding]) -> dict[tuple[str, str], datetime]:
+    """Carry out the repairs; those that were, by (class, subject). The same finding seen twice is the same command."""
+    done: dict[tuple[str, str], datetime] = {}
     for finding in findings:
         if finding.repair is None:
             continue
-        repair = finding.repair
-        envelope = Envelope(repair.tenant_id, repair.command_id, system_actor("reconciler"))
         try:
-            answer = await door.handle(envelope, RestartFlow(repair.order_id, repair.plan_id, repair.reason))
+            if await _repair(door, engine, finding.repair):
+                done[finding.klass, finding.subject] = datetime.now(UTC)
+                log.info("mended", klass=finding.klass, subject=finding.subject, kind=finding.repair.kind)
         except Breach as breach:
-            log.warning("not restarted", plan_id=finding.subject, code=breach.code)
-            continue
-        if not answer.replayed:
-            done += 1
-            _REPAIRS.inc()
-            log.info("flow restarted", plan_id=finding.subject, reason=repair.reason, order_id=str(repair.order_id))
+            log.warning("not mended", klass=finding.klass, subject=finding.subject, code=breach.code)
+        except EngineRefusedError as refusal:
+            log.warning("not mended", klass=finding.klass, subject=finding.subject, code=str(refusal))
     return done
+
+
+async def _repair(door: Door, engine: Engine, repair: Repair) -> bool:
+    """Whether it was done now. What lies in the engine is mended there; everything else through the door."""
+    if repair.kind == "RESOLVE":
+        assert repair.incident_key is not None
+        await engine.resolve_incident(int(repair.incident_key), int(repair.job_key) if repair.job_key else None)
+        _INCIDENTS.labels("RESOLVE").inc()
+        return True
+    envelope = Envelope(repair.tenant_id, repair.command_id, system_actor("reconciler"))
+    command: RestartFlow | ParkCase | ResumeCase | RaiseJeopardy
+    match repair.kind:
+        case "JEOPARDY":
+            assert repair.request_id is not None
+            command = RaiseJeopardy(repair.order_id, repair.request_id, "PREDICTED")
+        case "PARK":
+            assert repair.case_id is not None
+            assert repair.incident_key is not None
+            command = ParkCase(repair.order_id, repair.case_id, repair.incident_key)
+        case "CLOSE":
+            assert repair.case_id is not None
+            assert repair.incident_key is not None
+            command = ResumeCase(repair.order_id, repair.case_id, repair.incident_key)
+        case _:
+            command = RestartFlow(repair.order_id, repair.plan_id, repair.reason, repair.request_id)
+    answer = await door.handle(envelope, command)
+    if answer.replayed:
+        return False
+    if repair.kind == "RESTART":
+        _REPAIRS.inc()
+    elif repair.kind in {"PARK", "CLOSE"}:
+        _INCIDENTS.labels(repair.kind).inc()
+    return True
+
+
+async def keep(
+    pool: Pool,
+    connection: Connection,
+    findings: Sequence[Finding],
+    observed: Observed,
+    done: dict[tuple[str, str], datetime],
+) -> None:
+    """Store what stands, tenant by tenant; those where nothing stands any more are told so."""
+    classes = set(EXPLANATIONS) - (INCIDENT_CLASSES if observed.incidents is None else frozenset())
+    by_tenant: dict[TenantId, list[Finding]] = defaultdict(list)
+    for tenant_id in await find_tenants_with_findings(connection):
+        by_tenant[tenant_id] = []
+    for finding in findings:
+        if finding.tenant_id is not None:
+            by_tenant[finding.tenant_id].append(finding)
+    for tenant_id, own in by_tenant.items():
+        await keep_findings(pool, tenant_id, own, classes, done)
 
 
 async def run(
@@ -177,7 +170,8 @@ async def _watch(
         stack.callback(pool.terminate)
         channel = open_channel(settings.engine_grpc)
         stack.push_async_callback(channel.close)
-        engine, door = Engine(channel, ""), Door(pool)
+        engine, door = Engine(channel, settings.engine_rest), Door(pool)
+        stack.push_async_callback(engine.close)
         connection = await stack.enter_async_context(auditor.acquire())
         troubles.clear()
         while True:
@@ -188,13 +182,16 @@ async def _watch(
             bulk = asyncio.create_task(work(pool, door, auditor))
             stack.push_async_callback(_stop, bulk)
         while True:
-            findings = await sweep(connection, settle)
+            observed = await observe(engine)
+            findings = await sweep(connection, settle, observed)
+            done: dict[tuple[str, str], datetime] = {}
             if not report_only and any(finding.repair for finding in findings):
                 # Without an engine a new flow would only be one more to wait.
                 if await engine.is_ready():
-                    await mend(door, findings)
+                    done = await mend(door, engine, findings)
                 else:
                     log.warning("the engine is not there; nothing is restarted", findings=len(findings))
+            await keep(pool, connection, findings, observed, done)
             if once:
                 for finding in findings:
                     log.info("finding", klass=finding.klass, subject=finding.subject, evidence=finding.evidence)

@@ -1,46 +1,37 @@
-"""What is overdue, read across all tenants by the auditor's role; it must never change a row."""
+"""What is overdue, read across all tenants by the auditor's role or for one by the application's; and findings, kept
+beside the orders. It must never change an order's row."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
-from domain.store.pool import Connection, fetch_all, fetch_row
+import orjson
+
+from domain.reconciliation import (
+    EXPLANATIONS,
+    Canonical,
+    CaseInEngine,
+    Finding,
+    Oddity,
+    RunningPlan,
+    RunningTask,
+    SilentFlow,
+    SilentTask,
+    StuckOutbox,
+)
+from domain.store.pool import Connection, Pool, fetch_all, fetch_row, run, tenant_transaction
 from domain.store.queries import load_queries
-from domain.values import OrderId, PlanId, TenantId
+from domain.store.views import Page, Place
+from domain.values import CaseId, Json, TenantId, format_time, parse_time
 
 _SQL = load_queries("reconcile")
 
 # A sweep that finds more than this goes on in the next one.
 _LIMIT: Final = 500
-
-
-@dataclass(frozen=True, slots=True)
-class SilentTask:
-    """A task that something should have happened to by now.
-
-    klass: the finding's class · silent_since: last sign of life, or when it was due · restarts, restarted_at: how often
-    its plan's flow has been started anew, and when last (None: not known or never)
-    """
-
-    klass: str
-    tenant_id: TenantId
-    order_id: OrderId
-    plan_id: PlanId
-    task_id: UUID
-    silent_since: datetime
-    restarts: int
-    restarted_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StuckOutbox:
-    outbox: str
-    rows: int
-    parked: int
-    silent_since: datetime
+_OUTBOX_SETTLE: Final = timedelta(minutes=1)
 
 
 async def take_watch(connection: Connection) -> bool:
@@ -49,7 +40,59 @@ async def take_watch(connection: Connection) -> bool:
     return bool(row and row["watches"])
 
 
-async def find_idle_tasks(connection: Connection, settle: timedelta) -> list[SilentTask]:
+async def read_canonical(
+    connection: Connection, settle: timedelta, case_ids: Iterable[CaseId] = ()
+) -> tuple[Canonical, datetime]:
+    """Everything that is due, and the database's time. case_ids: those that the engine's incidents name."""
+    row = await fetch_row(connection, _SQL["read_clock"])
+    assert row is not None
+    canonical = Canonical(
+        tasks=[*await _find_idle_tasks(connection, settle), *await _find_overdue_effects(connection, settle)],
+        flows=await _find_silent_flows(connection, settle),
+        outboxes=await _find_stuck_outboxes(connection, _OUTBOX_SETTLE),
+        oddities=await _find_oddities(connection),
+        cases=await _find_cases(connection, list(case_ids)),
+        plans=(plans := await _find_running_plans(connection)),
+        medians=await _find_medians(connection, {task.task_type for plan in plans for task in plan.tasks}),
+    )
+    return canonical, row["now"]
+
+
+async def _find_running_plans(connection: Connection) -> list[RunningPlan]:
+    """Plans whose policy gives them a deadline."""
+    rows = await fetch_all(connection, _SQL["find_running_plans"], limit=_LIMIT)
+    return [
+        RunningPlan(
+            tenant_id=row["tenant_id"],
+            order_id=row["order_id"],
+            request_id=row["request_id"],
+            started_at=row["started_at"],
+            due=row["due"],
+            told=row["told"],
+            tasks=[
+                RunningTask(
+                    UUID(task["task_id"]),
+                    task["task_type"],
+                    parse_time(task["started_at"]) if task["started_at"] else None,
+                    timedelta(seconds=float(task["allowance"] or 0)),
+                    tuple(UUID(earlier) for earlier in task["after"] or ()),
+                )
+                for task in orjson.loads(row["tasks"] or "[]")
+            ],
+        )
+        for row in rows
+        if row["due"] is not None
+    ]
+
+
+async def _find_medians(connection: Connection, types: set[str]) -> dict[str, timedelta]:
+    if not types:
+        return {}
+    rows = await fetch_all(connection, _SQL["find_medians"], types=sorted(types))
+    return {row["task_type"]: timedelta(seconds=float(row["seconds"])) for row in rows}
+
+
+async def _find_idle_tasks(connection: Connection, settle: timedelta) -> list[SilentTask]:
     """Tasks that may start and that no flow has asked for, or has claimed, since the settle window."""
     rows = await fetch_all(connection, _SQL["find_idle_tasks"], settle=settle, limit=_LIMIT)
     return [
@@ -66,7 +109,7 @@ async def find_idle_tasks(connection: Connection, settle: timedelta) -> list[Sil
     ]
 
 
-async def find_overdue_effects(connection: Connection, settle: timedelta) -> list[SilentTask]:
+async def _find_overdue_effects(connection: Connection, settle: timedelta) -> list[SilentTask]:
     """Effects that are open past lease, callback or the end of asking, with no case that a person has."""
     rows = await fetch_all(connection, _SQL["find_overdue_effects"], settle=settle, limit=_LIMIT)
     return [
@@ -84,6 +127,113 @@ async def find_overdue_effects(connection: Connection, settle: timedelta) -> lis
     ]
 
 
-async def find_stuck_outboxes(connection: Connection, settle: timedelta) -> list[StuckOutbox]:
+async def _find_silent_flows(connection: Connection, settle: timedelta) -> list[SilentFlow]:
+    """Orders and requests whose flow was started and has not been heard of."""
+    rows = await fetch_all(connection, _SQL["find_silent_flows"], settle=settle, limit=_LIMIT)
+    return [
+        SilentFlow(
+            row["tenant_id"], row["order_id"], row["request_id"], row["status"], row["silent_since"], row["restarts"]
+        )
+        for row in rows
+    ]
+
+
+async def _find_stuck_outboxes(connection: Connection, settle: timedelta) -> list[StuckOutbox]:
     rows = await fetch_all(connection, _SQL["find_stuck_outboxes"], settle=settle)
-    return [StuckOutbox(row["outbox"], row["rows"], row["parked"], row["silent_since"]) for row in rows]
+    return [
+        StuckOutbox(row["tenant_id"], row["outbox"], row["rows"], row["parked"], row["silent_since"]) for row in rows
+    ]
+
+
+async def _find_oddities(connection: Connection) -> list[Oddity]:
+    rows = await fetch_all(connection, _SQL["find_oddities"], limit=_LIMIT)
+    return [
+        Oddity(row["class"], row["tenant_id"], row["order_id"], row["effect_id"], row["at"], row["evidence"])
+        for row in rows
+    ]
+
+
+async def _find_cases(connection: Connection, case_ids: Sequence[CaseId]) -> list[CaseInEngine]:
+    if not case_ids:
+        return []
+    rows = await fetch_all(connection, _SQL["find_cases_in_engine"], case_ids=list(case_ids))
+    return [
+        CaseInEngine(row["tenant_id"], row["order_id"], row["case_id"], row["is_open"], row["incident_key"])
+        for row in rows
+    ]
+
+
+# -- findings -------------------------------------------------------------------------------------------------
+
+
+async def find_tenants_with_findings(connection: Connection) -> set[TenantId]:
+    return {row["tenant_id"] for row in await fetch_all(connection, _SQL["find_tenants_with_findings"])}
+
+
+async def keep_findings(
+    pool: Pool,
+    tenant_id: TenantId,
+    findings: Sequence[Finding],
+    classes: Iterable[str],
+    repaired: Mapping[tuple[str, str], datetime],
+) -> None:
+    """Write what stands for one tenant, and end what does not any more of the classes that were looked for.
+
+    repaired: when a finding's repair was carried out, by (class, subject)
+    """
+    rows = [
+        {
+            "class": finding.klass,
+            "subject": finding.subject,
+            "order_id": str(finding.order_id) if finding.order_id else None,
+            "evidence": finding.evidence,
+            "repair": finding.repair.kind if finding.repair else None,
+            "silent_since": finding.silent_since,
+            "repaired_at": repaired.get((finding.klass, finding.subject)),
+        }
+        for finding in {(finding.klass, finding.subject): finding for finding in findings}.values()
+    ]
+    document = orjson.dumps(rows).decode()
+    async with tenant_transaction(pool, tenant_id) as connection:
+        await run(connection, _SQL["keep_findings"], tenant_id=tenant_id, findings=document)
+        await run(connection, _SQL["end_findings"], tenant_id=tenant_id, findings=document, classes=list(classes))
+
+
+async def list_findings(
+    pool: Pool, tenant_id: TenantId, *, limit: int, after: Place | None, klass: str | None, standing: bool | None
+) -> Page:
+    """Newest first. standing: only those that stand, or only those that do not any more."""
+    async with tenant_transaction(pool, tenant_id, read_only=True) as connection:
+        found = await fetch_all(
+            connection,
+            _SQL["list_findings"],
+            tenant_id=tenant_id,
+            limit=limit + 1,
+            klass=klass,
+            standing=standing,
+            after_at=after.at if after else None,
+            after_id=after.id if after else None,
+        )
+    rows = [orjson.loads(row["document"]) for row in found]
+    last = (rows[limit - 1]["first_seen_at"], rows[limit - 1]["finding_id"]) if len(rows) > limit else None
+    return Page([_show_finding(row) for row in rows[:limit]], last)
+
+
+def _show_finding(row: Mapping[str, Any]) -> dict[str, Json]:
+    def time(name: str) -> str | None:
+        return format_time(parse_time(row[name])) if row[name] else None
+
+    return {
+        "findingId": row["finding_id"],
+        "class": row["class"],
+        "subject": row["subject"],
+        "orderId": row["order_id"],
+        "explanation": EXPLANATIONS[row["class"]],
+        "evidence": row["evidence"],
+        "repair": row["repair"],
+        "silentSince": time("silent_since"),
+        "firstSeenAt": time("first_seen_at"),
+        "lastSeenAt": time("last_seen_at"),
+        "repairedAt": time("repaired_at"),
+        "resolvedAt": time("resolved_at"),
+    }

@@ -1,4 +1,4 @@
--- What the reconciler looks at, over all tenants (the auditor's role). Every query begins at a partial index of unfinished
+-- What the reconciler looks at, over all tenants (the auditor's role), or within one (the application's). Every query begins at a partial index of unfinished
 -- work: a healthy order costs nothing.
 
 -- name: take_watch
@@ -58,10 +58,124 @@ limit :limit;
 
 -- name: find_stuck_outboxes
 -- Rows that wait longer than any relay should take, or that were held back.
-select 'outbox' as outbox, count(*) as rows, min(at) as silent_since, count(parked_at) as parked
+select tenant_id, 'outbox' as outbox, count(*) as rows, min(at) as silent_since, count(parked_at) as parked
 from outbox where published_at is null and (at < clock_timestamp() - :settle::interval or parked_at is not null)
-having count(*) > 0
+group by tenant_id
 union all
-select 'engine_outbox', count(*), min(created_at), count(parked_at)
+select tenant_id, 'engine_outbox', count(*), min(created_at), count(parked_at)
 from engine_outbox where published_at is null and (created_at < clock_timestamp() - :settle::interval or parked_at is not null)
-having count(*) > 0;
+group by tenant_id;
+
+-- name: find_silent_flows
+-- Flows without a plan: of orders before theirs (unless they wait for their date), of requests before they undo anything
+-- and not with a person. A case about the order as a whole is a person's.
+select o.tenant_id, o.order_id, null::uuid as request_id, o.state as status, entry.at as silent_since, (
+    select count(*) from audit_entry r
+    where r.tenant_id = o.tenant_id and r.order_id = o.order_id and r.entity_id = o.order_id::text
+        and r.kind = 'FLOW_RESTARTED') as restarts
+from customer_order o
+join audit_head head using (tenant_id, order_id)
+join audit_entry entry
+    on entry.tenant_id = o.tenant_id and entry.order_id = o.order_id and entry.sequence = head.sequence
+where o.ended_at is null and o.plan_version = 0 and entry.at < clock_timestamp() - :settle::interval
+    and o.state in ('ACKNOWLEDGED', 'VALIDATED')
+    and (o.content->>'startOnRequestedDate' is distinct from 'true'
+        or coalesce((o.content->>'requestedStartDate')::timestamptz, '-infinity') < clock_timestamp() - :settle::interval)
+    and not exists (
+        select from fallout_case c
+        where c.tenant_id = o.tenant_id and c.order_id = o.order_id and c.task_id is null and c.closed_at is null)
+union all
+select q.tenant_id, q.order_id, q.request_id, q.status, entry.at, (
+    select count(*) from audit_entry r
+    where r.tenant_id = q.tenant_id and r.order_id = q.order_id and r.entity_id = q.request_id::text
+        and r.kind = 'FLOW_RESTARTED')
+from cancellation_request q
+join audit_head head using (tenant_id, order_id)
+join audit_entry entry
+    on entry.tenant_id = q.tenant_id and entry.order_id = q.order_id and entry.sequence = head.sequence
+where q.ended_at is null and q.committed_at is null and entry.at < clock_timestamp() - :settle::interval
+    and (q.status in ('ACCEPTED_FOR_ASSESSMENT', 'APPROVED')
+        or (q.status = 'ASSESSING' and q.grace_until < clock_timestamp() - :settle::interval)
+        or (q.status = 'AWAITING_CHARGE_DECISION'
+            and (q.charge->>'respondBy')::timestamptz < clock_timestamp() - :settle::interval))
+    and not (q.scope = 'ITEMS' and exists (
+        select from cancellation_request larger
+        where larger.tenant_id = q.tenant_id and larger.order_id = q.order_id and larger.scope = 'ORDER'
+            and larger.ended_at is null))
+limit :limit;
+
+-- name: find_oddities
+-- What the books themselves show, of the last days: contradictions, and effects that came too late and are not settled.
+select 'OUTCOME_CONTRADICTION' as class, tenant_id, order_id, entity_id as effect_id, max(at) as at,
+    format('recorded %s, reported %s', max(data->>'recorded'), max(data->>'reported')) as evidence
+from audit_entry where kind = 'OUTCOME_CONTRADICTED' and at > clock_timestamp() - interval '7 days'
+group by tenant_id, order_id, entity_id
+union all
+select 'LATE_EFFECT', tenant_id, order_id, coalesce(effect_id, case_id)::text, opened_at, title
+from fallout_case where context = 'LATE_EFFECT' and closed_at is null
+limit :limit;
+
+-- name: find_cases_in_engine
+select tenant_id, order_id, case_id, closed_at is null as is_open, incident_key from fallout_case
+where case_id = any(:case_ids::uuid[]);
+
+-- name: find_tenants_with_findings
+select distinct tenant_id from finding where resolved_at is null;
+
+-- name: keep_findings
+insert into finding (tenant_id, finding_id, class, subject, order_id, evidence, repair, silent_since, repaired_at)
+select :tenant_id, gen_random_uuid(), f.class, f.subject, f.order_id, f.evidence, f.repair, f.silent_since, f.repaired_at
+from jsonb_to_recordset(:findings::jsonb) as f (
+    class text, subject text, order_id uuid, evidence text, repair text, silent_since timestamptz,
+    repaired_at timestamptz)
+on conflict (tenant_id, class, subject) where resolved_at is null do update set
+    evidence = excluded.evidence, repair = excluded.repair, silent_since = excluded.silent_since,
+    last_seen_at = clock_timestamp(), repaired_at = coalesce(excluded.repaired_at, finding.repaired_at);
+
+-- name: end_findings
+-- What was not found any more has been mended, by whomever; only of the classes that were looked for.
+update finding set resolved_at = clock_timestamp()
+where tenant_id = :tenant_id and resolved_at is null and class = any(:classes::text[])
+    and not exists (
+        select from jsonb_to_recordset(:findings::jsonb) as f (class text, subject text)
+        where f.class = finding.class and f.subject = finding.subject);
+
+-- name: list_findings
+select row_to_json(f)::text as document from finding f
+where tenant_id = :tenant_id
+    and (:klass::text is null or class = :klass)
+    and (:standing::boolean is null or (resolved_at is null) = :standing)
+    and (:after_at::timestamptz is null or (first_seen_at, finding_id) < (:after_at, :after_id::uuid))
+order by first_seen_at desc, finding_id desc limit :limit;
+
+-- name: read_clock
+select clock_timestamp() as now;
+
+-- name: find_running_plans
+-- Undoings under way, with what is left of them and by when the policy wants them done.
+select q.tenant_id, q.order_id, q.request_id, q.jeopardy as told, p.created_at as started_at,
+    p.created_at + (
+        select document #>> '{cancellation,compensation_sla}' from policy
+        where policy.version = q.policy_version and policy.tenant_id in (q.tenant_id, '00000000-0000-0000-0000-000000000000')
+        order by policy.tenant_id = q.tenant_id desc limit 1)::interval as due,
+    (
+        select json_agg(json_build_object(
+            'task_id', t.task_id, 'task_type', t.task_type, 'started_at', t.started_at,
+            'allowance', extract(epoch from (p.types #>> array[t.task_type, 'callback_timeout'])::interval),
+            'after', (
+                select json_agg(d.depends_on) from compensation_task_dependency d
+                where d.tenant_id = t.tenant_id and d.order_id = t.order_id and d.task_id = t.task_id)))
+        from compensation_task t
+        where t.tenant_id = p.tenant_id and t.plan_id = p.plan_id and t.ended_at is null)::text as tasks
+from cancellation_request q
+join compensation_plan p on p.tenant_id = q.tenant_id and p.plan_id = q.plan_id
+where q.ended_at is null and q.status = 'COMPENSATING'
+limit :limit;
+
+-- name: find_medians
+-- How long undoings took lately, per type, in seconds.
+select task_type, percentile_cont(0.5) within group (order by extract(epoch from ended_at - started_at)) as seconds
+from compensation_task
+where state = 'COMPLETED' and started_at is not null and ended_at > clock_timestamp() - interval '30 days'
+    and task_type = any(:types::text[])
+group by task_type;

@@ -726,6 +726,19 @@ async def read_dashboard(pool: Pool, tenant_id: TenantId) -> dict[str, Json]:
         "engineOutboxAgeSeconds": age(found["engine_outbox"]) or 0.0,
         "jeopardy": found["jeopardy"],
         "unknownOutcomes": found["unknown"],
+        "inJeopardy": [
+            {
+                "kind": row["kind"],
+                "id": row["id"],
+                "orderId": row["order_id"],
+                "status": row["status"],
+                "since": _time(row["since"]),
+                "due": _time(row["due"]),
+            }
+            for row in found["in_jeopardy"] or ()
+        ],
+        "casesByContext": table(found["contexts"], "context"),
+        "findings": table(found["findings"], "class"),
     }
 
 

@@ -311,6 +311,24 @@ select json_build_object(
     'jeopardy', (
         select count(*) from cancellation_request where tenant_id = :tenant_id and ended_at is null and jeopardy)
         + (select count(*) from fallout_case where tenant_id = :tenant_id and closed_at is null and jeopardy),
+    'in_jeopardy', (
+        select json_agg(j order by due nulls last, since) from (
+            select 'REQUEST' as kind, request_id as id, order_id, status, requested_at as since, sla_at as due
+            from cancellation_request where tenant_id = :tenant_id and ended_at is null and jeopardy
+            union all
+            select 'CASE', case_id, order_id, status, opened_at, sla_at
+            from fallout_case where tenant_id = :tenant_id and closed_at is null and jeopardy
+            limit 100) j),
+    'contexts', (
+        select json_agg(json_build_object('context', context, 'count', count, 'oldest', oldest) order by context)
+        from (
+            select context, count(*), min(opened_at) as oldest from fallout_case
+            where tenant_id = :tenant_id and closed_at is null group by context) c),
+    'findings', (
+        select json_agg(json_build_object('class', class, 'count', count, 'oldest', oldest) order by class)
+        from (
+            select class, count(*), min(first_seen_at) as oldest from finding
+            where tenant_id = :tenant_id and resolved_at is null group by class) f),
     'unknown', (select count(*) from effect where tenant_id = :tenant_id and state = 'UNKNOWN'),
     'now', clock_timestamp()
 )::text as document;

@@ -273,6 +273,8 @@ MAY: dict[str, str] = {
     "GET /bulk-repairs/{jobId}/results": _ALL,
     "POST /bulk-repairs/{jobId}/pause": "operator",
     "POST /bulk-repairs/{jobId}/resume": "operator",
+    "GET /reconciliation/findings": _ALL,
+    "POST /reconciliation/runs": "operator",
     "GET /assets": _ALL,
     "GET /assets/{assetId}": _ALL,
     "POST /assets": "admin",

@@ -4,72 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import uuid
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
-from domain.store.reconcile import SilentTask, StuckOutbox
-from domain.values import OrderId, PlanId, TenantId
+from domain import commands as ask
+from domain.reconciliation import RESTARTS
+from domain.values import Actor, CaseId
 from tests.postgres import Database
 from tests.workers.flow_world import FlowWorld, open_flow_world
+from tests.workers.test_simulator import serve
 from workers import reconciler
-from workers.reconciler import RESTARTS, compare, run
+from workers.reconciler import run
+from workers.settings import Settings
 
-NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 SETTLE = timedelta(minutes=15)
-PLAN = PlanId(uuid.uuid4())
-
-
-def silent(minutes: float, restarts: int = 0, **more: Any) -> SilentTask:
-    since = NOW - timedelta(minutes=minutes)
-    fields: dict[str, Any] = {
-        "klass": "READY_NOT_STARTED",
-        "tenant_id": TenantId(uuid.uuid4()),
-        "order_id": OrderId(uuid.uuid4()),
-        "plan_id": PLAN,
-        "task_id": uuid.uuid4(),
-        "silent_since": since,
-        "restarts": restarts,
-    }
-    return SilentTask(**(fields | more))
-
-
-@pytest.mark.parametrize(
-    ("minutes", "restarts", "repaired"),
-    [(16, 0, True), (16, 1, False), (31, 1, True), (59, 2, False), (61, 2, True), (10_000, RESTARTS, False)],
-)
-def test_each_restart_waits_twice_as_long_and_the_last_is_a_persons(
-    minutes: float, restarts: int, repaired: bool
-) -> None:
-    (finding,) = compare([silent(minutes, restarts)], [], SETTLE, NOW)
-    assert (finding.repair is not None) is repaired
-
-
-def test_a_plan_is_one_finding_however_many_of_its_tasks_are_silent() -> None:
-    other = PlanId(uuid.uuid4())
-    findings = compare([silent(20), silent(30), silent(40, plan_id=other)], [], SETTLE, NOW)
-    assert {finding.subject for finding in findings} == {str(PLAN), str(other)}
-    assert next(f for f in findings if f.subject == str(PLAN)).evidence.startswith("2 tasks")
-
-
-def test_the_same_finding_is_the_same_command_and_the_next_restart_another() -> None:
-    def command_id(restarts: int) -> uuid.UUID:
-        (finding,) = compare([silent(10_000, restarts)], [], SETTLE, NOW)
-        assert finding.repair is not None
-        return finding.repair.command_id
-
-    assert command_id(0) == command_id(0) != command_id(1)
-
-
-def test_a_stuck_outbox_is_told_and_left_to_people() -> None:
-    (finding,) = compare([], [StuckOutbox("outbox", 12, 1, NOW)], SETTLE, NOW)
-    assert (finding.klass, finding.subject, finding.repair) == ("OUTBOX_STUCK", "outbox", None)
-    assert finding.evidence == "12 rows wait, 1 of them held back"
 
 
 @pytest.fixture
@@ -193,3 +154,100 @@ async def test_one_of_two_reconcilers_watches(world: FlowWorld, monkeypatch: pyt
             with contextlib.suppress(asyncio.CancelledError):
                 await task
     assert len(await restarts(world)) == 1
+
+
+@dataclass
+class Incidents:
+    """The engine's search for incidents, as a test sets it; `status` other than 200: there is none."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    status: int = 200
+
+    async def answer(self, request: Request) -> Response:
+        state = json.loads(await request.body())["filter"]["state"]
+        return JSONResponse({"items": [row for row in self.rows if row["state"] == state]}, self.status)
+
+
+def an_incident(case_id: uuid.UUID, state: str, key: int = 4503) -> dict[str, Any]:
+    return {
+        "incidentKey": str(key),
+        "processDefinitionId": "task",
+        "jobKey": "77",
+        "state": state,
+        "errorMessage": f"EFFECT_EXHAUSTED {case_id}",
+        "creationTime": "2026-11-20T09:00:00.000Z",
+    }
+
+
+@asynccontextmanager
+async def a_stuck_order(world: FlowWorld, incidents: Incidents) -> AsyncIterator[tuple[Settings, uuid.UUID]]:
+    """An order with a case, in an engine that can be searched."""
+    await world.script(fault="refuse", times=1)
+    async with world.fleet():
+        told = await world.verdict(await world.add_effect())
+    server, task, url = await serve(
+        Starlette(routes=[Route("/v2/incidents/search", incidents.answer, methods=["POST"])])
+    )
+    try:
+        yield world.settings.model_copy(update={"engine_rest": url}), uuid.UUID(told["case_id"])
+    finally:
+        server.should_exit = True
+        await task
+
+
+def calls_of(world: FlowWorld, method: str) -> list[Any]:
+    return [request for called, request in world.engine.calls if called == method]
+
+
+async def case_of(world: FlowWorld) -> tuple[Any, ...]:
+    row = await world.owner.fetchrow("select status, resolution, incident_key from fallout_case")
+    assert row is not None
+    return tuple(row)
+
+
+async def test_an_incident_is_told_on_its_case_and_resolved_in_the_engine_with_its_repair(world: FlowWorld) -> None:
+    incidents = Incidents()
+    async with a_stuck_order(world, incidents) as (settings, case_id):
+        incidents.rows = [an_incident(case_id, "ACTIVE")]
+        await run(settings, once=True, settle=SETTLE)
+        assert await case_of(world) == ("OPEN", None, "4503")
+        assert calls_of(world, "ResolveIncident") == []
+        olga = Actor("olga", frozenset({"operator"}))
+        version = await world.owner.fetchval("select version from fallout_case")
+        envelope = ask.Envelope(world.tenant_id, uuid.uuid4(), olga, if_match=f'"case-version-{version}"')
+        repair = ask.RepairCase(world.order_id, CaseId(case_id), "RETRY", "SYSTEM_RECOVERED")
+        await world.door.handle(envelope, repair)
+        await run(settings, once=True, settle=SETTLE)
+        (retries,), (resolved,) = calls_of(world, "UpdateJobRetries"), calls_of(world, "ResolveIncident")
+        assert (retries.jobKey, retries.retries, resolved.incidentKey) == (77, 3, 4503)
+
+
+async def test_an_incident_resolved_in_operate_closes_its_case_with_evidence(world: FlowWorld) -> None:
+    incidents = Incidents()
+    async with a_stuck_order(world, incidents) as (settings, case_id):
+        incidents.rows = [an_incident(case_id, "RESOLVED", 1)]  # not one that the case names
+        await run(settings, once=True, settle=SETTLE)
+        assert (await case_of(world))[0] == "OPEN"
+        incidents.rows = [an_incident(case_id, "ACTIVE")]
+        await run(settings, once=True, settle=SETTLE)
+        incidents.rows = []  # that it is not shown proves nothing
+        await run(settings, once=True, settle=SETTLE)
+        assert (await case_of(world))[0] == "OPEN"
+        incidents.rows = [an_incident(case_id, "RESOLVED")]
+        await run(settings, once=True, settle=SETTLE)
+        assert await case_of(world) == ("RESOLVED", "RESOLVED_IN_ENGINE", "4503")
+        repairs = json.loads(await world.owner.fetchval("select repairs::text from fallout_case"))
+        assert (repairs[0]["by"], repairs[0]["evidence"]) == (
+            "system:reconciler",
+            {"kind": "INCIDENT", "reference": "4503"},
+        )
+        assert await world.owner.fetchval("select state from customer_order") == "IN_PROGRESS"
+
+
+@pytest.mark.parametrize("status", [404, 500])
+async def test_an_engine_that_cannot_be_searched_proves_nothing(world: FlowWorld, status: int) -> None:
+    incidents = Incidents(status=status)
+    async with a_stuck_order(world, incidents) as (settings, case_id):
+        incidents.rows = [an_incident(case_id, "ACTIVE")]
+        await run(settings, once=True, settle=SETTLE)
+        assert await case_of(world) == ("OPEN", None, None)

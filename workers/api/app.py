@@ -35,7 +35,7 @@ from workers.api.problems import (
     problem_of_refusal,
     problem_response,
 )
-from workers.api.routes import bulk, cancellations, cases, effects, operations, orders, plans, registry
+from workers.api.routes import bulk, cancellations, cases, effects, operations, orders, plans, reconciliation, registry
 from workers.api.routing import PREFIX, Endpoint, Route, make_endpoint
 from workers.api.service import Service
 from workers.api.ui.site import make_site
@@ -53,6 +53,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *plans.routes.rows,
     *cases.routes.rows,
     *bulk.routes.rows,
+    *reconciliation.routes.rows,
     *registry.routes.rows,
     *operations.routes.rows,
 )

@@ -81,6 +81,8 @@ ROLES_OF: Final[Mapping[tuple[str, str], frozenset[str]]] = MappingProxyType(
         ("GET", "/bulk-repairs/{jobId}/results"): _EVERYONE,
         ("POST", "/bulk-repairs/{jobId}/pause"): _OPERATING,
         ("POST", "/bulk-repairs/{jobId}/resume"): _OPERATING,
+        ("GET", "/reconciliation/findings"): _EVERYONE,
+        ("POST", "/reconciliation/runs"): _OPERATING,
         ("GET", "/assets"): _EVERYONE,
         ("GET", "/assets/{assetId}"): _EVERYONE,
         ("POST", "/assets"): _ADMIN,

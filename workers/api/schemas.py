@@ -292,6 +292,10 @@ class RepairDecisionBody(Body):
     reason: Remark | None = None
 
 
+class RunBody(Body):
+    report_only: bool = True
+
+
 class OrderFilter(Body):
     state: Word | Annotated[list[Word], Field(min_length=1, max_length=20)] | None = None
     customer_id: Word | None = None

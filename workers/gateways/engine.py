@@ -4,10 +4,13 @@ never be asked for an order's state."""
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
+from uuid import UUID
 
 import grpc
 import httpx
@@ -16,10 +19,15 @@ from pyzeebe import create_insecure_channel
 from pyzeebe.proto.gateway_pb2 import ResolveIncidentRequest, TopologyRequest, UpdateJobRetriesRequest
 from pyzeebe.proto.gateway_pb2_grpc import GatewayStub
 
+from domain.reconciliation import Incident
+from domain.values import CaseId
+
 _PUSHED_BACK = Counter("recourse_engine_pushed_back", "Commands that the engine was too busy for")
 
 _SECONDS: Final = 5.0
 _DONE: Final = "COMPLETED"
+_MOST: Final = 1000
+_CASE: Final = re.compile(r"EFFECT_EXHAUSTED\W+([0-9a-f-]{36})")
 # How an engine without the consoles' storage says that it cannot search: 8.6 knows no such route, later ones forbid it.
 _NO_SEARCH: Final = frozenset({403, 404, 405, 501})
 
@@ -33,6 +41,10 @@ class Completion:
 
 class NotYetVisibleError(Exception):
     """The engine's search lags behind; ask again in a moment."""
+
+
+class EngineRefusedError(Exception):
+    """The engine did not do it; the message is its code."""
 
 
 class NoSearchError(Exception):
@@ -129,17 +141,50 @@ class Engine:
             raise NotYetVisibleError
         return Completion(newest.get("assignee") or None)
 
+    async def find_incidents(self, since: datetime) -> list[Incident]:
+        """Incidents that are active, and those resolved that began since then. Raises NoSearchError where there is no
+        search, httpx.HTTPError where nobody answers, or not well."""
+        if self._rest is None:
+            raise NoSearchError
+        found: list[Incident] = []
+        for wanted in ({"state": "ACTIVE"}, {"state": "RESOLVED", "creationTime": {"$gte": since.isoformat()}}):
+            answer = await self._rest.post("/v2/incidents/search", json={"filter": wanted, "page": {"limit": _MOST}})
+            if answer.status_code in _NO_SEARCH:
+                raise NoSearchError
+            answer.raise_for_status()
+            found += [_read_incident(row) for row in answer.json()["items"]]
+        return found
+
     async def resolve_incident(self, incident_key: int, job_key: int | None, retries: int = 3) -> None:
-        """Give the job its retries back and let the flow go on. Raises grpc.aio.AioRpcError."""
-        if job_key is not None:
-            await self._stub.UpdateJobRetries(
-                UpdateJobRetriesRequest(jobKey=job_key, retries=retries), timeout=_SECONDS
-            )
-        await self._stub.ResolveIncident(ResolveIncidentRequest(incidentKey=incident_key), timeout=_SECONDS)
+        """Give the job its retries back and let the flow go on; what is resolved already stays so. Raises
+        EngineRefusedError."""
+        try:
+            if job_key is not None:
+                await self._stub.UpdateJobRetries(
+                    UpdateJobRetriesRequest(jobKey=job_key, retries=retries), timeout=_SECONDS
+                )
+            await self._stub.ResolveIncident(ResolveIncidentRequest(incidentKey=incident_key), timeout=_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise EngineRefusedError(error.code().name) from error
 
     async def close(self) -> None:
         if self._rest is not None:
             await self._rest.aclose()
+
+
+def _read_incident(row: dict[str, Any]) -> Incident:
+    """Our jobs fail for good with their code and the case that they fail for."""
+    named = _CASE.search(str(row.get("errorMessage") or ""))
+    job_key = row.get("jobKey")
+    return Incident(
+        key=str(row["incidentKey"]),
+        state=str(row["state"]),
+        created_at=datetime.fromisoformat(str(row["creationTime"])),
+        case_id=CaseId(UUID(named[1])) if named else None,
+        job_key=str(job_key) if job_key else None,
+        process=str(row.get("processDefinitionId") or ""),
+    )
 
 
 def _key(task: dict[str, Any], name: str) -> int:

@@ -1,0 +1,344 @@
+"""What should be against what is: findings, each with its evidence and the command that would mend it. It must never
+act, nor take silence of what it cannot see for a sign."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from domain.values import CaseId, OrderId, PlanId, RequestId, TenantId, derive_id, format_time
+
+# Automatic restarts of one flow; then it is only reported, for a person to look at.
+RESTARTS: Final = 3
+
+# class -> what it means, and what a person may do where nothing is done by itself
+EXPLANATIONS: Final = {
+    "READY_NOT_STARTED": "Work is free to start and no flow has asked for it.",
+    "READY_NOT_CLAIMED": "Work was handed to the engine and no worker has taken it.",
+    "INTENT_WITHOUT_OUTCOME": "A call was meant to be made; nobody has said what became of it.",
+    "CALLBACK_OVERDUE": "A system promised an answer, its time has passed, and nobody has asked.",
+    "UNKNOWN_TOO_LONG": "An outcome has been unknown for longer than the policy allows, and no person has the case.",
+    "MESSAGE_NOT_RECEIVED": "A flow was started by message and nothing of it has been heard.",
+    "OUTCOME_CONTRADICTION": "A system has said two things about one effect; the first one stands.",
+    "LATE_EFFECT": "Something took effect after it had been given up; its case says what is to be done.",
+    "OUTBOX_STUCK": "What was decided is not carried on: the relay, or who takes from it, is ill.",
+    "JEOPARDY_PREDICTED": "At the pace of the past this undoing will be done after its deadline.",
+    "INCIDENT_WITHOUT_CASE": "The engine shows an incident of work that no case is about.",
+    "INCIDENT_OF_CLOSED_CASE": "The engine still shows the incident of a case that has been repaired.",
+    "CASE_WITHOUT_INCIDENT": "The incident of an open case has been resolved in the engine.",
+}
+
+# What only the engine's search can show: without it these are neither found nor held to be over.
+INCIDENT_CLASSES: Final = frozenset({"INCIDENT_WITHOUT_CASE", "INCIDENT_OF_CLOSED_CASE", "CASE_WITHOUT_INCIDENT"})
+
+
+@dataclass(frozen=True, slots=True)
+class SilentTask:
+    """A task that something should have happened to by now.
+
+    klass: the finding's class · silent_since: last sign of life, or when it was due · restarts, restarted_at: how often
+    its plan's flow has been started anew, and when last (None: not known or never)
+    """
+
+    klass: str
+    tenant_id: TenantId
+    order_id: OrderId
+    plan_id: PlanId
+    task_id: UUID
+    silent_since: datetime
+    restarts: int
+    restarted_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SilentFlow:
+    """A flow without a plan of which nothing has been heard: of an order before its plan, or of a request before it
+    undoes anything. request_id None: the order's own."""
+
+    tenant_id: TenantId
+    order_id: OrderId
+    request_id: RequestId | None
+    status: str
+    silent_since: datetime
+    restarts: int
+
+
+@dataclass(frozen=True, slots=True)
+class StuckOutbox:
+    tenant_id: TenantId
+    outbox: str
+    rows: int
+    parked: int
+    silent_since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Oddity:
+    """What the books themselves show: OUTCOME_CONTRADICTION or LATE_EFFECT, about one effect."""
+
+    klass: str
+    tenant_id: TenantId
+    order_id: OrderId
+    effect_id: str
+    at: datetime
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
+class CaseInEngine:
+    """A case whose job was failed for good, as our books have it. incident_key None: not seen in the engine yet."""
+
+    tenant_id: TenantId
+    order_id: OrderId
+    case_id: CaseId
+    is_open: bool
+    incident_key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """One incident as the engine shows it. case_id: of which case our job said that it fails for it."""
+
+    key: str
+    state: str
+    created_at: datetime
+    case_id: CaseId | None
+    job_key: str | None = None
+    process: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningTask:
+    """An undoing that has not ended. allowance: the time that its type may take where nothing is known of the past ·
+    after: what it waits for"""
+
+    task_id: UUID
+    task_type: str
+    started_at: datetime | None
+    allowance: timedelta
+    after: tuple[UUID, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunningPlan:
+    """What a request still has to undo, and by when; told: its jeopardy has been raised."""
+
+    tenant_id: TenantId
+    order_id: OrderId
+    request_id: RequestId
+    started_at: datetime
+    due: datetime
+    told: bool
+    tasks: Sequence[RunningTask]
+
+
+@dataclass(frozen=True, slots=True)
+class Canonical:
+    """What our tables say is due. medians: how long tasks of a type took in the past."""
+
+    tasks: Sequence[SilentTask] = ()
+    flows: Sequence[SilentFlow] = ()
+    outboxes: Sequence[StuckOutbox] = ()
+    oddities: Sequence[Oddity] = ()
+    cases: Sequence[CaseInEngine] = ()
+    plans: Sequence[RunningPlan] = ()
+    medians: Mapping[str, timedelta] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What the engine shows. incidents None: it cannot be searched, and nothing follows from its silence."""
+
+    incidents: Sequence[Incident] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """One command that mends a finding. kind: RESTART (of a plan, a request or an order), PARK (say that the engine
+    holds the case's job), RESOLVE (give the job back in the engine), CLOSE (the incident was resolved there), JEOPARDY.
+    command_id: the same for whoever finds the same."""
+
+    kind: str
+    tenant_id: TenantId
+    order_id: OrderId
+    command_id: UUID
+    reason: str
+    plan_id: PlanId | None = None
+    request_id: RequestId | None = None
+    case_id: CaseId | None = None
+    incident_key: str | None = None
+    job_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One difference. subject: what it is about · evidence: in words, without personal data · tenant_id None: nobody's
+    in particular · repair None: a person's work."""
+
+    klass: str
+    subject: str
+    evidence: str
+    silent_since: datetime
+    repair: Repair | None = None
+    tenant_id: TenantId | None = None
+    order_id: OrderId | None = None
+
+
+def compare(
+    canonical: Canonical, observed: Observed, settle: timedelta, now: datetime, incident_settle: timedelta
+) -> list[Finding]:
+    """Both sides in, findings out, one per subject. What was restarted waits twice as long each time, and after
+    RESTARTS times for a person; what the engine shows counts only once it is older than `incident_settle`."""
+    by_plan: dict[PlanId, list[SilentTask]] = {}
+    for task in canonical.tasks:
+        by_plan.setdefault(task.plan_id, []).append(task)
+    findings = [_judge_plan(found, settle, now) for found in by_plan.values()]
+    findings += [_judge_flow(flow, settle, now) for flow in canonical.flows]
+    findings += [
+        Finding(
+            "OUTBOX_STUCK",
+            stuck.outbox,
+            f"{stuck.rows} rows wait, {stuck.parked} of them held back",
+            stuck.silent_since,
+            tenant_id=stuck.tenant_id,
+        )
+        for stuck in canonical.outboxes
+    ]
+    findings += [
+        Finding(odd.klass, odd.effect_id, odd.evidence, odd.at, None, odd.tenant_id, odd.order_id)
+        for odd in canonical.oddities
+    ]
+    for plan in canonical.plans:
+        end = predict_end(plan, canonical.medians, now)
+        if end > plan.due:
+            findings.append(_judge_late(plan, end))
+    return findings + _compare_incidents(canonical, observed, incident_settle, now)
+
+
+def predict_end(plan: RunningPlan, medians: Mapping[str, timedelta], now: datetime) -> datetime:
+    """When the longest way through what is left would be done: per type the median of the past, else its allowance;
+    what is running has some of it behind it. Linear in tasks and edges."""
+    known = {task.task_id: task for task in plan.tasks}
+    waiting = {task.task_id: sum(earlier in known for earlier in task.after) for task in plan.tasks}
+    followers: dict[UUID, list[UUID]] = {}
+    for task in plan.tasks:
+        for earlier in task.after:
+            if earlier in known:
+                followers.setdefault(earlier, []).append(task.task_id)
+    begins = {task_id: timedelta() for task_id in known}
+    ready = [task_id for task_id, count in waiting.items() if not count]
+    longest = timedelta()
+    while ready:
+        task = known[ready.pop()]
+        length = medians.get(task.task_type, task.allowance)
+        if task.started_at is not None:
+            length = max(length - (now - task.started_at), timedelta())
+        end = begins[task.task_id] + length
+        longest = max(longest, end)
+        for follower in followers.get(task.task_id, ()):
+            begins[follower] = max(begins[follower], end)
+            waiting[follower] -= 1
+            if not waiting[follower]:
+                ready.append(follower)
+    return now + longest
+
+
+def _judge_late(plan: RunningPlan, end: datetime) -> Finding:
+    evidence = f"would be done at {format_time(end)}, due at {format_time(plan.due)}"
+    repair = None
+    if not plan.told:
+        repair = Repair(
+            "JEOPARDY",
+            plan.tenant_id,
+            plan.order_id,
+            derive_id(plan.request_id, "jeopardy"),
+            "JEOPARDY_PREDICTED",
+            request_id=plan.request_id,
+        )
+    subject = str(plan.request_id)
+    return Finding("JEOPARDY_PREDICTED", subject, evidence, plan.started_at, repair, plan.tenant_id, plan.order_id)
+
+
+def _judge_plan(tasks: Sequence[SilentTask], settle: timedelta, now: datetime) -> Finding:
+    first = min(tasks, key=lambda task: task.silent_since)
+    evidence = f"{len(tasks)} tasks silent, restarted {first.restarts} times"
+    last = max((task.restarted_at for task in tasks if task.restarted_at), default=first.silent_since)
+    repair = None
+    if first.restarts < RESTARTS and now - last >= settle * 2**first.restarts:
+        repair = Repair(
+            "RESTART",
+            first.tenant_id,
+            first.order_id,
+            derive_id(first.plan_id, "restart", first.restarts),
+            first.klass,
+            plan_id=first.plan_id,
+        )
+    return Finding(
+        first.klass, str(first.plan_id), evidence, first.silent_since, repair, first.tenant_id, first.order_id
+    )
+
+
+def _judge_flow(flow: SilentFlow, settle: timedelta, now: datetime) -> Finding:
+    subject = flow.request_id or flow.order_id
+    repair = None
+    if flow.restarts < RESTARTS and now - flow.silent_since >= settle * 2**flow.restarts:
+        repair = Repair(
+            "RESTART",
+            flow.tenant_id,
+            flow.order_id,
+            derive_id(subject, "restart", flow.restarts),
+            "MESSAGE_NOT_RECEIVED",
+            request_id=flow.request_id,
+        )
+    evidence = f"{'request' if flow.request_id else 'order'} is {flow.status}, restarted {flow.restarts} times"
+    return Finding(
+        "MESSAGE_NOT_RECEIVED", str(subject), evidence, flow.silent_since, repair, flow.tenant_id, flow.order_id
+    )
+
+
+def _compare_incidents(canonical: Canonical, observed: Observed, settle: timedelta, now: datetime) -> list[Finding]:
+    """Incidents of the engine and cases of ours, both ways. An incident that is not shown proves nothing: a case closes
+    only on a RESOLVED record of its own incident."""
+    if observed.incidents is None:
+        return []
+    findings: list[Finding] = []
+    cases = {case.case_id: case for case in canonical.cases}
+    for incident in observed.incidents:
+        if now - incident.created_at < settle:
+            continue  # the search lags behind the engine, and our own commit behind both
+        case = cases.get(incident.case_id) if incident.case_id else None
+        if case is None:
+            if incident.state == "ACTIVE":
+                evidence = f"incident {incident.key} in {incident.process or 'an unknown process'}"
+                findings.append(Finding("INCIDENT_WITHOUT_CASE", incident.key, evidence, incident.created_at))
+            continue
+        found = _judge_incident(incident, case)
+        if found is not None:
+            findings.append(found)
+    return findings
+
+
+def _judge_incident(incident: Incident, case: CaseInEngine) -> Finding | None:
+    def told(klass: str, kind: str, evidence: str) -> Finding:
+        repair = Repair(
+            kind,
+            case.tenant_id,
+            case.order_id,
+            derive_id(case.case_id, kind, incident.key),
+            klass,
+            case_id=case.case_id,
+            incident_key=incident.key,
+            job_key=incident.job_key,
+        )
+        return Finding(klass, str(case.case_id), evidence, incident.created_at, repair, case.tenant_id, case.order_id)
+
+    if incident.state == "ACTIVE" and not case.is_open:
+        return told("INCIDENT_OF_CLOSED_CASE", "RESOLVE", f"incident {incident.key} outlives its case")
+    if incident.state == "ACTIVE" and case.incident_key != incident.key:
+        return told("INCIDENT_WITHOUT_CASE", "PARK", f"incident {incident.key} is not yet told on its case")
+    if incident.state == "RESOLVED" and case.is_open and case.incident_key == incident.key:
+        return told("CASE_WITHOUT_INCIDENT", "CLOSE", f"incident {incident.key} was resolved in the engine")
+    return None

@@ -1,0 +1,278 @@
+"""Findings: one row per kind of difference, with what shows it and what would mend it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from domain.reconciliation import (
+    EXPLANATIONS,
+    RESTARTS,
+    Canonical,
+    CaseInEngine,
+    Finding,
+    Incident,
+    Observed,
+    Oddity,
+    RunningPlan,
+    RunningTask,
+    SilentFlow,
+    SilentTask,
+    StuckOutbox,
+    compare,
+    predict_end,
+)
+from domain.values import CaseId, OrderId, PlanId, RequestId, TenantId
+
+NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
+SETTLE = timedelta(minutes=15)
+LAG = timedelta(seconds=10)
+TENANT = TenantId(uuid.uuid4())
+ORDER = OrderId(uuid.uuid4())
+PLAN = PlanId(uuid.uuid4())
+REQUEST = RequestId(uuid.uuid4())
+CASE = CaseId(uuid.uuid4())
+
+
+def find(*tasks: SilentTask, observed: Observed | None = None, **more: Any) -> list[Finding]:
+    return compare(Canonical(tasks=tasks, **more), observed or Observed(), SETTLE, NOW, LAG)
+
+
+def silent(minutes: float, restarts: int = 0, klass: str = "READY_NOT_STARTED", plan_id: PlanId = PLAN) -> SilentTask:
+    since = NOW - timedelta(minutes=minutes)
+    return SilentTask(klass, TENANT, ORDER, plan_id, uuid.uuid4(), since, restarts)
+
+
+def lost(minutes: float, request_id: RequestId | None = None, restarts: int = 0) -> SilentFlow:
+    return SilentFlow(TENANT, ORDER, request_id, "ACKNOWLEDGED", NOW - timedelta(minutes=minutes), restarts)
+
+
+def left(minutes: float, *after: RunningTask, started: float | None = None) -> RunningTask:
+    """An undoing that may take so long, and began so many minutes ago."""
+    begun = NOW - timedelta(minutes=started) if started is not None else None
+    kind = f"undo-{minutes}"
+    return RunningTask(uuid.uuid4(), kind, begun, timedelta(minutes=minutes), tuple(task.task_id for task in after))
+
+
+def undoing(due: float, *tasks: RunningTask, told: bool = False) -> RunningPlan:
+    return RunningPlan(TENANT, ORDER, REQUEST, NOW, NOW + timedelta(minutes=due), told, tasks)
+
+
+def incident(state: str = "ACTIVE", case_id: CaseId | None = CASE, seconds: float = 60, key: str = "7") -> Incident:
+    return Incident(key, state, NOW - timedelta(seconds=seconds), case_id, "9", "task")
+
+
+def case(*, is_open: bool = True, incident_key: str | None = None) -> CaseInEngine:
+    return CaseInEngine(TENANT, ORDER, CASE, is_open, incident_key)
+
+
+def shown(*incidents: Incident) -> Observed:
+    return Observed(incidents)
+
+
+# What is seen · class · its evidence contains · the kind of the command that mends it (None: a person's work)
+ROWS: list[tuple[str, Canonical, Observed, str, str, str | None]] = [
+    (
+        "work that nobody asks for",
+        Canonical([silent(20)]),
+        Observed(),
+        "READY_NOT_STARTED",
+        "1 tasks silent",
+        "RESTART",
+    ),
+    (
+        "work that nobody claims",
+        Canonical([silent(20, klass="READY_NOT_CLAIMED")]),
+        Observed(),
+        "READY_NOT_CLAIMED",
+        "1 tasks",
+        "RESTART",
+    ),
+    (
+        "a call without an outcome",
+        Canonical([silent(20, klass="INTENT_WITHOUT_OUTCOME")]),
+        Observed(),
+        "INTENT_WITHOUT_OUTCOME",
+        "1 tasks",
+        "RESTART",
+    ),
+    (
+        "a promise that is overdue",
+        Canonical([silent(20, klass="CALLBACK_OVERDUE")]),
+        Observed(),
+        "CALLBACK_OVERDUE",
+        "1 tasks",
+        "RESTART",
+    ),
+    (
+        "unknown for too long",
+        Canonical([silent(20, klass="UNKNOWN_TOO_LONG")]),
+        Observed(),
+        "UNKNOWN_TOO_LONG",
+        "1 tasks",
+        "RESTART",
+    ),
+    (
+        "an order that never started",
+        Canonical(flows=[lost(20)]),
+        Observed(),
+        "MESSAGE_NOT_RECEIVED",
+        "order is ACKNOWLEDGED",
+        "RESTART",
+    ),
+    (
+        "a request of which nothing is heard",
+        Canonical(flows=[lost(20, REQUEST)]),
+        Observed(),
+        "MESSAGE_NOT_RECEIVED",
+        "request is",
+        "RESTART",
+    ),
+    (
+        "an outbox that does not move",
+        Canonical(outboxes=[StuckOutbox(TENANT, "outbox", 12, 1, NOW)]),
+        Observed(),
+        "OUTBOX_STUCK",
+        "12 rows wait, 1 of them held back",
+        None,
+    ),
+    (
+        "two words about one effect",
+        Canonical(oddities=[Oddity("OUTCOME_CONTRADICTION", TENANT, ORDER, "e", NOW, "recorded CONFIRMED")]),
+        Observed(),
+        "OUTCOME_CONTRADICTION",
+        "recorded CONFIRMED",
+        None,
+    ),
+    (
+        "what happened after all",
+        Canonical(oddities=[Oddity("LATE_EFFECT", TENANT, ORDER, "e", NOW, "after it had been given up")]),
+        Observed(),
+        "LATE_EFFECT",
+        "given up",
+        None,
+    ),
+    (
+        "an undoing that cannot be done in time",
+        Canonical(plans=[undoing(30, left(31))]),
+        Observed(),
+        "JEOPARDY_PREDICTED",
+        "would be done at",
+        "JEOPARDY",
+    ),
+    (
+        "an incident of a stranger",
+        Canonical(),
+        shown(incident(case_id=None)),
+        "INCIDENT_WITHOUT_CASE",
+        "incident 7 in task",
+        None,
+    ),
+    (
+        "an incident that its case does not name",
+        Canonical(cases=[case()]),
+        shown(incident()),
+        "INCIDENT_WITHOUT_CASE",
+        "not yet told",
+        "PARK",
+    ),
+    (
+        "an incident that outlives its case",
+        Canonical(cases=[case(is_open=False, incident_key="7")]),
+        shown(incident()),
+        "INCIDENT_OF_CLOSED_CASE",
+        "outlives",
+        "RESOLVE",
+    ),
+    (
+        "an incident resolved over there",
+        Canonical(cases=[case(incident_key="7")]),
+        shown(incident("RESOLVED")),
+        "CASE_WITHOUT_INCIDENT",
+        "resolved in the engine",
+        "CLOSE",
+    ),
+]
+
+
+@pytest.mark.parametrize(("canonical", "observed", "klass", "evidence", "kind"), [row[1:] for row in ROWS],
+                         ids=[row[0] for row in ROWS])  # fmt: skip
+def test_each_kind_of_difference_is_one_finding(
+    canonical: Canonical, observed: Observed, klass: str, evidence: str, kind: str | None
+) -> None:
+    (finding,) = compare(canonical, observed, SETTLE, NOW, LAG)
+    assert (finding.klass, finding.repair.kind if finding.repair else None) == (klass, kind)
+    assert evidence in finding.evidence
+
+
+def test_every_class_has_its_row_and_its_words() -> None:
+    assert {row[3] for row in ROWS} == set(EXPLANATIONS)
+
+
+QUIET: list[tuple[str, Canonical, Observed]] = [
+    ("an undoing that can be done in time", Canonical(plans=[undoing(32, left(31))]), Observed()),
+    ("nothing is known of the engine", Canonical(cases=[case(incident_key="7")]), Observed(None)),
+    ("the engine shows nothing, which proves nothing", Canonical(cases=[case(incident_key="7")]), shown()),
+    ("an incident too young to be judged", Canonical(cases=[case()]), shown(incident(seconds=5))),
+    ("an incident that its case names", Canonical(cases=[case(incident_key="7")]), shown(incident())),
+    ("another incident was resolved", Canonical(cases=[case(incident_key="8")]), shown(incident("RESOLVED"))),
+    ("both are over", Canonical(cases=[case(is_open=False, incident_key="7")]), shown(incident("RESOLVED"))),
+    ("a stranger's incident is over", Canonical(), shown(incident("RESOLVED", None))),
+]
+
+
+@pytest.mark.parametrize(("canonical", "observed"), [row[1:] for row in QUIET], ids=[row[0] for row in QUIET])
+def test_what_is_no_difference_is_no_finding(canonical: Canonical, observed: Observed) -> None:
+    assert compare(canonical, observed, SETTLE, NOW, LAG) == []
+
+
+@pytest.mark.parametrize(
+    ("minutes", "restarts", "repaired"),
+    [(16, 0, True), (16, 1, False), (31, 1, True), (59, 2, False), (61, 2, True), (10_000, RESTARTS, False)],
+)
+@pytest.mark.parametrize("of", ["plan", "request"])
+def test_each_restart_waits_twice_as_long_and_the_last_is_a_persons(
+    of: str, minutes: float, restarts: int, repaired: bool
+) -> None:
+    tasks: Sequence[SilentTask] = [silent(minutes, restarts)] if of == "plan" else ()
+    flows = [lost(minutes, REQUEST, restarts)] if of == "request" else ()
+    (finding,) = find(*tasks, flows=flows)
+    assert (finding.repair is not None) is repaired
+
+
+def test_a_plan_is_one_finding_however_many_of_its_tasks_are_silent() -> None:
+    other = PlanId(uuid.uuid4())
+    findings = find(silent(20), silent(30), silent(40, plan_id=other))
+    assert {finding.subject for finding in findings} == {str(PLAN), str(other)}
+    assert next(f for f in findings if f.subject == str(PLAN)).evidence.startswith("2 tasks")
+
+
+def test_the_same_finding_is_the_same_command_and_the_next_restart_another() -> None:
+    def command_id(restarts: int) -> uuid.UUID:
+        (finding,) = find(silent(10_000, restarts))
+        assert finding.repair is not None
+        return finding.repair.command_id
+
+    assert command_id(0) == command_id(0) != command_id(1)
+
+
+def test_the_end_is_that_of_the_longest_way() -> None:
+    first, slow = left(10), left(40, started=15)
+    last = left(20, first, slow)
+    plan = undoing(60, last, first, slow)
+    assert predict_end(plan, {}, NOW) == NOW + timedelta(minutes=25 + 20)
+    # What the past says counts more than what the policy allows.
+    known = {"undo-40": timedelta(minutes=5), "undo-10": timedelta(minutes=12)}
+    assert predict_end(plan, known, NOW) == NOW + timedelta(minutes=12 + 20)
+    assert predict_end(undoing(60), {}, NOW) == NOW
+
+
+def test_jeopardy_is_predicted_before_the_deadline_and_told_once() -> None:
+    (finding,) = find(plans=[undoing(30, left(31))])
+    assert finding.repair is not None
+    (finding,) = find(plans=[undoing(30, left(31), told=True)])
+    assert finding.repair is None
