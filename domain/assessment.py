@@ -135,7 +135,7 @@ class Offer:
             "amount": self.amount.to_json(),
             "blocking": self.blocking,
             "status": status,
-            "respondBy": format_time(self.respond_by),
+            **({"respondBy": format_time(self.respond_by)} if status == "OFFERED" else {}),
         }
 
 

@@ -22,6 +22,7 @@ from domain.values import Actor, RequestId
 from tests.builders import (
     AGENT,
     APPROVER,
+    NOW,
     World,
     accepted,
     an_item,
@@ -556,3 +557,79 @@ def test_provisioning_worked_but_billing_did_not() -> None:
     world.plan(request)
     assert world.state == "PARTIALLY_COMPLETED"
     assert not [case for case in world.the_order.cases.values() if case.is_open]
+
+
+# -- at the same moment: the order's row decides who was first ------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", ["cancellation", "claim"])
+def test_a_cancellation_between_the_question_and_the_call(first: str) -> None:
+    """EC1: either the claim finds the hold and nobody is called, or its intent is on record and is undone."""
+    world = World().accept(an_order(an_item(offering="router"))).decompose()
+    [handed] = world.release()
+    told = world.claim(handed) if first == "claim" else None
+    request = world.cancel()
+    if told is None:
+        assert world.claim(handed)["verdict"] == "stand_down"
+        assert (world.calls, dict(world.the_order.effects)) == ([], {})
+        world.judge(request)
+    else:
+        assert world.effect("reserve-inventory").state == "INTENDED"
+        assert world.begin(request)["verdict"] == "wait"
+        world.report(told, {"state": "CONFIRMED", "external_reference": "r-1"})
+        world.judge(request)
+        world.run_flow()
+    assert world.state == "CANCELLED"
+    assert world.called("release-inventory") == (1 if first == "claim" else 0)
+
+
+@pytest.mark.parametrize("first", ["outcome", "cancellation"])
+def test_an_order_that_completes_in_the_moment_of_its_cancellation(first: str) -> None:
+    """EC47: it is the one or the other, never COMPLETED and CANCELLING at once."""
+    world = World().accept(an_order(an_item(offering="router"))).decompose().run_to("reserve-inventory")
+    [handed] = world.handed or world.release()
+    told = world.claim(handed)
+    outcome = {"state": "CONFIRMED", "external_reference": "s-1"}
+    if first == "outcome":
+        world.report(told, outcome)
+        assert world.state == "COMPLETED"
+        assert world.cancel().outcome == "NEW_ORDER_REQUIRED"
+        assert world.state == "COMPLETED"
+        return
+    request = world.cancel()
+    world.report(told, outcome)
+    assert world.state == "CANCELLATION_REQUESTED"
+    request = world.judge(request)
+    # All of it has happened and none of it can be undone: the wish came too late, and the order ends as delivered.
+    assert (request.status, request.outcome) == ("REJECTED", "NOT_CANCELLABLE")
+    assert world.state == "COMPLETED"
+
+
+def test_items_cancelled_one_by_one_end_the_order_as_cancelled() -> None:
+    """EC21."""
+    world = World().accept(an_order(an_item("1", "router"), an_item("2", "router"), an_item("3", "router"))).decompose()
+    world.run_to("reserve-inventory")
+    for item_id in ("2", "1", "3"):
+        assert world.state == "IN_PROGRESS"
+        world.judge(world.cancel(scope="ITEMS", item_ids=(item_id,)))
+        world.run_flow(only={"release-inventory"})
+    assert world.state == "CANCELLED"
+    assert world.called("release-inventory") == 3
+
+
+def test_wished_for_times_order_nothing() -> None:
+    """EC65: the asker's clock is on record; charges and order follow the database's."""
+    world = late()
+    request = world.cancel(claimed_at=NOW - timedelta(days=20_000))
+    assert (request.claimed_at, request.requested_at) == (NOW - timedelta(days=20_000), world.now)
+    assert world.judge(request).status == "AWAITING_CHARGE_DECISION"
+
+
+def test_a_decision_is_never_made_by_the_clock() -> None:
+    """EC70: a review whose time is over is in jeopardy, and as undecided as before."""
+    world, request_id = under_review()
+    world.wait(timedelta(days=30))
+    world.do(ask.RaiseJeopardy(world.order_id, request_id, "APPROVAL_SLA"))
+    request = world.request(request_id)
+    assert (request.status, request.jeopardy, world.state) == ("REQUIRES_APPROVAL", True, "CANCELLATION_ASSESSING")
+    assert world.release() == []

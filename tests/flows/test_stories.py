@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
+from domain.policy import read_policy_text
+from tests.builders import ROOT
 from tests.flows.running import RunningStack, Tenant, eventually
 
 pytestmark = pytest.mark.timeout(300)
@@ -171,3 +174,69 @@ def test_a_completed_order_is_evidence_and_stays_as_it_is(tenant: Tenant) -> Non
     assert [p["orderType"] for p in request["proposals"]] == ["RETURN"]
     after = tenant.agent.get(f"/api/v1/orders/{order_id}")
     assert (after.headers["etag"], after.json()["state"]) == (before.headers["etag"], "COMPLETED")
+
+
+def test_a_policy_with_a_new_kind_of_work_on_a_new_system_needs_no_restart(tenant: Tenant) -> None:
+    """What the product has never heard of is posted while it runs, carried out, and undone."""
+    before = tenant.stack.status()["processes"]
+    document: Any = read_policy_text((ROOT / "domain/telecom.policy.yaml").read_text())
+    document["systems"].append("diagnostics")
+    document["task_types"]["measure-line"] = {
+        "system": "diagnostics",
+        "operation": "measure",
+        "external_effect_level": "NETWORK_VISIBLE",
+        "reversibility": "AUTOMATIC",
+        "compensation": "clear-measurement",
+    }
+    document["task_types"]["clear-measurement"] = {
+        "system": "diagnostics",
+        "operation": "clear",
+        "external_effect_level": "NETWORK_VISIBLE",
+        "reversibility": "NONE",
+    }
+    document["offerings"]["line-check"] = {
+        "plans": {
+            "ADD": [
+                {"step": "reserve", "type": "reserve-inventory"},
+                {"step": "measure", "type": "measure-line", "after": ["reserve"]},
+                {"step": "ship", "type": "ship-device", "after": ["measure"]},
+            ],
+            "RETURN": [{"step": "collect", "type": "collect-device"}],
+        }
+    }
+    posted = tenant.post("/api/v1/policies", document, by=tenant.person("root", "admin"))
+    assert posted.status_code == 201, posted.text
+
+    order_id = tenant.submit("line-check")
+    tenant.wait_state(order_id, "COMPLETED")
+    assert tenant.done(order_id) == {"reserve-inventory": 1, "measure-line": 1, "ship-device": 1}
+
+    tenant.fault(taskType="ship-device", fault="accept-silent")
+    order_id = tenant.submit("line-check")
+    tenant.wait_effect(order_id, "ship", "shipping", acceptedAt=...)
+    tenant.cancel(order_id)
+    tenant.wait_state(order_id, "CANCELLED")
+    undone = {"stop-shipment": 1, "clear-measurement": 1, "release-inventory": 1}
+    assert tenant.done(order_id) == {"reserve-inventory": 1, "measure-line": 1, **undone}
+    assert tenant.stack.status()["processes"] == before
+
+
+def test_a_part_of_a_quantity_is_called_off_and_the_rest_is_sent(tenant: Tenant) -> None:
+    tenant.fault(taskType="ship-device", fault="accept-silent")
+    line = {"itemId": "1", "action": "ADD", "productOfferingId": "router", "quantity": 5}
+    order_id = tenant.submit(items=[{**line, "configuration": {"deviceModel": "R7"}}])
+    first = tenant.wait_effect(order_id, "ship", "shipping", acceptedAt=...)
+    link = tenant.cancel(order_id, scope={"type": "ITEMS"}, items=[{"itemId": "1", "quantity": 2}])
+    eventually(lambda: tenant.get(link)["status"], lambda status: status == "COMPLETED", "the end of the cancellation")
+
+    def again() -> list[Any]:
+        shipments = [row for row in tenant.effects(order_id) if row["operation"] == "ship"]
+        return [row for row in shipments if row["effectId"] != first["effectId"] and "acceptedAt" in row]
+
+    [second] = eventually(again, lambda rows: len(rows) == 1, "the second shipment")
+    tenant.call_back(second["effectId"])
+    tenant.wait_state(order_id, "COMPLETED")
+    [item] = tenant.order(order_id)["items"]
+    assert (item["quantity"], item["orderedQuantity"]) == (3, 5)
+    done = tenant.done(order_id)
+    assert (done["reserve-inventory"], done["release-inventory"], done["stop-shipment"]) == (2, 1, 1)

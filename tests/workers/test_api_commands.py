@@ -83,6 +83,7 @@ IF_MATCH = [
 
 @pytest.mark.parametrize(("given", "status", "code"), [row[1:] for row in IF_MATCH], ids=[row[0] for row in IF_MATCH])
 async def test_if_match(world: ApiWorld, given: str | None, status: int, code: str) -> None:
+    """EC40."""
     order_id = await world.create()
     etag = await world.etag(f"/orders/{order_id}")
     header = None if given is None else given.replace("{etag}", etag)
@@ -306,6 +307,7 @@ async def test_a_problem_says_what_where_and_under_which_trace(world: ApiWorld) 
 
 
 async def test_on_behalf_of_is_a_claim(world: ApiWorld) -> None:
+    """EC44 and EC65: whoever is named is only named, and so is the time."""
     order_id = await world.create()
     claim = {"actorType": "USER", "actorId": "u-123"}
     request_id = await world.cancel(order_id, requestedBy=claim, requestedAt="1970-01-01T00:00:00-11:00")
