@@ -69,13 +69,15 @@ class Blocker:
 
 @dataclass(frozen=True, slots=True)
 class Impact:
-    """What happens to one task. `stays` says that an effect (present or still possible) will not be undone."""
+    """What happens to one task. stays: an effect (present or still possible) will not be undone · replaced: the same is
+    done once more, and takes the effect's place"""
 
     task: Task
     type: TaskType
     effect: Effect | None
     consequence: Consequence
     stays: bool = False
+    replaced: bool = False
 
     @property
     def key(self) -> uuid.UUID:
@@ -96,6 +98,7 @@ class Impact:
             "reversibility": self.type.reversibility,
             "externalEffectLevel": self.type.external_effect_level,
             "consequence": self.consequence,
+            **({"replaced": True} if self.replaced else {}),
         }
 
 
@@ -155,6 +158,10 @@ class Assessment:
     @property
     def retained(self) -> tuple[Impact, ...]:
         return tuple(impact for impact in self.impacts if impact.consequence == "RETAIN")
+
+    @property
+    def replaced(self) -> frozenset[TaskId]:
+        return frozenset(impact.task.task_id for impact in self.impacts if impact.replaced)
 
     @property
     def retained_ids(self) -> tuple[str, ...]:
@@ -498,7 +505,9 @@ def judge_resized(
     }
     name = f"{task.step} ({task.task_type})"
     started = effect is not None and effect.state in {"CONFIRMED", "INTENDED", "UNKNOWN"}
+    past = is_past_return(task_type, task.state, draft.document_of(task), draft.now)
     rule: tuple[str, str, str] | None = None
+    replaced = False
     if not started:
         rule = (
             "quantity.unstarted",
@@ -507,9 +516,12 @@ def judge_resized(
         )
     elif task_type.on_input_change == "KEEP":
         rule = "quantity.keep", "NOTHING_TO_UNDO", f"{name} stays as it is when a quantity changes."
+    elif task_type.on_input_change == "REDO" and not past and task.state == "COMPLETED":
+        replaced = True
+        rule = "quantity.redo", "NOTHING_TO_UNDO", f"{name} is done once more, for the new quantity."
     elif (
         task_type.on_input_change == "MANUAL"
-        and not is_past_return(task_type, task.state, draft.document_of(task), draft.now)
+        and not past
         and not (effect and effect.accepted_at and effect.is_open and task_type.withdrawal)
         and is_external(task_type.external_effect_level)
     ):
@@ -519,7 +531,7 @@ def judge_resized(
     rule_id, consequence, sentence = rule
     severity = "WARNING" if consequence == "MANUAL" else "INFO"
     return (
-        Impact(task, task_type, effect, consequence),
+        Impact(task, task_type, effect, consequence, replaced=replaced),
         Rule(f"consequence.{rule_id}", consequence, sentence, facts, severity),
         None,
     )

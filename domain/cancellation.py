@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
 from domain.arbitration import arbitrate_cancellation
 from domain.assessment import (
@@ -55,7 +56,7 @@ from domain.errors import (
 )
 from domain.order import Case, CompensationPlan, Draft, Item, Request, Task, tasks_by_item
 from domain.policy import format_duration
-from domain.values import Json, PlanId, RequestId, Run, derive_id, format_time
+from domain.values import Json, PlanId, RequestId, Run, TaskId, derive_id, format_time
 
 UNDECIDED: Final = frozenset({"ACCEPTED_FOR_ASSESSMENT", "ASSESSING", "REQUIRES_APPROVAL", "AWAITING_CHARGE_DECISION"})
 
@@ -192,7 +193,7 @@ def preview_cancellation(draft: Draft, command: RequestCancellation) -> tuple[di
     for impact in found.impacts:
         if impact.effect is not None and impact.consequence in {"COMPENSATE", "WITHDRAW"}:
             draft.change_effect(impact.effect.effect_id, state="REVERSED")  # as it would stand when all is undone
-    kept = [draft.items[item_id] for item_id in keeping_items(draft, found.closure)]
+    kept = [draft.items[item_id] for item_id in keeping_items(draft, found.closure, found.replaced)]
     return {
         "assessment": document,
         "compensationPlan": {
@@ -861,6 +862,13 @@ def plan_compensation(draft: Draft, command: PlanCompensation) -> Mapping[str, J
         )
         return {"verdict": "assess"}
     nodes = draw_graph(draft, fresh.impacts, request.dispositions, reversing_elsewhere(draft, request.request_id))
+    done_first = {
+        node.effect_id: again_of(request, node.original)
+        for node in nodes
+        if node.original.task_id in fresh.closure.resized
+        and node.original.state == "COMPLETED"
+        and draft.task_type(node.original).on_input_change == "DO_THEN_UNDO"
+    }
     plan_id = PlanId(derive_id(request.request_id, "plan", request.version))
     types = dict(draft.fulfillment_types)
     for node in nodes:
@@ -873,7 +881,7 @@ def plan_compensation(draft: Draft, command: PlanCompensation) -> Mapping[str, J
         {node.task_type: types[node.task_type] for node in nodes},
         draft.now,
     )
-    store_plan(draft, plan, nodes)
+    store_plan(draft, plan, nodes, done_first)
     draft.move_request(request.request_id, "COMPENSATING", "CANCELLATION_COMPENSATING", plan_id=plan_id)
     draft.move_plan(plan_id, "IN_PROGRESS", "COMPENSATION_STARTED")
     return _planned(draft, draft.plans[plan_id])
@@ -898,8 +906,11 @@ def covered_items(draft: Draft, request: Request) -> frozenset[str]:
     return closure_of(draft, request).touched
 
 
-def keeping_items(draft: Draft, closure: Closure) -> list[str]:
-    """The items of a closure that keep something outside which the cancellation would rather have undone."""
+def keeping_items(draft: Draft, closure: Closure, again: Container[TaskId] = ()) -> list[str]:
+    """The items of a closure that keep something outside which the cancellation would rather have undone.
+
+    again: tasks whose effect gives way to the same once more, for a smaller quantity
+    """
     standing = {effect.task_id for effect in draft.effects.values() if effect.stands and effect.is_original}
     keeping: set[str] = set()
     for task_id in standing:
@@ -907,6 +918,17 @@ def keeping_items(draft: Draft, closure: Closure) -> list[str]:
         if task is None:
             continue
         keeping.update(closure.items.intersection(task.item_ids))
-        if task_id in closure.resized and draft.task_type(task).on_input_change != "KEEP":
+        if task_id in closure.resized and task_id not in again and draft.task_type(task).on_input_change != "KEEP":
             keeping.update(closure.reduced.keys() & set(task.item_ids))
     return sorted(keeping)
+
+
+def again_of(request: Request, task: Task) -> TaskId:
+    """The task that does once more, for a smaller quantity, what this one has done."""
+    return TaskId(derive_id(request.request_id, "again", task.task_id))
+
+
+def replaced_by_again(request: Request) -> frozenset[TaskId]:
+    """REDO: the tasks of which the assessment says that the new effect takes the old one's place."""
+    impacts = (request.assessment or {}).get("taskImpacts", ())
+    return frozenset(TaskId(UUID(impact["taskId"])) for impact in impacts if impact.get("replaced"))

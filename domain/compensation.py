@@ -158,8 +158,11 @@ def find_type(draft: Draft, name: str) -> TaskType:
     return draft.fulfillment_types.get(name) or draft.policy.task_types[name]
 
 
-def store_plan(draft: Draft, plan: CompensationPlan, nodes: list[Node]) -> None:
-    """Write the plan's tasks. Withdrawals go first and alone: everything else waits for them."""
+def store_plan(draft: Draft, plan: CompensationPlan, nodes: list[Node], done_first: Mapping[EffectId, TaskId]) -> None:
+    """Write the plan's tasks. Withdrawals go first and alone: everything else waits for them.
+
+    done_first: per effect the fulfillment task that must have worked before it is undone
+    """
     draft.add_plan(plan)
     id_of = {node.effect_id: TaskId(derive_id(plan.plan_id, node.effect_id, node.purpose)) for node in nodes}
     withdrawals = [id_of[node.effect_id] for node in nodes if node.purpose == "WITHDRAW"]
@@ -169,6 +172,9 @@ def store_plan(draft: Draft, plan: CompensationPlan, nodes: list[Node]) -> None:
             after += [task_id for task_id in withdrawals if task_id not in after]
         else:
             after = []
+        if node.effect_id in done_first:
+            # Its own undoing waits for the new effect; whatever was behind the old one must not wait for both.
+            after = [*after, done_first[node.effect_id]]
         draft.add_task(
             Task(
                 task_id=id_of[node.effect_id],

@@ -5,7 +5,7 @@ The only place where one wing's outcome means something for another; it must nev
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -21,8 +21,17 @@ from domain.amendment import (
     undoes_in_flight,
 )
 from domain.amendment import is_quiet as is_amendment_quiet
-from domain.assessment import Closure, closure_of, is_quiet
-from domain.cancellation import covered_items, give_up_items, is_parked, keeping_items, let_go, propose_orders
+from domain.assessment import closure_of, is_quiet
+from domain.cancellation import (
+    again_of,
+    covered_items,
+    give_up_items,
+    is_parked,
+    keeping_items,
+    let_go,
+    propose_orders,
+    replaced_by_again,
+)
 from domain.compensation import advance_plan, find_type, mark_block, supersede_plan
 from domain.execution import wait_key
 from domain.fallout import mend_by_amendment, open_case, open_follow_up_cases, settle_cases
@@ -166,8 +175,12 @@ def _advance_cancellation(draft: Draft, request: Request) -> bool:
         return True
     moved = advance_plan(draft, plan_id) | _hand_to_people(draft, plan_id)
     tasks = draft.tasks_of_plan(plan_id)
-    if not request.committed_at and (any(_is_intent(task) for task in tasks) or all(task.has_ended for task in tasks)):
+    first = [] if request.committed_at else _done_first(draft, request, tasks)
+    if not request.committed_at and (
+        first or any(_is_intent(task) for task in tasks) or all(task.has_ended for task in tasks)
+    ):
         _commit(draft, request)
+        _do_again(draft, request, first)
         moved = True
     request = draft.requests[request.request_id]
     if request.committed_at:
@@ -241,6 +254,15 @@ def _resume_after_refused_withdrawal(draft: Draft, request: Request, plan_id: Pl
         run=request.run,
     )
     return True
+
+
+def _done_first(draft: Draft, request: Request, undoings: list[Task]) -> list[Task]:
+    """The tasks that are done again before they are undone; none while something is still being called off."""
+    if any(task.purpose == "WITHDRAW" and not task.has_ended for task in undoings):
+        return []
+    originals = [draft.tasks[task.original_task] for task in undoings if task.original_task]
+    waited_for = {other for task in undoings for other in task.depends_on}
+    return [task for task in originals if again_of(request, task) in waited_for]
 
 
 def _commit(draft: Draft, request: Request) -> None:
@@ -498,7 +520,9 @@ def _finish_cancellation(draft: Draft, request: Request) -> None:
         draft.move_plan(request.plan_id, "COMPLETED", "COMPENSATION_COMPLETED", completed_at=draft.now, closed=True)
     closure = closure_of(draft, request)
     items = [draft.items[item_id] for item_id in sorted(closure.items) if item_id in draft.items]
-    keeping = keeping_items(draft, closure)
+    again = replaced_by_again(request)
+    new = {task.superseded_by for task in draft.fulfillment_tasks() if task.superseded_by == again_of(request, task)}
+    keeping = keeping_items(draft, closure, again | new)
     kept = [item for item in items if item.item_id in keeping]
     for item in items:
         if not has_ended("ITEM", item.state) or item.base == "COMPLETED":
@@ -514,42 +538,47 @@ def _finish_cancellation(draft: Draft, request: Request) -> None:
         outcome="PARTIALLY_CANCELLED" if keeping else "CANCELLED",
         proposals=tuple(propose_orders(draft, [draft.items[item_id] for item_id in keeping], closure.reduced)),
     )
-    _do_again(draft, request, closure)
+    _do_again(
+        draft,
+        request,
+        [
+            task
+            for task_id in closure.resized
+            if (task := draft.tasks[task_id]).superseded_by is None
+            and (task.state == "COMPENSATED" or task_id in again)
+        ],
+    )
     let_go(draft, request)
 
 
-def _do_again(draft: Draft, request: Request, closure: Closure) -> None:
-    """What was undone for a quantity that is smaller now is done again for it; those behind it wait for the new one."""
-    undone = [
-        task
-        for task in draft.fulfillment_tasks()
-        if task.task_id in closure.resized and task.state == "COMPENSATED" and not task.superseded_by
-    ]
-    if not undone:
-        return
-    instead = {task.task_id: TaskId(derive_id(request.request_id, "again", task.task_id)) for task in undone}
-    for task in undone:
-        draft.change_task(task.task_id, superseded_by=instead[task.task_id])
-    for task in list(draft.fulfillment_tasks()):
-        waits = not instead.keys().isdisjoint(task.depends_on)
-        if task.state == "READY" and waits:  # ready no more: another takes its place, behind what is done again
-            instead[task.task_id] = TaskId(derive_id(request.request_id, "again", task.task_id))
-            draft.move_task(task.task_id, "SUPERSEDED", superseded_by=instead[task.task_id])
-            undone.append(task)
-        elif task.state == "PENDING" and waits:
-            draft.change_task(task.task_id, **_behind(draft, task, instead))
-    for task in undone:
-        again = replace(
-            task,
-            task_id=instead[task.task_id],
+def _do_again(draft: Draft, request: Request, tasks: Iterable[Task]) -> None:
+    """Do these tasks again for a quantity that is smaller now; those behind them wait for the new ones."""
+    instead = {task.task_id: again_of(request, task) for task in tasks}
+    for old_id, new_id in instead.items():
+        task = draft.change_task(old_id, superseded_by=new_id)
+        if task.state == "COMPLETED":
+            draft.move_task(old_id, "SUPERSEDED")
+    for old_id, new_id in instead.items():
+        task = draft.tasks[old_id]
+        again = Task(
+            task_id=new_id,
+            kind="FULFILLMENT",
+            plan_id=task.plan_id,
+            plan_version=task.plan_version,
+            step=task.step,
+            task_type=task.task_type,
+            item_ids=task.item_ids,
             state="PENDING",
-            release=1,
-            handed=False,
-            effect_id=None,
-            started_at=None,
-            ended_at=None,
         )
         draft.add_task(replace(again, **_behind(draft, task, instead)))
+        for holder in (draft.holds.get(old_id, frozenset()) | draft.order_holds) - {str(request.request_id)}:
+            draft.hold([new_id], holder)
+    for task in list(draft.fulfillment_tasks()):
+        if task.state in UNSTARTED and not instead.keys().isdisjoint(task.depends_on):
+            task = draft.change_task(task.task_id, **_behind(draft, task, instead))
+            if task.unmet and task.state == "READY":  # what it builds on is done again first
+                draft.move_task(task.task_id, "PENDING", handed=False, release=task.release + 1)
+    draft.successors_of = None
 
 
 def _behind(draft: Draft, task: Task, instead: Mapping[TaskId, TaskId]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 from domain import commands as ask
 from domain.errors import ItemUnknown, OrderTerminal, ScopeInvalid
 from domain.order import Request
-from tests.builders import AGENT, World, accepted, an_item, an_order, changed_telecom, only, refused
+from tests.builders import AGENT, OPERATOR, World, accepted, an_item, an_order, changed_telecom, only, refused
 
 ROUTERS = ("reserve-inventory", "ship-device")
 
@@ -79,6 +79,46 @@ def test_what_may_keep_its_old_input_is_left_alone() -> None:
     assert request.status == "COMPLETED"
     world.run_flow()
     assert (world.called("release-inventory"), quantities_sent(world, "ship-device")) == (0, [3])
+
+
+def test_the_new_is_certain_before_the_old_is_given_back() -> None:
+    """on_input_change DO_THEN_UNDO."""
+    policy = changed_telecom(on_input_change("reserve-inventory", "DO_THEN_UNDO"))
+    world = routers(World(policy)).run_to("reserve-inventory")
+    request = give_up(world, 2)
+    assert world.request(request.request_id).committed_at is not None  # the smaller quantity is being asked for
+    assert world.undoings() == {"release-inventory": "PLANNED"}
+    world.run_flow()
+    names = [call["body"]["taskType"] for call in world.calls]
+    assert names == ["reserve-inventory", "reserve-inventory", "release-inventory", "ship-device"]
+    assert quantities_sent(world, "reserve-inventory") == [5, 3]
+    assert (world.state, world.request(request.request_id).status) == ("COMPLETED", "COMPLETED")
+    first, second = (e for e in world.the_order.effects.values() if e.task_type == "reserve-inventory")
+    assert (first.state, second.state) == ("REVERSED", "CONFIRMED")
+
+
+def test_the_new_takes_the_place_of_the_old() -> None:
+    """on_input_change REDO: one more call, and no undoing."""
+    world = routers(World(changed_telecom(on_input_change("reserve-inventory", "REDO")))).run_to("reserve-inventory")
+    request = give_up(world, 2)
+    assert (request.status, consequences(request)["reserve-inventory"]) == ("COMPLETED", "NOTHING_TO_UNDO")
+    world.run_flow()
+    assert [c["body"]["taskType"] for c in world.calls] == ["reserve-inventory", "reserve-inventory", "ship-device"]
+    assert quantities_sent(world, "reserve-inventory") == [5, 3]
+    first, second = (e for e in world.the_order.effects.values() if e.task_type == "reserve-inventory")
+    assert (first.state, first.reversed_by, second.state) == ("REVERSED", second.effect_id, "CONFIRMED")
+    assert world.state == "COMPLETED"
+
+
+def test_what_is_done_again_is_held_as_the_rest_is() -> None:
+    world = routers().run_to("reserve-inventory")
+    world.do(ask.HoldOrder(world.order_id), OPERATOR)
+    give_up(world, 2)
+    world.run_flow()
+    assert (world.state, world.called("reserve-inventory"), world.called("release-inventory")) == ("ON_HOLD", 1, 1)
+    world.do(ask.ReleaseOrder(world.order_id), OPERATOR)
+    world.run_flow()
+    assert (world.state, quantities_sent(world, "reserve-inventory")) == ("COMPLETED", [5, 3])
 
 
 @pytest.mark.parametrize(("disposition", "released"), [("RETAIN", 0), ("COMPENSATE", 1)])

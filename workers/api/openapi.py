@@ -201,7 +201,7 @@ ANSWERS: Final[Mapping[str, Schema]] = {
         automatic=_FLAG,
         taskImpacts=_list(
             _object(
-                {"effectState": _TEXT, "effectId": _ID},
+                {"effectState": _TEXT, "effectId": _ID, "replaced": _FLAG},
                 taskId=_ID,
                 type=_TEXT,
                 state=_TEXT,
