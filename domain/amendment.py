@@ -598,6 +598,7 @@ def apply(draft: Draft, command: ApplyAmendment) -> Amendment:
     if command.invalid:
         raise Unprocessable(errors=command.invalid)
     amendment = draft.change_amendment(amendment.request_id, auto_apply=True, run=Run(draft.new_id("run")))
+    draft.record("AMENDMENT_RELEASED", "REQUEST", amendment.request_id, request_id=amendment.request_id)
     found = assess_amendment(draft, amendment)
     if found.automatic and not found.redraws and not found.reshaped and not found.needs_quote:
         if found.fingerprint != amendment.fingerprint:
@@ -758,6 +759,8 @@ def _apply(draft: Draft, amendment: Amendment, found: Finding) -> Amendment:
         if judged.change["before"] != judged.change["after"]:
             write_change(draft, judged.change)
     _write_prices(draft, amendment)
+    if draft.head.start_key and draft.head.base == "VALIDATED":  # it may begin at another time than it waits for
+        draft.send("start-date-changed", f"{draft.head.order_id}:{draft.head.start_key}")
     draft.unhold(str(request_id))
     plan_id: PlanId | None = None
     version: int | None = None

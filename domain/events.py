@@ -52,6 +52,7 @@ EVENT_TYPES: Final[Mapping[str, str]] = MappingProxyType(
         "AMENDMENT_AWAITS_CHARGE": "OrderAmendmentAwaitsCharge",
         "AMENDMENT_STALE": "OrderAmendmentStale",
         "AMENDMENT_APPROVED": "OrderAmendmentApproved",
+        "AMENDMENT_RELEASED": "OrderAmendmentReleased",
         "AMENDMENT_REJECTED": "OrderAmendmentRejected",
         "AMENDMENT_APPLYING": "OrderAmendmentApplying",
         "AMENDMENT_APPLIED": "OrderAmendmentApplied",

@@ -11,6 +11,8 @@ from typing import Final
 from uuid import UUID
 
 from domain import commands as ask
+from domain.amendment import check_preview as check_amendment_preview
+from domain.amendment import preview_amendment
 from domain.cancellation import check_preview, preview_cancellation
 from domain.decide import Surroundings, case_etag, decide, order_etag, request_etag
 from domain.errors import (
@@ -95,7 +97,7 @@ class Door:
         except UniqueViolation as violation:
             raise await self._translate(envelope, command, violation) from violation
 
-    async def preview(self, envelope: ask.Envelope, command: ask.RequestCancellation) -> Answer:
+    async def preview(self, envelope: ask.Envelope, command: ask.RequestCancellation | ask.RequestAmendment) -> Answer:
         """What the command would find and do, as the order stands now. Locks nothing; keeps the preview and no more."""
         async with tenant_transaction(self._pool, envelope.tenant_id) as connection:
             order, now, version = await load_order(connection, envelope.tenant_id, command.order_id)
@@ -103,11 +105,13 @@ class Door:
                 raise OrderNotFound
             policy = await self._policies.read(connection, version)
             draft = _draft(order, envelope, now, policy, version)
-            body, shown = preview_cancellation(draft, command)
+            if isinstance(command, ask.RequestAmendment):
+                kind, (body, shown) = "AMENDMENT", preview_amendment(draft, command)
+            else:
+                kind, (body, shown) = "CANCELLATION", preview_cancellation(draft, command)
             preview_id = derive_id(envelope.command_id, "preview")
-            await add_preview(connection, envelope.tenant_id, command.order_id, preview_id, "CANCELLATION", shown)
-        told = {"previewId": str(preview_id), "kind": "CANCELLATION", **body, "validUntilChanged": True}
-        return Answer(200, told)
+            await add_preview(connection, envelope.tenant_id, command.order_id, preview_id, kind, shown)
+        return Answer(200, {"previewId": str(preview_id), "kind": kind, **body, "validUntilChanged": True})
 
     async def note_refusal(self, envelope: ask.Envelope, command: ask.RepairCase | ask.DecideRepair, code: str) -> None:
         """A repair that was refused left nothing behind; that somebody tried is kept all the same (EC62)."""
@@ -136,12 +140,13 @@ class Door:
                 return await self._replay(connection, envelope)
         draft, around = await self._load(connection, envelope, command)
         check_precondition(draft.before, envelope, command)
-        if isinstance(command, ask.RequestCancellation) and command.preview_id:
-            check_preview(
-                draft,
-                command,
-                await find_preview(connection, envelope.tenant_id, command.order_id, command.preview_id),
-            )
+        if isinstance(command, ask.RequestCancellation | ask.RequestAmendment) and command.preview_id:
+            kind = "AMENDMENT" if isinstance(command, ask.RequestAmendment) else "CANCELLATION"
+            shown = await find_preview(connection, envelope.tenant_id, command.order_id, command.preview_id, kind)
+            if isinstance(command, ask.RequestAmendment):
+                check_amendment_preview(draft, command, shown)
+            else:
+                check_preview(draft, command, shown)
         decision = decide(draft, command, around)
         if has_changed(draft) or envelope.keep:
             await write_draft(
@@ -260,13 +265,24 @@ def check_precondition(order: Order, envelope: ask.Envelope, command: ask.Comman
     The product's own parts need no precondition: they ask by ids that name one state of things.
     """
     match command:
-        case ask.RequestCancellation() | ask.HoldOrder() | ask.ReleaseOrder():
+        case ask.RequestCancellation() | ask.RequestAmendment() | ask.HoldOrder() | ask.ReleaseOrder():
             expected = order_etag(order.head.version)
         case ask.ApproveCancellation() | ask.RejectCancellation() | ask.WithdrawCancellation() | ask.AnswerCharge():
             request = order.requests.get(command.request_id)
             if request is None:
                 raise RequestNotFound
             expected = request_etag(request.version)
+        case (
+            ask.ApproveAmendment()
+            | ask.RejectAmendment()
+            | ask.ApplyAmendment()
+            | ask.WithdrawAmendment()
+            | ask.AnswerAmendmentCharge()
+        ):
+            amended = order.amendments.get(command.request_id)
+            if amended is None:
+                raise RequestNotFound
+            expected = request_etag(amended.version)
         case ask.AssignCase() | ask.RepairCase() | ask.DecideRepair():
             case = order.cases.get(command.case_id)
             if case is None:

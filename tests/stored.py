@@ -181,10 +181,18 @@ class StoredWorld(Stage):
     def etag(self, command: ask.Command) -> str | None:
         """What somebody who has just looked would send."""
         match command:
-            case ask.RequestCancellation() | ask.HoldOrder() | ask.ReleaseOrder():
+            case ask.RequestCancellation() | ask.RequestAmendment() | ask.HoldOrder() | ask.ReleaseOrder():
                 return order_etag(self.the_order.head.version)
             case ask.ApproveCancellation() | ask.RejectCancellation() | ask.WithdrawCancellation() | ask.AnswerCharge():
                 return request_etag(self.request(command.request_id).version)
+            case (
+                ask.ApproveAmendment()
+                | ask.RejectAmendment()
+                | ask.ApplyAmendment()
+                | ask.WithdrawAmendment()
+                | ask.AnswerAmendmentCharge()
+            ):
+                return request_etag(self.amendment(command.request_id).version)
             case ask.AssignCase() | ask.RepairCase() | ask.DecideRepair():
                 return case_etag(self.the_order.cases[command.case_id].version)
         return None

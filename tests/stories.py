@@ -489,7 +489,9 @@ def amended_on_the_way(world: Stage) -> None:
     """A number at once, an address by a new plan, an appointment by undoing the old booking first."""
     world.accept().decompose().run_to("reserve-inventory")
     world.amend(_PHONE)
-    world.drive(world.amend(_postal_code("deliveryAddress")))
+    waiting = world.drive(world.amend(_postal_code("deliveryAddress"), auto_apply=False))
+    world.do(ask.ApplyAmendment(world.order_id, waiting.request_id), AGENT)
+    world.drive(waiting)
     world.run_to("assign-resource", "create-appointment")
     world.drive(world.amend(change("/appointment", _SLOT, _LATER)))
     world.run_flow()

@@ -231,6 +231,7 @@ CONTRACTS: Final[Mapping[str, Contract]] = {
     "AMENDMENT_AWAITS_CHARGE": Contract("REQUEST", "The customer must accept a charge first.", "always"),
     "AMENDMENT_STALE": Contract("REQUEST", "What was assessed has changed; it is assessed again.", "always"),
     "AMENDMENT_APPROVED": Contract("REQUEST", "The amendment may be applied.", "always", {"automatic": TRUTH}),
+    "AMENDMENT_RELEASED": Contract("REQUEST", "A person said that the agreed amendment is to be applied.", "never"),
     "AMENDMENT_REJECTED": Contract(
         "REQUEST",
         "The amendment will not be applied; the order goes on as it was.",

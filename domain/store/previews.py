@@ -25,9 +25,11 @@ async def add_preview(
     )
 
 
-async def find_preview(connection: Connection, tenant_id: TenantId, order_id: OrderId, preview_id: UUID) -> str | None:
+async def find_preview(
+    connection: Connection, tenant_id: TenantId, order_id: OrderId, preview_id: UUID, kind: str
+) -> str | None:
     """The fingerprint that a preview of this order was made of; None where there is none."""
     row = await fetch_row(
-        connection, _SQL["find_preview"], tenant_id=tenant_id, order_id=order_id, preview_id=preview_id
+        connection, _SQL["find_preview"], tenant_id=tenant_id, order_id=order_id, preview_id=preview_id, kind=kind
     )
     return row["fingerprint"] if row else None

@@ -7,4 +7,4 @@ on conflict (tenant_id, preview_id) do update set fingerprint = excluded.fingerp
 
 -- name: find_preview
 select fingerprint from preview
-where tenant_id = :tenant_id and order_id = :order_id and preview_id = :preview_id and kind = 'CANCELLATION';
+where tenant_id = :tenant_id and order_id = :order_id and preview_id = :preview_id and kind = :kind;

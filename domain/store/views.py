@@ -126,6 +126,13 @@ async def read_order(pool: Pool, tenant_id: TenantId, order_id: OrderId, as_of: 
         "scope": request["scope"],
         "links": {"self": f"{base}/cancellation-requests/{request['request_id']}"},
     }
+    amendment = found.get("amendment")
+    if amendment and not active:
+        active = {
+            "amendmentRequestId": amendment["request_id"],
+            "status": amendment["status"],
+            "links": {"self": f"{base}/amendment-requests/{amendment['request_id']}"},
+        }
     body = {
         **head["content"],
         **_order_head(head),
@@ -151,6 +158,7 @@ async def read_order(pool: Pool, tenant_id: TenantId, order_id: OrderId, as_of: 
             "progress": f"{base}/progress",
             "relatedOrders": f"{base}/related-orders",
             "cancellationRequests": f"{base}/cancellation-requests",
+            "amendmentRequests": f"{base}/amendment-requests",
             "compensationPlans": f"{base}/compensation-plans",
         },
     }
@@ -452,6 +460,72 @@ def _request(row: Row) -> dict[str, Json]:
     }
 
 
+# -- amendment -----------------------------------------------------------------------------------------------
+
+
+async def list_amendments(
+    pool: Pool, tenant_id: TenantId, order_id: OrderId, *, limit: int, after: Place | None
+) -> Page:
+    rows = await _one(pool, tenant_id, "list_amendments", order_id=order_id, limit=limit + 1, **_after(after))
+    if rows is None:
+        raise OrderNotFound
+    return _page(rows, limit, map(_amendment, rows), "requested_at", "request_id")
+
+
+async def read_amendment(pool: Pool, tenant_id: TenantId, order_id: OrderId, request_id: RequestId) -> Seen:
+    found = await _one(pool, tenant_id, "read_amendment", order_id=order_id, request_id=request_id)
+    if found is None:
+        await check_order(pool, tenant_id, order_id)
+        raise RequestNotFound
+    row = found["request"]
+    return Seen({**_amendment(row), "currentOrderState": found["order_state"]}, request_etag(row["version"]))
+
+
+async def find_amender(pool: Pool, tenant_id: TenantId, order_id: OrderId, request_id: RequestId) -> str:
+    """Who asked; raises OrderNotFound or RequestNotFound."""
+    async with tenant_transaction(pool, tenant_id, read_only=True) as connection:
+        row = await fetch_row(
+            connection, _SQL["find_amendment"], tenant_id=tenant_id, order_id=order_id, request_id=request_id
+        )
+        if row is not None:
+            return str(row["requested_by"])
+        order = await fetch_row(connection, _SQL["find_order"], tenant_id=tenant_id, order_id=order_id)
+    raise OrderNotFound if order is None else RequestNotFound
+
+
+def _amendment(row: Row) -> dict[str, Json]:
+    order = f"{_BASE}/orders/{row['order_id']}"
+    plan_link = f"{order}/compensation-plans/{row['plan_id']}" if row["plan_id"] else None
+    return {
+        "amendmentRequestId": row["request_id"],
+        "orderId": row["order_id"],
+        "status": row["status"],
+        "reasonCode": row["reason_code"],
+        "requestedBy": row["requested_by"],
+        **_said(onBehalfOf=row["on_behalf_of"], claimedAt=_time(row["claimed_at"])),
+        "requestedAt": _time(row["requested_at"]),
+        "changes": row["changes"],
+        "allowPartial": row["allow_partial"],
+        "autoApply": row["auto_apply"],
+        "assessment": row["assessment"],
+        **_said(
+            charge=row["charge"],
+            repairsCaseId=row["repairs_case"],
+            compensationPlanId=row["plan_id"],
+            newPlanVersion=row["new_plan_version"],
+            outcome=row["outcome"],
+            graceUntil=_time(row["grace_until"]),
+            slaAt=_time(row["sla_at"]),
+            appliedAt=_time(row["applied_at"]),
+            endedAt=_time(row["ended_at"]),
+        ),
+        "decisions": row["decisions"],
+        "jeopardy": row["jeopardy"],
+        "version": row["version"],
+        "links": _said(self=f"{order}/amendment-requests/{row['request_id']}", order=order, compensationPlan=plan_link),
+    }
+
+
 async def list_compensation_plans(
     pool: Pool, tenant_id: TenantId, order_id: OrderId, *, limit: int, after: Place | None
 ) -> Page:
@@ -503,7 +577,7 @@ def _show_plan(row: Row, order_id: OrderId) -> dict[str, Json]:
     return {
         "compensationPlanId": row["plan_id"],
         "orderId": str(order_id),
-        "cancellationRequestId": row["request_id"],
+        **_said(cancellationRequestId=row["request_id"], amendmentRequestId=row["amendment_id"]),
         "state": row["state"],
         "createdAt": _time(row["created_at"]),
         **_said(committedAt=_time(row["committed_at"]), completedAt=_time(row["completed_at"])),
@@ -532,7 +606,9 @@ def _show_plan(row: Row, order_id: OrderId) -> dict[str, Json]:
         "links": {
             "self": f"{order}/compensation-plans/{row['plan_id']}",
             "order": order,
-            "request": f"{order}/cancellation-requests/{row['request_id']}",
+            "request": f"{order}/cancellation-requests/{row['request_id']}"
+            if row["request_id"]
+            else f"{order}/amendment-requests/{row['amendment_id']}",
         },
     }
 

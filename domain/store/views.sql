@@ -13,7 +13,12 @@ select json_build_object(
         select json_build_object('request_id', request_id, 'status', status, 'scope', scope)
         from cancellation_request
         where tenant_id = :tenant_id and order_id = :order_id and ended_at is null
-        order by scope = 'ORDER' desc, requested_at limit 1)
+        order by scope = 'ORDER' desc, requested_at limit 1),
+    'amendment', (
+        select json_build_object('request_id', request_id, 'status', status)
+        from amendment_request
+        where tenant_id = :tenant_id and order_id = :order_id and ended_at is null
+        order by status = 'APPLYING' desc, requested_at limit 1)
 )::text as document
 from customer_order o where tenant_id = :tenant_id and order_id = :order_id;
 
@@ -214,14 +219,34 @@ select json_build_object('request', row_to_json(r), 'order_state', o.state)::tex
 from cancellation_request r join customer_order o using (tenant_id, order_id)
 where r.tenant_id = :tenant_id and r.order_id = :order_id and r.request_id = :request_id;
 
+-- name: list_amendments
+select coalesce((
+    select json_agg(r order by requested_at, request_id) from (
+        select * from amendment_request
+        where tenant_id = :tenant_id and order_id = :order_id
+            and (:after_at::timestamptz is null or (requested_at, request_id) > (:after_at, :after_id::uuid))
+        order by requested_at, request_id limit :limit) r
+), '[]')::text as document
+from customer_order where tenant_id = :tenant_id and order_id = :order_id;
+
+-- name: read_amendment
+select json_build_object('request', row_to_json(r), 'order_state', o.state)::text as document
+from amendment_request r join customer_order o using (tenant_id, order_id)
+where r.tenant_id = :tenant_id and r.order_id = :order_id and r.request_id = :request_id;
+
+-- name: find_amendment
+select requested_by from amendment_request
+where tenant_id = :tenant_id and order_id = :order_id and request_id = :request_id;
+
 -- name: list_compensation_plans
 -- Whole plans. Tasks, edges and attempts come side by side and are put together by the reader: a join of theirs is
 -- quadratic wherever the planner does not know yet how large an order is.
 select json_build_object(
     'plans', (
         select json_agg(p order by created_at, plan_id) from (
-            select plan_id, request_id, state, created_at, committed_at, completed_at from compensation_plan
-            where tenant_id = :tenant_id and order_id = :order_id
+            select plan_id, request_id, amendment_id, state, created_at, committed_at, completed_at
+            from compensation_plan
+            where tenant_id = :tenant_id and order_id = :order_id and purpose = 'UNDO'
                 and (:plan_id::uuid is null or plan_id = :plan_id)
                 and (:after_at::timestamptz is null or (created_at, plan_id) > (:after_at, :after_id::uuid))
             order by created_at, plan_id limit :limit) p),

@@ -89,9 +89,7 @@ def test_the_limits_that_the_readme_admits_are_still_there() -> None:
     """Whoever lifts one takes its line out of the README."""
     limits = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Known limits")[2]
     routes = " ".join(path for _, path in ROLES_OF)
-    assert ("Amendments and supplemental orders have no route yet" in limits) == (
-        "amendment-requests" not in routes and "supplemental-orders" not in routes
-    )
+    assert ("Supplemental orders have no route yet" in limits) == ("supplemental-orders" not in routes)
 
 
 def test_decisions_are_numbered_and_of_one_shape() -> None:

@@ -35,7 +35,18 @@ from workers.api.problems import (
     problem_of_refusal,
     problem_response,
 )
-from workers.api.routes import bulk, cancellations, cases, effects, operations, orders, plans, reconciliation, registry
+from workers.api.routes import (
+    amendments,
+    bulk,
+    cancellations,
+    cases,
+    effects,
+    operations,
+    orders,
+    plans,
+    reconciliation,
+    registry,
+)
 from workers.api.routing import PREFIX, Endpoint, Route, make_endpoint
 from workers.api.service import Service
 from workers.api.ui.site import make_site
@@ -50,6 +61,7 @@ DRAIN: Final = 10  # seconds that requests under way may take when the process i
 ROUTES: Final[tuple[Route, ...]] = (
     *orders.routes.rows,
     *cancellations.routes.rows,
+    *amendments.routes.rows,
     *plans.routes.rows,
     *cases.routes.rows,
     *bulk.routes.rows,

@@ -10,7 +10,7 @@ import secrets
 import uuid
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
@@ -297,6 +297,13 @@ async def ask(call: Call, model: type[B], find: Find | None = None, *, key: str 
     body, invalid = document.check(model)
     envelope = make_envelope(call, key, document.fingerprint, on_behalf_of=_read_claimant(call, body))
     return Asked(body, invalid, document, envelope)
+
+
+def recheck(call: Call, asked: Asked[Any], model: type[B]) -> Asked[B]:
+    """The same request, read as a body of another kind than the first that was tried."""
+    body, invalid = asked.document.check(model)
+    envelope = replace(asked.envelope, on_behalf_of=_read_claimant(call, body))
+    return Asked(body, invalid, asked.document, envelope)
 
 
 def _read_claimant(call: Call, body: Body | None) -> str | None:

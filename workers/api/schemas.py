@@ -220,8 +220,8 @@ class CancellationBody(Body):
         return self.requested_by.actor_id if self.requested_by else None
 
 
-class PreviewBody(CancellationBody):
-    """The body of the request that is tried out, and which kind of request it is."""
+class CancellationPreviewBody(CancellationBody):
+    """The body of the cancellation that is tried out, and what kind of request it is."""
 
     kind: Literal["CANCELLATION"]
 
@@ -236,8 +236,57 @@ class ApprovalBody(Body):
     dispositions: Annotated[list[Disposition], Field(max_length=1000)] = []
 
 
+class CommentBody(Body):
+    comment: Remark | None = None
+
+
 class EmptyBody(Body):
     """Nothing to say beyond the address."""
+
+
+# -- amendment -----------------------------------------------------------------------------------------------
+
+
+class ChangeBody(Body):
+    """One change: a JSON pointer into the order (items by id), what stands there, and what should."""
+
+    path: Annotated[str, Field(min_length=2, max_length=500, pattern=r"^/")]
+    operation: Literal["REPLACE", "ADD", "REMOVE"] = "REPLACE"
+    old_value: Json = None
+    new_value: Json = None
+
+
+class AmendmentBody(Body):
+    reason_code: Code
+    changes: Annotated[list[ChangeBody], Field(min_length=1, max_length=100)]
+    requested_by: Claimant | None = None
+    requested_at: ClaimedTime | None = None
+    allow_partial: bool = False
+    auto_apply: bool = True
+    preview_id: UuidText | None = None
+    repairs_case_id: UuidText | None = None
+
+    @property
+    def claimant(self) -> str | None:
+        return self.requested_by.actor_id if self.requested_by else None
+
+
+class AmendmentPreviewBody(AmendmentBody):
+    """The body of the amendment that is tried out, and what kind of request it is."""
+
+    kind: Literal["AMENDMENT"]
+
+
+class PreviewBody(Body):
+    """The body of a cancellation or of an amendment, and which of the two it is."""
+
+    kind: Literal["CANCELLATION", "AMENDMENT"]
+    reason_code: Code
+    reason_text: Remark | None = None
+    requested_by: Claimant | None = None
+    requested_at: ClaimedTime | None = None
+    scope: Scope | None = None
+    changes: Annotated[list[ChangeBody], Field(max_length=100)] | None = None
 
 
 # -- effects -------------------------------------------------------------------------------------------------

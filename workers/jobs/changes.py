@@ -1,8 +1,10 @@
 """The jobs of the flows themselves: one question to the domain each, its verdict back; never a rule of their own."""
 
 from domain.commands import (
+    AssessAmendment,
     AssessCancellation,
     BeginAssessment,
+    CarryOutAmendment,
     CheckStartDate,
     DecomposeOrder,
     PlanCompensation,
@@ -49,6 +51,16 @@ async def assess_cancellation(context: Context) -> Reply:
 @job("plan-compensation", fetch=("order_id", "request_id", "run"))
 async def plan_compensation(context: Context) -> Reply:
     return tell(await context.command(PlanCompensation(*_request(context))))
+
+
+@job("assess-amendment", fetch=("order_id", "request_id", "run"))
+async def assess_amendment(context: Context) -> Reply:
+    return tell(await context.command(AssessAmendment(*_request(context))))
+
+
+@job("apply-amendment", fetch=("order_id", "request_id", "run"))
+async def apply_amendment(context: Context) -> Reply:
+    return tell(await context.command(CarryOutAmendment(*_request(context))))
 
 
 @job("raise-jeopardy", fetch=("order_id", "subject_id", "kind"))

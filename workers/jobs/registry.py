@@ -17,6 +17,8 @@ BOXES: Final[tuple[JobSpec, ...]] = (
     changes.begin_assessment,
     changes.assess_cancellation,
     changes.plan_compensation,
+    changes.assess_amendment,
+    changes.apply_amendment,
     changes.raise_jeopardy,
     people.record_decision,
     people.record_repair,

@@ -18,13 +18,16 @@ from domain.commands import (
 from domain.errors import RequestNotFound, RoleRequired
 from domain.store import views
 from domain.values import OrderId, RequestId, derive_id
-from workers.api.calls import Asked, Call, answer_command, answer_page, answer_seen, ask, carry_out
+from workers.api.calls import Asked, Call, answer_command, answer_page, answer_seen, ask, carry_out, recheck
+from workers.api.routes.amendments import amendment_command
 from workers.api.routes.orders import order_of
 from workers.api.routing import Routes
 from workers.api.schemas import (
+    AmendmentPreviewBody,
     ApprovalBody,
     B,
     CancellationBody,
+    CancellationPreviewBody,
     EmptyBody,
     PreviewBody,
     ReasonBody,
@@ -78,10 +81,14 @@ def _command(asked: Asked[Any], order_id: OrderId) -> RequestCancellation:
 
 @routes.post(_PREVIEWS, "Preview", body=PreviewBody, status=200, key=False)
 async def preview(call: Call) -> Response:
-    """What a cancellation would find and do as the order stands now; nothing is written but the preview itself."""
+    """What a cancellation or an amendment would find and do as the order stands now; nothing else is written."""
     order_id = order_of(call)
     find = partial(views.check_order, call.pool, call.tenant, order_id)
-    asked = await ask(call, PreviewBody, find, key=call.request.headers.get("idempotency-key") or uuid4().hex)
+    key = call.request.headers.get("idempotency-key") or uuid4().hex
+    asked = await ask(call, CancellationPreviewBody, find, key=key)
+    if asked.document.part("kind") == "AMENDMENT":
+        again = recheck(call, asked, AmendmentPreviewBody)
+        return answer_command(await call.service.door.preview(again.envelope, amendment_command(again, order_id)))
     return answer_command(await call.service.door.preview(asked.envelope, _command(asked, order_id)))
 
 
