@@ -113,3 +113,13 @@ def arbitrate_amendment(
             elif reach.overlaps(arriving):
                 first = first or amendment
     return superseded, first
+
+
+def arbitrate_supplemental(draft: Draft) -> None:
+    """Raise ChangeActive, naming it, where a change under way keeps new orders from following this one up."""
+    changes: list[Request | Amendment] = [*draft.requests.values(), *draft.amendments.values()]
+    for change in changes:
+        if not change.has_ended and CELLS[active_kind(change), "SUPPLEMENTAL"] == REFUSE:
+            raise ChangeActive(
+                f"A change of this order is under way ({change.status}).", blocked_by=link_to(draft, change)
+            )

@@ -204,7 +204,7 @@ def preview_cancellation(draft: Draft, command: RequestCancellation) -> tuple[di
                 for earlier in node["dependsOn"]
             ],
         },
-        "newOrders": propose_orders(draft, kept, found.closure.reduced),
+        "newOrders": propose_orders(draft, kept, found.closure.reduced, command.reason_code),
         "estimatedCost": document["estimatedCost"],
     }, shown
 
@@ -247,7 +247,7 @@ def _store_rejected(draft: Draft, request: Request, facts: Mapping[str, Json], d
             status="REJECTED",
             outcome="NEW_ORDER_REQUIRED",
             ended_at=draft.now,
-            proposals=tuple(propose_orders(draft, items, request.quantities)),
+            proposals=tuple(propose_orders(draft, items, request.quantities, request.reason_code)),
         ),
         "CANCELLATION_REQUESTED",
         **facts,
@@ -261,7 +261,9 @@ def _store_rejected(draft: Draft, request: Request, facts: Mapping[str, Json], d
     )
 
 
-def propose_orders(draft: Draft, items: list[Item], quantities: Mapping[str, int]) -> list[dict[str, Json]]:
+def propose_orders(
+    draft: Draft, items: list[Item], quantities: Mapping[str, int], reason_code: str
+) -> list[dict[str, Json]]:
     """Follow-up orders for what stays, one per asset and action (1-domain §7). quantities: of which items only so many
     are not wanted any more; nothing is proposed that would end the rest of them."""
     proposals: list[dict[str, Json]] = []
@@ -283,7 +285,7 @@ def propose_orders(draft: Draft, items: list[Item], quantities: Mapping[str, int
             {
                 "n": len(proposals) + 1,
                 "orderType": order_type,
-                "reasonCode": None,
+                "reasonCode": reason_code,
                 "because": because,
                 "items": [
                     {
@@ -291,7 +293,9 @@ def propose_orders(draft: Draft, items: list[Item], quantities: Mapping[str, int
                         "action": action,
                         "productOfferingId": offering or item.offering,
                         "quantity": _proposed_quantity(item, action, quantities),
-                        "configuration": configuration or item.content.get("configuration") or {},
+                        "configuration": configuration
+                        if configuration is not None
+                        else item.content.get("configuration") or {},
                         # what ADD names is relied on; it installs anew what was disconnected
                         "targetAssetId": None if action == "ADD" else asset or None,
                     }

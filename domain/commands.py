@@ -51,7 +51,11 @@ class OrderItem:
 
 @dataclass(frozen=True, slots=True)
 class AcceptOrder:
-    """POST /orders. `content` is the document without items; order_id is derived from the command's id."""
+    """A new order. `content` is the document without items; order_id is derived from the command's id.
+
+    source: the order that it follows up · reason_code: why, in the policy's words; checked where a person gave it
+    proposed: made from a proposal or a repair, which keep what another order's policy would refuse
+    """
 
     order_id: OrderId
     external_id: str | None
@@ -59,6 +63,40 @@ class AcceptOrder:
     content: Mapping[str, Json]
     items: tuple[OrderItem, ...]
     relations: tuple[Mapping[str, Json], ...] = ()
+    source: OrderId | None = None
+    reason_code: str | None = None
+    proposed: bool = False
+    invalid: tuple[FieldError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SupplementOrder:
+    """POST /orders/{id}/supplemental-orders: `order_id` is the order that is followed up; `new` says only what the
+    asker said, what is left out is the source's."""
+
+    order_id: OrderId
+    new: AcceptOrder
+
+
+@dataclass(frozen=True, slots=True)
+class CreateProposal:
+    """Make the follow-up order that proposal `number` of a cancellation describes."""
+
+    order_id: OrderId
+    request_id: RequestId
+    number: int
+    new_order_id: OrderId
+    invalid: tuple[FieldError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AddRelation:
+    """Say how this order relates to an older one."""
+
+    order_id: OrderId
+    type: str
+    target: OrderId | None
+    reason_code: str | None = None
     invalid: tuple[FieldError, ...] = ()
 
 
@@ -421,6 +459,9 @@ class ResumeCase:
 
 Command = (
     AcceptOrder
+    | SupplementOrder
+    | CreateProposal
+    | AddRelation
     | HoldOrder
     | ReleaseOrder
     | ValidateOrder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import assert_never
 
 from domain import amendment as amending
@@ -43,20 +42,13 @@ from domain.fulfillment import (
     restart_plan,
     validate_order,
 )
-from domain.order import Amendment, Asset, Case, Decision, Draft, Reported, Request
+from domain.order import Amendment, Case, Decision, Draft, Reported, Request, Surroundings
 from domain.settle import settle
-from domain.values import AssetId, Json, TaskId
+from domain.supplemental import add_relation, create_proposal, supplement_order
+from domain.values import Json, TaskId
 
 # What a wing's function says: the answer itself, or the object that the answer is about, or nothing but "done".
 Told = Mapping[str, Json] | Request | Amendment | Case | None
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What an order's acceptance looks at beside the order: the assets it aims at, and what relies on them."""
-
-    assets: Mapping[AssetId, Asset] = field(default_factory=dict)
-    relying: Mapping[AssetId, tuple[Asset, ...]] = field(default_factory=dict)
 
 
 def decide(draft: Draft, command: ask.Command, around: Surroundings) -> Decision:
@@ -65,7 +57,13 @@ def decide(draft: Draft, command: ask.Command, around: Surroundings) -> Decision
     told: Told = None
     match command:
         case ask.AcceptOrder():
-            accept_order(draft, command, around.assets, around.relying)
+            accept_order(draft, command, around)
+        case ask.SupplementOrder():
+            supplement_order(draft, command)
+        case ask.CreateProposal():
+            create_proposal(draft, command)
+        case ask.AddRelation():
+            add_relation(draft, command, around)
         case ask.HoldOrder():
             hold_order(draft, command)
         case ask.ReleaseOrder():

@@ -14,6 +14,11 @@ from domain.policy import Policy, TaskType
 from domain.values import PlanId, TaskId, derive_id
 
 
+def takes_lock(order_type: str, action: str) -> bool:
+    """Whether an item's work changes its target (1-domain §7); what only fetches back or bills leaves it to others."""
+    return order_type != "BILLING_ADJUSTMENT" and action not in {"NO_CHANGE", "RETURN"}
+
+
 def check_items(policy: Policy, order_type: str, items: Iterable[OrderItem]) -> None:
     """Whether the items can be ordered and fit together. Raises OfferingUnknown, ItemUnknown, Unprocessable; their
     paths count the items in the order in which they are given."""
@@ -43,7 +48,7 @@ def check_items(policy: Policy, order_type: str, items: Iterable[OrderItem]) -> 
                         f"Item {item.item_id} names item {other}, which the order does not have.",
                         errors=(FieldError(f"{at}/{field}", f"unknown item {other}"),),
                     )
-        if item.action in {"MODIFY", "DISCONNECT"} and item.target_asset is None:
+        if takes_lock(order_type, item.action) and item.action != "ADD" and item.target_asset is None:
             problems.append(FieldError(f"{at}/targetAssetId", f"{item.action} needs the asset it is about"))
         parent = known.get(item.parent or "")
         parent_offering = policy.offerings.get(parent.offering) if parent else None

@@ -209,6 +209,12 @@ class AssetBusy(Breach):
     code = "ASSET_BUSY"
 
 
+class ProposalTaken(Breach):
+    """The order that was proposed has been made already."""
+
+    code = "PROPOSAL_TAKEN"
+
+
 class ExternalIdTaken(Breach):
     """A live order with this externalId exists already."""
 

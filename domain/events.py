@@ -83,6 +83,8 @@ EVENT_TYPES: Final[Mapping[str, str]] = MappingProxyType(
         "FLOW_RESTARTED": "OrderFlowRestarted",
         "DECISION_REFUSED": "OrderDecisionRefused",
         "RELATION_ADDED": "OrderRelationAdded",
+        "SUPPLEMENTAL_CREATED": "SupplementalOrderCreated",
+        "SUPPLEMENTAL_LINKED": "SupplementalOrderLinked",
         "ASSET_MODIFICATION_STARTED": "AssetModificationOrderStarted",
         "ASSET_MODIFICATION_COMPLETED": "AssetModificationOrderCompleted",
     }

@@ -19,18 +19,20 @@ from domain.commands import (
     RestartFlow,
     ValidateOrder,
 )
-from domain.decomposition import check_items, copy_types, draw_plan
+from domain.decomposition import check_items, copy_types, draw_plan, takes_lock
 from domain.errors import (
+    AssetBusy,
     AssetNotModifiable,
     ChangeActive,
     DependentAsset,
     FieldError,
     OrderTerminal,
     PlanNotFound,
+    ReasonUnknown,
     Unprocessable,
 )
 from domain.machines import check_move, has_ended
-from domain.order import IN_FLIGHT, WINDOW, Asset, Draft, Failure, Head, Item, Order, Plan, Reported, Task
+from domain.order import IN_FLIGHT, WINDOW, Asset, Draft, Failure, Head, Item, Order, Plan, Reported, Surroundings, Task
 from domain.policy import Policy
 from domain.values import (
     AssetId,
@@ -78,17 +80,19 @@ def blank_order(tenant_id: TenantId, command: AcceptOrder, policy_version: int, 
 def accept_order(
     draft: Draft,
     command: AcceptOrder,
-    assets: Mapping[AssetId, Asset],
-    relying: Mapping[AssetId, tuple[Asset, ...]],
+    around: Surroundings,
 ) -> None:
-    """T01: refuse at the door what can be seen there, else take the order in with snapshots and asset locks.
-
-    assets: those that the items aim at · relying: per asset, the active assets that rely on it
-    """
+    """T01: refuse at the door what can be seen there, else take the order in with snapshots and asset locks."""
+    for item in command.items:
+        holder = around.holders.get(AssetId(item.target_asset)) if item.target_asset else None
+        if holder is not None and takes_lock(command.order_type, item.action):
+            raise AssetBusy(blocked_by=f"/api/v1/orders/{holder}")
     if command.invalid:
         raise Unprocessable(errors=command.invalid)
+    if command.source is not None and not command.proposed:
+        _check_reason(draft.policy, command)
     check_items(draft.policy, command.order_type, command.items)
-    check_assets(draft.policy, command, assets, relying)
+    check_assets(draft.policy, command, around)
     draft.record(
         "ORDER_ACCEPTED",
         "ORDER",
@@ -100,7 +104,7 @@ def accept_order(
     )
     for asked in command.items:
         target = AssetId(asked.target_asset) if asked.target_asset else None
-        snapshot = assets[target].snapshot() if target else None
+        snapshot = around.assets[target].snapshot() if target else None
         check_move("ITEM", None, "ACKNOWLEDGED")
         draft.items[asked.item_id] = Item(
             item_id=asked.item_id,
@@ -117,7 +121,7 @@ def accept_order(
             snapshot=snapshot,
         )
         draft.record("ITEM_STATE_CHANGED", "ITEM", asked.item_id, after="ACKNOWLEDGED")
-        if target and asked.action != "NO_CHANGE":
+        if target and takes_lock(command.order_type, asked.action):
             draft.locks_taken.add(target)
     if draft.locks_taken:
         draft.record(
@@ -126,9 +130,27 @@ def accept_order(
             command.order_id,
             assets=sorted(str(asset_id) for asset_id in draft.locks_taken),
         )
+    if command.source is not None:
+        draft.record(
+            "SUPPLEMENTAL_CREATED",
+            "ORDER",
+            command.order_id,
+            orderType=command.order_type,
+            sourceOrderId=str(command.source),
+            reasonCode=command.reason_code,
+        )
     _relate(draft, command)
     draft.content_changed = True
     draft.send("order-accepted", command.order_id, ttl=3600, order_id=command.order_id, run=draft.head.run)
+
+
+def _check_reason(policy: Policy, command: AcceptOrder) -> None:
+    known = policy.reason_codes["supplemental"]
+    if command.reason_code not in known:
+        raise ReasonUnknown(
+            f"The policy has no supplemental reason {command.reason_code!r}; it knows {', '.join(sorted(known))}.",
+            errors=(FieldError("/reasonCode", "unknown reason"),),
+        )
 
 
 def _relate(draft: Draft, command: AcceptOrder) -> None:
@@ -144,24 +166,29 @@ def _relate(draft: Draft, command: AcceptOrder) -> None:
 def check_assets(
     policy: Policy,
     command: AcceptOrder,
-    assets: Mapping[AssetId, Asset],
-    relying: Mapping[AssetId, tuple[Asset, ...]],
+    around: Surroundings,
 ) -> None:
-    """Whether each asset can be changed as asked: present, active, the customer's own, compatible, not relied on."""
+    """Whether each asset can be changed as asked: present, active, the customer's own, compatible, not relied on, and
+    delivered as a whole where the policy wants that."""
+    careful = policy.supplemental.on_partially_completed_source == "REFUSE" and not command.proposed
+    if careful and around.source_state == "PARTIALLY_COMPLETED":
+        raise AssetNotModifiable("The order that it follows up has delivered only a part.")
     customer = command.content.get("customer", {}).get("id")
     ended = {item.target_asset for item in command.items if item.action == "DISCONNECT"}
     for index, item in enumerate(command.items):
         if item.target_asset is None:
             continue
         where = (FieldError(f"/items/{index}/targetAssetId", "see detail"),)
-        asset = assets.get(AssetId(item.target_asset))
+        asset = around.assets.get(AssetId(item.target_asset))
         if asset is None:
             raise AssetNotModifiable("There is no such asset.", errors=where)
-        finding = find_asset_problem(policy, item.offering, item.action, asset, customer)
+        finding = find_asset_problem(policy, command.order_type, item.offering, item.action, asset, customer)
         if finding:
             raise AssetNotModifiable(finding, errors=where)
+        if careful and asset.asset_id in around.doubtful:
+            raise AssetNotModifiable("The order that installed it has delivered only a part.", errors=where)
         if item.action == "DISCONNECT":
-            left = [a for a in relying.get(asset.asset_id, ()) if a.asset_id not in ended]
+            left = [a for a in around.relying.get(asset.asset_id, ()) if a.asset_id not in ended]
             if left:
                 raise DependentAsset(
                     f"Asset {left[0].asset_id} ({left[0].offering}) relies on it; end both in one order.",
@@ -170,9 +197,12 @@ def check_assets(
                 )
 
 
-def find_asset_problem(policy: Policy, offering_name: str, action: str, asset: Asset, customer: Json) -> str | None:
-    """What stands against this action on this asset, in words; None where nothing does."""
-    if asset.state != "ACTIVE" and action != "RETURN":
+def find_asset_problem(
+    policy: Policy, order_type: str, offering_name: str, action: str, asset: Asset, customer: Json
+) -> str | None:
+    """What stands against this action on this asset, in words; None where nothing does. What is fetched back or billed
+    may have ended."""
+    if asset.state != "ACTIVE" and action != "RETURN" and order_type != "BILLING_ADJUSTMENT":
         return f"The asset is {asset.state}, not ACTIVE."
     if asset.customer_id != customer:
         return "The asset belongs to another customer."
@@ -235,7 +265,7 @@ def _find_lost_asset(draft: Draft) -> str | None:
         asset = draft.assets.get(item.target_asset)
         if asset is None:
             return f"Item {item.item_id}: there is no such asset any more."
-        problem = find_asset_problem(draft.policy, item.offering, item.action, asset, customer)
+        problem = find_asset_problem(draft.policy, draft.head.order_type, item.offering, item.action, asset, customer)
         if problem:
             return f"Item {item.item_id}: {problem}"
     return None
@@ -422,8 +452,9 @@ def write_asset(draft: Draft, item: Item, tasks: Iterable[Task]) -> None:
     if item.action == "ADD":
         asset_id = AssetId(derive_id(draft.head.order_id, "asset", item.item_id))
         relies_on = [
-            str(base.target_asset or derive_id(draft.head.order_id, "asset", base.item_id))
+            str(derive_id(draft.head.order_id, "asset", base.item_id) if base.action == "ADD" else base.target_asset)
             for base in (draft.items[other] for other in item.relies_on)
+            if base.action == "ADD" or base.target_asset
         ]
         if item.target_asset:
             relies_on.append(str(item.target_asset))
@@ -440,7 +471,8 @@ def write_asset(draft: Draft, item: Item, tasks: Iterable[Task]) -> None:
             quantity=item.quantity,
         )
         draft.change_item(item.item_id, asset=asset_id)
-    elif item.target_asset and item.target_asset in draft.assets:
+    elif item.target_asset in draft.assets and takes_lock(draft.head.order_type, item.action):
+        assert item.target_asset is not None
         asset = draft.assets[item.target_asset]
         if item.action == "MODIFY":
             draft.assets[asset.asset_id] = replace(
@@ -448,6 +480,7 @@ def write_asset(draft: Draft, item: Item, tasks: Iterable[Task]) -> None:
                 offering=item.offering,
                 version=asset.version + 1,
                 configuration={**asset.configuration, **(item.content.get("configuration") or {})},
+                quantity=item.quantity,
                 references={**asset.references, **references},
             )
         elif item.action == "DISCONNECT":
@@ -465,7 +498,12 @@ def undo_asset(draft: Draft, item: Item) -> None:
         asset = draft.assets[item.asset]
         if asset.state != "TERMINATED":
             draft.assets[asset.asset_id] = replace(asset, state="TERMINATED", version=asset.version + 1)
-    elif item.base == "COMPLETED" and item.snapshot and item.target_asset in draft.assets:
+    elif (
+        item.base == "COMPLETED"
+        and item.snapshot
+        and item.target_asset in draft.assets
+        and takes_lock(draft.head.order_type, item.action)
+    ):
         assert item.target_asset is not None
         asset = draft.assets[item.target_asset]
         draft.assets[asset.asset_id] = replace(
@@ -473,5 +511,7 @@ def undo_asset(draft: Draft, item: Item) -> None:
             offering=item.snapshot["productOfferingId"],
             configuration=item.snapshot["configuration"],
             state=item.snapshot["state"],
+            references=item.snapshot["references"],
+            quantity=item.snapshot["quantity"],
             version=asset.version + 1,
         )

@@ -14,7 +14,7 @@ from domain import commands as ask
 from domain.amendment import check_preview as check_amendment_preview
 from domain.amendment import preview_amendment
 from domain.cancellation import check_preview, preview_cancellation
-from domain.decide import Surroundings, case_etag, decide, order_etag, request_etag
+from domain.decide import case_etag, decide, order_etag, request_etag
 from domain.errors import (
     AssetBusy,
     Breach,
@@ -38,7 +38,7 @@ from domain.errors import (
 )
 from domain.fallout import foresee_repairs
 from domain.fulfillment import blank_order
-from domain.order import Decision, Draft, Order
+from domain.order import Decision, Draft, Order, Surroundings
 from domain.policy import Policy
 from domain.store.orders import (
     claim_receipt,
@@ -47,6 +47,7 @@ from domain.store.orders import (
     load_neighbourhood,
     load_order,
     load_surroundings,
+    load_target,
     lock_order,
     read_receipt,
     write_draft,
@@ -83,9 +84,10 @@ class Door:
     async def handle(self, envelope: ask.Envelope, command: ask.Command) -> Answer:
         """Do it once, whoever asks how often. Raises a Breach where the asker is wrong; asyncpg's errors where the
         database is ill."""
+        wanted: list[UUID] = []
         try:
             async with tenant_transaction(self._pool, envelope.tenant_id) as connection:
-                return await self._transact(connection, envelope, command)
+                return await self._transact(connection, envelope, command, wanted)
         except _TOLD as breach:
             if isinstance(command, ask.RepairCase | ask.DecideRepair):
                 await self.note_refusal(envelope, command, breach.code)
@@ -95,7 +97,7 @@ class Door:
                 raise
             raise RelationTargetUnknown(errors=(FieldError("/relations", "unknown target order"),)) from violation
         except UniqueViolation as violation:
-            raise await self._translate(envelope, command, violation) from violation
+            raise await self._translate(envelope, command, violation, wanted) from violation
 
     async def preview(self, envelope: ask.Envelope, command: ask.RequestCancellation | ask.RequestAmendment) -> Answer:
         """What the command would find and do, as the order stands now. Locks nothing; keeps the preview and no more."""
@@ -130,7 +132,10 @@ class Door:
         draft = _draft(order, envelope, now, policy, version)
         return foresee_repairs(draft, order.cases[case_id])
 
-    async def _transact(self, connection: Connection, envelope: ask.Envelope, command: ask.Command) -> Answer:
+    async def _transact(
+        self, connection: Connection, envelope: ask.Envelope, command: ask.Command, wanted: list[UUID]
+    ) -> Answer:
+        """`wanted` is told the assets that are about to be locked, for whoever must say why that failed."""
         if envelope.keep:
             try:
                 first = await claim_receipt(connection, envelope.tenant_id, envelope.command_id, envelope.fingerprint)
@@ -148,33 +153,56 @@ class Door:
             else:
                 check_preview(draft, command, shown)
         decision = decide(draft, command, around)
-        if has_changed(draft) or envelope.keep:
-            await write_draft(
-                connection,
-                draft,
-                command_id=envelope.command_id,
-                answer=_stored(decision),
-                trace_parent=envelope.trace_parent,
-            )
+        drafts = [draft]
+        if draft.follow_up:
+            follow_up = await self._take_in(connection, envelope, draft)
+            drafts.append(follow_up.draft)
+            if isinstance(command, ask.SupplementOrder | ask.CreateProposal):
+                decision = follow_up
+        wanted += (asset_id for changed in drafts for asset_id in changed.locks_taken)
+        for changed in drafts:
+            if has_changed(changed) or envelope.keep:
+                await write_draft(
+                    connection,
+                    changed,
+                    command_id=envelope.command_id,
+                    answer=_stored(decision),
+                    trace_parent=envelope.trace_parent,
+                )
         return Answer(decision.status, decision.body, decision.etag, decision.location)
+
+    async def _take_in(self, connection: Connection, envelope: ask.Envelope, source: Draft) -> Decision:
+        """The order that another one's command asks for, under an id of its own, while its source's row is ours."""
+        assert source.follow_up is not None
+        command = source.follow_up
+        draft, around = await self._open(connection, envelope, command)
+        draft.command_id = command.order_id
+        return decide(draft, command, replace(around, source_state=source.before.head.state))
+
+    async def _open(
+        self, connection: Connection, envelope: ask.Envelope, command: ask.AcceptOrder
+    ) -> tuple[Draft, Surroundings]:
+        """A new order before its first event, and what it looks at."""
+        wanted = {item.target_asset for item in command.items if item.target_asset}
+        around, now, version = await load_surroundings(connection, envelope.tenant_id, wanted)
+        policy = await self._policies.read(connection, version)
+        order = blank_order(envelope.tenant_id, command, version or 0, now)
+        return _draft(order, envelope, now, policy, version), around
 
     async def _load(
         self, connection: Connection, envelope: ask.Envelope, command: ask.Command
     ) -> tuple[Draft, Surroundings]:
-        around = Surroundings()
-        order: Order | None
         if isinstance(command, ask.AcceptOrder):
-            wanted = {item.target_asset for item in command.items if item.target_asset}
-            around, now, version = await load_surroundings(connection, envelope.tenant_id, wanted)
-            policy = await self._policies.read(connection, version)
-            order = blank_order(envelope.tenant_id, command, version or 0, now)
-        else:
-            if not await lock_order(connection, envelope.tenant_id, command.order_id):
-                raise OrderNotFound
-            # A statement of its own, begun after the lock is ours: an older snapshot would miss what was written
-            # while we waited.
-            order, now, version = await _load_slice(connection, envelope, command)
-            policy = await self._policies.read(connection, version)
+            return await self._open(connection, envelope, command)
+        if not await lock_order(connection, envelope.tenant_id, command.order_id):
+            raise OrderNotFound
+        # A statement of its own, begun after the lock is ours: an older snapshot would miss what was written
+        # while we waited.
+        order, now, version = await _load_slice(connection, envelope, command)
+        policy = await self._policies.read(connection, version)
+        around = Surroundings()
+        if isinstance(command, ask.AddRelation):
+            around = await load_target(connection, envelope.tenant_id, command.order_id, command.target, command.type)
         return _draft(order, envelope, now, policy, version), around
 
     async def _replay(self, connection: Connection, envelope: ask.Envelope) -> Answer:
@@ -183,19 +211,20 @@ class Door:
             raise IdempotencyKeyReused
         return Answer(200, answer["body"], answer.get("etag"), answer.get("location"), replayed=True)
 
-    async def _translate(self, envelope: ask.Envelope, command: ask.Command, violation: UniqueViolation) -> Breach:
+    async def _translate(
+        self, envelope: ask.Envelope, command: ask.Command, violation: UniqueViolation, wanted: list[UUID]
+    ) -> Breach:
         """A broken constraint says by its name who stands in the way."""
         order_id = command.order_id
         async with tenant_transaction(self._pool, envelope.tenant_id, read_only=True) as connection:
             match violation.constraint_name:
                 case "asset_change_lock_one_holder":
-                    assert isinstance(command, ask.AcceptOrder)
-                    wanted = [item.target_asset for item in command.items if item.target_asset]
                     holder = await find_asset_holder(connection, envelope.tenant_id, wanted)
                     return AssetBusy(blocked_by=_order_link(holder))
                 case "customer_order_live_external_id":
-                    assert isinstance(command, ask.AcceptOrder)
-                    taken = await find_external_id_holder(connection, envelope.tenant_id, command.external_id or "")
+                    new = command.new if isinstance(command, ask.SupplementOrder) else command
+                    assert isinstance(new, ask.AcceptOrder)
+                    taken = await find_external_id_holder(connection, envelope.tenant_id, new.external_id or "")
                     return ExternalIdTaken(blocked_by=_order_link(taken))
                 case "cancellation_request_one_active":
                     return ChangeActive(blocked_by=_order_link(order_id))
@@ -265,7 +294,13 @@ def check_precondition(order: Order, envelope: ask.Envelope, command: ask.Comman
     The product's own parts need no precondition: they ask by ids that name one state of things.
     """
     match command:
-        case ask.RequestCancellation() | ask.RequestAmendment() | ask.HoldOrder() | ask.ReleaseOrder():
+        case (
+            ask.RequestCancellation()
+            | ask.RequestAmendment()
+            | ask.HoldOrder()
+            | ask.ReleaseOrder()
+            | ask.AddRelation()
+        ):
             expected = order_etag(order.head.version)
         case ask.ApproveCancellation() | ask.RejectCancellation() | ask.WithdrawCancellation() | ask.AnswerCharge():
             request = order.requests.get(command.request_id)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, Literal
 
+from domain.commands import AcceptOrder
 from domain.events import Event, Message
 from domain.ledger import Attempt, Effect
 from domain.machines import ENDED, check_move, has_ended
@@ -371,6 +372,25 @@ class Asset:
 
 
 @dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a command looks at beside its order.
+
+    For a new order, by asset that it aims at: assets · relying: the active assets that rely on it · holders: the live
+    order that is changing it · doubtful: those whose installing order kept only a part, or still owes an undoing
+    source_state: of the order that the new one follows up · target: (created_at, id) of the order that a relation
+    would point to, None where there is none · related: that relation stands already
+    """
+
+    assets: Mapping[AssetId, Asset] = field(default_factory=dict)
+    relying: Mapping[AssetId, tuple[Asset, ...]] = field(default_factory=dict)
+    holders: Mapping[AssetId, OrderId] = field(default_factory=dict)
+    doubtful: frozenset[AssetId] = frozenset()
+    source_state: str | None = None
+    target: tuple[datetime, OrderId] | None = None
+    related: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Beyond:
     """What is known of the tasks that were not loaded: how many are at work, and whether any waits to be handed out."""
 
@@ -408,6 +428,8 @@ class Draft:
 
     Every change of a state goes through `move`, which refuses what the machine's table does not have and records
     the event; so the audit cannot forget a move.
+
+    follow_up: the new order that this command asks for; it is taken in by the same transaction, or neither is kept
     """
 
     def __init__(
@@ -447,6 +469,7 @@ class Draft:
         self.events: list[Event] = []
         self.messages: list[Message] = []
         self.relations: list[Mapping[str, Json]] = []
+        self.follow_up: AcceptOrder | None = None
         self.locks_taken: set[AssetId] = set()
         self.locks_released = False
         self.content_changed = False

@@ -33,6 +33,7 @@ from domain.cancellation import (
     replaced_by_again,
 )
 from domain.compensation import advance_plan, find_type, mark_block, supersede_plan
+from domain.decomposition import takes_lock
 from domain.execution import wait_key
 from domain.fallout import mend_by_amendment, open_case, open_follow_up_cases, settle_cases
 from domain.fulfillment import OPERATOR_HOLD, count_at_work, may_be_handed, undo_asset, write_asset
@@ -536,7 +537,9 @@ def _finish_cancellation(draft: Draft, request: Request) -> None:
         "PARTIALLY_COMPLETED" if keeping else "COMPLETED",
         "CANCELLATION_COMPLETED",
         outcome="PARTIALLY_CANCELLED" if keeping else "CANCELLED",
-        proposals=tuple(propose_orders(draft, [draft.items[item_id] for item_id in keeping], closure.reduced)),
+        proposals=tuple(
+            propose_orders(draft, [draft.items[item_id] for item_id in keeping], closure.reduced, request.reason_code)
+        ),
     )
     _do_again(
         draft,
@@ -671,7 +674,7 @@ def _end_order(draft: Draft) -> None:
     if draft.plan and not draft.plan.closed:
         draft.change_plan(draft.plan.plan_id, closed=True)
     draft.record(_ENDED_EVENTS[state], "ORDER", draft.head.order_id, before=before, after=state)
-    if any(item.target_asset and item.action != "NO_CHANGE" for item in draft.items.values()):
+    if any(i.target_asset and takes_lock(draft.head.order_type, i.action) for i in draft.items.values()):
         draft.record("ASSET_MODIFICATION_COMPLETED", "ORDER", draft.head.order_id, outcome=state)
 
 

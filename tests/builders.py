@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from domain import commands as ask
-from domain.decide import Surroundings, decide
+from domain.decide import decide
 from domain.events import Event, Message
 from domain.fulfillment import blank_order
 from domain.ledger import Effect
-from domain.order import Amendment, Case, CompensationPlan, Decision, Draft, Order, Request, Task
+from domain.order import Amendment, Case, CompensationPlan, Decision, Draft, Order, Request, Surroundings, Task
 from domain.policy import Policy, parse_policy, read_policy_text
 from domain.values import Actor, EffectId, OrderId, PlanId, RequestId, Run, TaskId, TenantId, system_actor
 
@@ -122,6 +122,7 @@ class World:
         self.events: list[Event] = []
         self.calls: list[Mapping[str, Any]] = []
         self.handed: list[dict[str, Any]] = []
+        self.followed: list[Decision] = []
 
     # -- asking -----------------------------------------------------------------------------------------
 
@@ -152,7 +153,22 @@ class World:
             self.order = replace(self.order, assets=around.assets)  # as the store would load them from then on
         self.messages += draft.messages
         self.events += draft.events
+        if draft.follow_up:
+            self.followed.append(self._take_in(draft, draft.follow_up))
         return decision
+
+    def _take_in(self, source: Draft, command: ask.AcceptOrder) -> Decision:
+        """The new order that a command on this one asked for, as the door would take it in with it."""
+        draft = Draft(
+            blank_order(TENANT, command, self.policy_version, self.now),
+            actor=source.actor,
+            on_behalf_of=None,
+            now=self.now,
+            command_id=command.order_id,
+            policy=self.policy,
+            policy_version=self.policy_version,
+        )
+        return decide(draft, command, Surroundings(source.assets, source_state=source.before.head.state))
 
     def accept(self, command: ask.AcceptOrder | None = None) -> World:
         self.do(command or an_order(), AGENT)

@@ -14,9 +14,9 @@ import asyncpg
 import orjson
 
 from domain import commands as ask
-from domain.decide import Surroundings, case_etag, order_etag, request_etag
+from domain.decide import case_etag, order_etag, request_etag
 from domain.handle import Answer, Door
-from domain.order import Asset, Draft, Order, Reported
+from domain.order import Asset, Draft, Order, Reported, Surroundings
 from domain.policy import parse_policy, read_policy_text
 from domain.settle import settle
 from domain.store.orders import load_order

@@ -14,10 +14,9 @@ from typing import Any
 import orjson
 
 from domain import commands as ask
-from domain.decide import Surroundings
-from domain.order import Asset, Decision, Request
+from domain.order import Asset, Decision, Request, Surroundings
 from domain.store.orders import _plain, draft_rows
-from domain.values import Actor, AssetId, EffectId, Money, Run, TaskId
+from domain.values import Actor, AssetId, EffectId, Money, OrderId, Run, TaskId
 from tests.builders import (
     AGENT,
     APPROVER,
@@ -66,8 +65,10 @@ class Recorder(Stage):
         command_id: uuid.UUID | None = None,
         on_behalf_of: str | None = None,
     ) -> Decision:
+        known = len(self.followed)
         decision = super().do(command, actor, around, command_id, on_behalf_of)
-        rows = draft_rows(decision.draft, None)["outbox"]
+        told = [decision, *self.followed[known:]]
+        rows = [row for one in told for row in draft_rows(one.draft, None)["outbox"]]
         self.told += orjson.loads(orjson.dumps(rows, default=_plain))
         self.order = decision.draft.result()  # with its new place in the chain
         if around:  # what the store would load with the order from now on
@@ -133,6 +134,17 @@ def delivered_then_cancelled_too_late(world: Stage) -> None:
     assert world.state == "COMPLETED"
     assert world.cancel().outcome == "NEW_ORDER_REQUIRED"
     hear(world, "reserve-inventory", REFUSED)
+
+
+def delivered_then_followed_up(world: Stage) -> None:
+    """What a cancellation came too late for is ended by the order that it proposed."""
+    world.accept().decompose().run_flow()
+    request = world.cancel()
+    [disconnect] = [one["n"] for one in request.proposals if one["orderType"] == "DISCONNECT"]
+    new_order = OrderId(uuid.uuid4())
+    world.do(ask.CreateProposal(world.order_id, request.request_id, disconnect, new_order), AGENT)
+    [created] = [one for one in world.request(request.request_id).proposals if "createdOrderId" in one]
+    assert created["createdOrderId"] == str(new_order)
 
 
 def no_longer_sold(world: Stage) -> None:
@@ -574,6 +586,7 @@ def done_once_more(world: Stage) -> None:
 
 STORIES: tuple[Story, ...] = (
     delivered_then_cancelled_too_late,
+    delivered_then_followed_up,
     no_longer_sold,
     held_and_released,
     asset_modified,

@@ -103,6 +103,18 @@ CONTRACTS: Final[Mapping[str, Contract]] = {
         "never",
         {"type": one_of(*RELATION_TYPES), "targetOrderId": ID},
     ),
+    "SUPPLEMENTAL_CREATED": Contract(
+        "ORDER",
+        "The order was taken in to follow up another one.",
+        "never",
+        {"orderType": one_of(*ORDER_TYPES), "sourceOrderId": ID, "reasonCode": TEXT},
+    ),
+    "SUPPLEMENTAL_LINKED": Contract(
+        "ORDER",
+        "A new order follows this one up.",
+        "never",
+        {"newOrderId": ID, "orderType": one_of(*ORDER_TYPES), "type": one_of(*RELATION_TYPES)},
+    ),
     "ASSET_MODIFICATION_STARTED": Contract(
         "ORDER", "The order locked the assets that it will change.", "never", {"assets": _list(ID)}
     ),

@@ -11,10 +11,23 @@ from uuid import UUID
 import orjson
 
 from domain.audit import GENESIS, AuditEntry
-from domain.decide import Surroundings
 from domain.events import EVENT_TYPES
 from domain.ledger import Effect
-from domain.order import Amendment, Asset, Beyond, Case, CompensationPlan, Draft, Head, Item, Order, Plan, Request, Task
+from domain.order import (
+    Amendment,
+    Asset,
+    Beyond,
+    Case,
+    CompensationPlan,
+    Draft,
+    Head,
+    Item,
+    Order,
+    Plan,
+    Request,
+    Surroundings,
+    Task,
+)
 from domain.policy import TaskType
 from domain.store.pool import Connection, fetch_row, run
 from domain.store.queries import load_queries
@@ -96,8 +109,24 @@ async def load_surroundings(
     around = Surroundings(
         {asset.asset_id: asset for asset in assets},
         {a.asset_id: tuple(r for r in relying if str(a.asset_id) in r.relies_on) for a in assets},
+        {AssetId(UUID(asset)): OrderId(UUID(holder)) for asset, holder in document["holders"] or ()},
+        frozenset(AssetId(UUID(asset)) for asset in document["doubtful"] or ()),
     )
     return around, datetime.fromisoformat(document["now"]), document["policy"]
+
+
+async def load_target(
+    connection: Connection, tenant_id: TenantId, order_id: OrderId, target: OrderId | None, kind: str
+) -> Surroundings:
+    """The order that a new relation of this one would point to."""
+    row = await fetch_row(
+        connection, _SQL["load_target"], tenant_id=tenant_id, order_id=order_id, target=target, kind=kind
+    )
+    return (
+        Surroundings(target=(row["created_at"], OrderId(row["order_id"])), related=row["related"])
+        if row
+        else Surroundings()
+    )
 
 
 def read_order(document: Mapping[str, Any]) -> Order:

@@ -132,8 +132,31 @@ select json_build_object(
     'assets', (select json_agg(a) from asset a where tenant_id = :tenant_id and asset_id = any(:asset_ids::uuid[])),
     'relying', (
         select json_agg(a) from asset a
-        where tenant_id = :tenant_id and state = 'ACTIVE' and relies_on && :asset_ids::uuid[]::text[])
+        where tenant_id = :tenant_id and state = 'ACTIVE' and relies_on && :asset_ids::uuid[]::text[]),
+    'holders', (
+        select json_agg(json_build_array(asset_id, order_id)) from asset_change_lock
+        where tenant_id = :tenant_id and asset_id = any(:asset_ids::uuid[])),
+    'doubtful', (
+        select json_agg(a.asset_id) from asset a
+        join customer_order o on o.tenant_id = a.tenant_id and o.order_id = a.installed_by
+        where a.tenant_id = :tenant_id and a.asset_id = any(:asset_ids::uuid[]) and (
+            o.state = 'PARTIALLY_COMPLETED'
+            or (o.ended_at is not null and exists (
+                select from compensation_plan p
+                where p.tenant_id = o.tenant_id and p.order_id = o.order_id and p.state in ('IN_PROGRESS', 'BLOCKED')))
+            or exists (
+                select from fallout_case f
+                where f.tenant_id = o.tenant_id and f.order_id = o.order_id and f.context = 'LATE_EFFECT'
+                    and f.closed_at is null)))
 )::text as document;
+
+-- name: load_target
+-- The older order that a relation would point to, and whether it stands already.
+select o.order_id, o.created_at, exists (
+    select from order_relation r
+    where r.tenant_id = :tenant_id and r.source_order_id = :order_id and r.target_order_id = o.order_id
+        and r.relation_type = :kind) as related
+from customer_order o where o.tenant_id = :tenant_id and o.order_id = :target;
 
 -- name: write_order
 -- One statement for everything that a decision changed; what it did not touch is not among the rows.

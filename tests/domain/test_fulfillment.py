@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from domain import commands as ask
-from domain.decide import Surroundings
 from domain.errors import (
     AssetNotModifiable,
     Breach,
@@ -19,7 +18,7 @@ from domain.errors import (
     OfferingUnknown,
     Unprocessable,
 )
-from domain.order import WINDOW, Asset
+from domain.order import WINDOW, Asset, Surroundings
 from domain.values import AssetId, Run
 from tests.builders import AGENT, OPERATOR, World, an_item, an_order, changed_telecom
 

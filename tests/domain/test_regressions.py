@@ -12,9 +12,8 @@ import pytest
 
 from domain import commands as ask
 from domain.assessment import moment_of
-from domain.decide import Surroundings
 from domain.errors import ChangeActive, ItemUnknown, RepairNotPossible, ScopeInvalid
-from domain.order import Asset, Request
+from domain.order import Asset, Request, Surroundings
 from domain.store.orders import draft_rows
 from domain.values import AssetId, OrderId, RequestId, format_time
 from tests.builders import (

@@ -40,7 +40,7 @@ def test_every_kind_has_its_contract() -> None:
 
 
 def test_the_names_of_the_lesson_stand() -> None:
-    """Those of the subjects that are here; cancellation and assets."""
+    """Those of the subjects that are here; cancellation, follow-up orders and assets."""
     assert {
         "OrderCancellationRequested",
         "OrderCancellationAssessed",
@@ -49,6 +49,8 @@ def test_the_names_of_the_lesson_stand() -> None:
         "OrderCompensationCompleted",
         "OrderCancelled",
         "OrderCancellationFalloutCreated",
+        "SupplementalOrderCreated",
+        "SupplementalOrderLinked",
         "AssetModificationOrderStarted",
         "AssetModificationOrderCompleted",
     } <= set(EVENT_TYPES.values())

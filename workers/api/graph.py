@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
+from starlette.requests import Request
+
+SVG: Final = "image/svg+xml"
 BOX_WIDTH: Final = 210
 BOX_HEIGHT: Final = 58
 GAP_X: Final = 70
@@ -24,10 +27,12 @@ _COLOURS: Final[Mapping[str, tuple[str, str]]] = {
     "stuck": ("#fee2e2", "#dc2626"),
 }
 _TONE_OF: Final[Mapping[str, str]] = {
-    **dict.fromkeys(("DISPATCHED", "IN_PROGRESS", "WAITING_EXTERNAL", "READY", "COMPENSATING"), "work"),
+    **dict.fromkeys(
+        ("DISPATCHED", "IN_PROGRESS", "WAITING_EXTERNAL", "READY", "COMPENSATING", "CANCELLING", "AMENDING"), "work"
+    ),
     **dict.fromkeys(("COMPLETED", "COMPENSATED", "CONFIRMED"), "done"),
-    **dict.fromkeys(("RETAINED", "WAIVED", "AWAITING_ORIGINAL"), "stay"),
-    **dict.fromkeys(("FAILED", "IN_FALLOUT", "OUTCOME_UNKNOWN", "BLOCKED"), "stuck"),
+    **dict.fromkeys(("RETAINED", "WAIVED", "AWAITING_ORIGINAL", "PARTIALLY_COMPLETED", "ON_HOLD"), "stay"),
+    **dict.fromkeys(("FAILED", "FALLOUT", "IN_FALLOUT", "OUTCOME_UNKNOWN", "BLOCKED"), "stuck"),
 }
 
 
@@ -123,3 +128,37 @@ def _box(node: Node, x: float, y: float) -> str:
 
 def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+# -- who wants the picture ------------------------------------------------------------------------------------
+
+
+def prefers_svg(request: Request) -> bool:
+    """Whether the caller likes a picture better than JSON; JSON where both are as good."""
+    accepted = _read_accept(request.headers.get("accept", "*/*"))
+    return accepted(SVG) > accepted("application/json")
+
+
+def _read_accept(header: str) -> _Liking:
+    liked: dict[str, float] = {}
+    for part in header.split(","):
+        kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        quality = 1.0
+        for parameter in parameters:
+            name, _, value = parameter.partition("=")
+            if name == "q":
+                try:
+                    quality = float(value)
+                except ValueError:
+                    quality = 0.0
+        liked[kind] = quality
+    return _Liking(liked)
+
+
+class _Liking:
+    def __init__(self, liked: Mapping[str, float]) -> None:
+        self._liked = liked
+
+    def __call__(self, kind: str) -> float:
+        family = f"{kind.partition('/')[0]}/*"
+        return next((self._liked[one] for one in (kind, family, "*/*") if one in self._liked), 0.0)

@@ -50,6 +50,7 @@ STATUS_OF: Final[Mapping[type[Breach], int]] = MappingProxyType(
         errors.ChangeActive: 409,
         errors.AssetBusy: 409,
         errors.ExternalIdTaken: 409,
+        errors.ProposalTaken: 409,
         errors.RequestClosed: 409,
         errors.ChargeNotOpen: 409,
         errors.OldValueMismatch: 409,

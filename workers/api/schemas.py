@@ -181,6 +181,25 @@ class OrderBody(Body):
     relations: Annotated[list[RelationBody], Field(max_length=100)] = []
 
 
+class SupplementalBody(Body):
+    """A new order beside another; of whom, where to and where is the source's, unless it is said."""
+
+    order_type: Literal["SUPPLEMENTAL", "DISCONNECT", "RETURN", "REPAIR", "BILLING_ADJUSTMENT"]
+    reason_code: Code
+    external_id: Annotated[str, Field(min_length=1, max_length=128, pattern=r"\S")] | None = None
+    customer: Customer | None = None
+    contact: Contact | None = None
+    delivery_note: Annotated[str, Field(max_length=500)] | None = None
+    delivery_address: Address | None = None
+    installation_address: Address | None = None
+    appointment: Window | None = None
+    requested_start_date: Time | None = None
+    start_on_requested_date: bool | None = None
+    quote_id: Word | None = None
+    price_accepted: bool | None = None
+    items: Annotated[list[OrderItemBody], Field(min_length=1, max_length=1000)]
+
+
 class ReasonBody(Body):
     reason: Remark | None = None
 

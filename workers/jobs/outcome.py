@@ -88,6 +88,7 @@ BREACHES: Final[Mapping[type[errors.Breach], str]] = MappingProxyType(
         errors.ChangeActive: _INCIDENT,
         errors.AssetBusy: _INCIDENT,
         errors.ExternalIdTaken: _INCIDENT,
+        errors.ProposalTaken: _INCIDENT,
         errors.RequestClosed: _INCIDENT,
         errors.CompensationStarted: _INCIDENT,
         errors.CaseClosed: _INCIDENT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -11,11 +12,12 @@ from starlette.responses import Response
 from domain.commands import (
     AnswerCharge,
     ApproveCancellation,
+    CreateProposal,
     RejectCancellation,
     RequestCancellation,
     WithdrawCancellation,
 )
-from domain.errors import RequestNotFound, RoleRequired
+from domain.errors import ProposalNotFound, RequestNotFound, RoleRequired
 from domain.store import views
 from domain.values import OrderId, RequestId, derive_id
 from workers.api.calls import Asked, Call, answer_command, answer_page, answer_seen, ask, carry_out, recheck
@@ -42,6 +44,7 @@ routes = Routes()
 _REQUESTS = "/orders/{orderId}/cancellation-requests"
 _REQUEST = f"{_REQUESTS}/{{requestId}}"
 _PREVIEWS = "/orders/{orderId}/previews"
+_NUMBER = re.compile(r"[1-9]\d{0,5}", re.ASCII)
 
 
 def request_of(call: Call) -> RequestId:
@@ -159,4 +162,21 @@ async def decline_charge(call: Call) -> Response:
     """Refuse the charge; the order goes on."""
     asked = await ask_about(call, EmptyBody)
     command = AnswerCharge(order_of(call), request_of(call), accepted=False, invalid=asked.invalid)
+    return await carry_out(asked, call, command)
+
+
+@routes.post(f"{_REQUEST}/proposals/{{number}}/create", "OrderAnswer", body=EmptyBody)
+async def create_proposal(call: Call) -> Response:
+    """Make the follow-up order that the request proposes, filled in and linked."""
+    number = call.request.path_params["number"]
+    if not _NUMBER.fullmatch(number):
+        raise ProposalNotFound
+    asked = await ask_about(call, EmptyBody)
+    command = CreateProposal(
+        order_id=order_of(call),
+        request_id=request_of(call),
+        number=int(number),
+        new_order_id=OrderId(derive_id(asked.envelope.command_id, "order")),
+        invalid=asked.invalid,
+    )
     return await carry_out(asked, call, command)

@@ -9,20 +9,29 @@ from typing import Final
 from starlette.responses import Response
 
 from domain import machines
-from domain.commands import AcceptOrder, HoldOrder, OrderItem, ReleaseOrder
+from domain.commands import AcceptOrder, AddRelation, HoldOrder, OrderItem, ReleaseOrder, SupplementOrder
 from domain.errors import OrderNotFound
 from domain.store import views
 from domain.values import Json, OrderId, derive_id
 from workers.api.calls import Asked, Call, answer_json, answer_page, answer_seen, ask, carry_out
+from workers.api.graph import SVG, Node, draw_svg, prefers_svg
 from workers.api.routing import Parameter, Routes
-from workers.api.schemas import OrderBody, OrderItemBody, ReasonBody, parse_uuid, read_part
+from workers.api.schemas import (
+    OrderBody,
+    OrderItemBody,
+    ReasonBody,
+    RelationBody,
+    SupplementalBody,
+    parse_uuid,
+    read_part,
+)
 
 routes = Routes()
 
 STATES: Final = frozenset(machines.ORDER)
 
 # Members of the body that have columns of their own; the rest is the customer's document.
-_COLUMNS: Final = frozenset({"externalId", "orderType", "items", "relations"})
+_COLUMNS: Final = frozenset({"externalId", "orderType", "items", "relations", "reasonCode"})
 _ITEM_COLUMNS: Final = frozenset({"itemId", "action", "productOfferingId", "quantity"})
 
 
@@ -37,8 +46,8 @@ async def create_order(call: Call) -> Response:
     return await carry_out(asked, call, make_order(asked))
 
 
-def make_order(asked: Asked[OrderBody]) -> AcceptOrder:
-    """The command; of a faulty body what may still collide with other orders: its external id and its assets."""
+def make_order(asked: Asked[OrderBody] | Asked[SupplementalBody]) -> AcceptOrder:
+    """The new order; of a faulty body what may still collide with other orders: its external id and its assets."""
     body, document = asked.body, asked.document
     items = document.part("items")
     sound = [
@@ -53,9 +62,37 @@ def make_order(asked: Asked[OrderBody]) -> AcceptOrder:
         order_type=body.order_type if body else "STANDARD",
         content={name: value for name, value in document.value.items() if name not in _COLUMNS} if body else {},
         items=tuple(make_item(item, given) for item, given in sound),
-        relations=tuple(relation.model_dump(by_alias=True) for relation in body.relations) if body else (),
+        relations=tuple(relation.model_dump(by_alias=True) for relation in body.relations)
+        if isinstance(body, OrderBody)
+        else (),
+        reason_code=body.reason_code if isinstance(body, SupplementalBody) else None,
         invalid=asked.invalid,
     )
+
+
+@routes.post("/orders/{orderId}/supplemental-orders", "OrderAnswer", body=SupplementalBody)
+async def create_supplemental(call: Call) -> Response:
+    """Take in a new order that changes, ends, fetches back, repairs or settles what this one is about."""
+    order_id = order_of(call)
+    asked = await ask(call, SupplementalBody, partial(views.check_order, call.pool, call.tenant, order_id))
+    return await carry_out(asked, call, SupplementOrder(order_id, make_order(asked)))
+
+
+@routes.post("/orders/{orderId}/relations", "OrderAnswer", body=RelationBody, if_match="order")
+async def add_relation(call: Call) -> Response:
+    """Say how this order relates to an older one."""
+    order_id = order_of(call)
+    asked = await ask(call, RelationBody, partial(views.check_order, call.pool, call.tenant, order_id))
+    body = asked.body
+    target = parse_uuid(body.target_order_id) if body else None
+    command = AddRelation(
+        order_id,
+        body.type if body else "",
+        OrderId(target) if target else None,
+        body.reason_code if body else None,
+        asked.invalid,
+    )
+    return await carry_out(asked, call, command)
 
 
 def make_item(item: OrderItemBody, given: Mapping[str, Json]) -> OrderItem:
@@ -130,10 +167,32 @@ async def show_progress(call: Call) -> Response:
     return answer_json(await views.read_progress(call.pool, call.tenant, order_of(call)))
 
 
-@routes.get("/orders/{orderId}/related-orders", "OrderGraph")
+@routes.get("/orders/{orderId}/related-orders", "OrderGraph", media=("application/json", SVG))
 async def show_relations(call: Call) -> Response:
-    """The graph of orders that this one belongs to."""
-    return answer_json(await views.read_relations(call.pool, call.tenant, order_of(call)))
+    """The graph of orders that this one belongs to; asked for as image/svg+xml, a picture of it, older ones first."""
+    order_id = order_of(call)
+    graph = await views.read_relations(call.pool, call.tenant, order_id)
+    if prefers_svg(call.request):
+        return Response(draw_orders(str(order_id), graph), media_type=SVG, headers={"Vary": "Accept"})
+    return answer_json(graph, headers={"Vary": "Accept"})
+
+
+def draw_orders(order_id: str, graph: Mapping[str, Json]) -> str:
+    """The picture of a graph of orders as `read_relations` shows it; a box says how its order relates to older ones."""
+    said: dict[str, list[str]] = {}
+    for edge in graph["edges"]:
+        said.setdefault(edge["source"], []).append(edge["type"])
+    nodes = [
+        Node(
+            node["orderId"],
+            f"{node['orderType']} {node['orderId'][:8]}",
+            ", ".join(dict.fromkeys(said.get(node["orderId"], ()))),
+            node["state"],
+        )
+        for node in graph["nodes"]
+    ]
+    pairs = dict.fromkeys((edge["target"], edge["source"]) for edge in graph["edges"])
+    return draw_svg(f"Orders around {order_id[:8]}", nodes, pairs)
 
 
 @routes.post("/orders/{orderId}/hold", "OrderAnswer", body=ReasonBody, if_match="order")

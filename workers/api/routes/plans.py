@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 from domain.errors import PlanNotFound
 from domain.store import views
 from domain.values import Json, PlanId
 from workers.api.calls import Call, answer_json, answer_page
-from workers.api.graph import Node, draw_svg
+from workers.api.graph import SVG, Node, draw_svg, prefers_svg
 from workers.api.routes.orders import order_of
 from workers.api.routing import Routes
 
 routes = Routes()
-
-SVG: Final = "image/svg+xml"
 
 
 def plan_of(call: Call) -> PlanId:
@@ -49,34 +45,3 @@ def draw_plan(plan: Mapping[str, Json]) -> str:
     nodes = [Node(task["taskId"], task["type"], f"undoes {task['step']}", task["state"]) for task in plan["tasks"]]
     edges = [(edge["source"], edge["target"]) for edge in plan["edges"]]
     return draw_svg(f"Compensation · {plan['state'].replace('_', ' ').lower()}", nodes, edges)
-
-
-def prefers_svg(request: Request) -> bool:
-    """Whether the caller likes a picture better than JSON; JSON where both are as good."""
-    accepted = _read_accept(request.headers.get("accept", "*/*"))
-    return accepted(SVG) > accepted("application/json")
-
-
-def _read_accept(header: str) -> _Liking:
-    liked: dict[str, float] = {}
-    for part in header.split(","):
-        kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        quality = 1.0
-        for parameter in parameters:
-            name, _, value = parameter.partition("=")
-            if name == "q":
-                try:
-                    quality = float(value)
-                except ValueError:
-                    quality = 0.0
-        liked[kind] = quality
-    return _Liking(liked)
-
-
-class _Liking:
-    def __init__(self, liked: Mapping[str, float]) -> None:
-        self._liked = liked
-
-    def __call__(self, kind: str) -> float:
-        family = f"{kind.partition('/')[0]}/*"
-        return next((self._liked[one] for one in (kind, family, "*/*") if one in self._liked), 0.0)

@@ -1,0 +1,135 @@
+"""Orders that follow up another: asked for, proposed by a cancellation, made of a case; and how orders relate. It must
+never change what the followed order says of itself."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from domain.arbitration import arbitrate_supplemental
+from domain.commands import AcceptOrder, AddRelation, CreateProposal, OrderItem, SupplementOrder
+from domain.errors import (
+    FieldError,
+    OrderTerminal,
+    ProposalNotFound,
+    ProposalTaken,
+    RelationCycle,
+    RelationTargetUnknown,
+    RequestNotFound,
+    Unprocessable,
+)
+from domain.order import Draft, Surroundings
+from domain.values import Json, OrderId
+
+# What the source says where the new order's asker says nothing.
+COPIED: Final = ("customer", "contact", "deliveryAddress", "installationAddress")
+
+# 1-domain §7: how an order relates to the one that it follows up, by its type; a proposed DISCONNECT cancels it.
+RELATION_OF: Final[Mapping[str, str]] = {
+    "RETURN": "ROLLS_BACK",
+    "BILLING_ADJUSTMENT": "COMPENSATES",
+    "REPAIR": "REPAIRS",
+}
+
+
+def name_relation(order_type: str, *, proposed: bool) -> str:
+    if order_type == "DISCONNECT" and proposed:
+        return "CANCELS"
+    return RELATION_OF.get(order_type, "SUPPLEMENTS")
+
+
+def supplement_order(draft: Draft, command: SupplementOrder) -> None:
+    """Ask for a new order beside this one. An order of which nothing was delivered has nothing to be followed up; one
+    that is being changed must come to rest first (§8)."""
+    if draft.head.state in {"CANCELLED", "FAILED", "REJECTED"}:
+        raise OrderTerminal(
+            f"The order has ended as {draft.head.state}; there is nothing that a new order could change."
+        )
+    arbitrate_supplemental(draft)
+    _follow_up(draft, replace(command.new, content=_complete(draft, command.new.content)))
+
+
+def _complete(draft: Draft, content: Mapping[str, Json]) -> dict[str, Json]:
+    inherited = {name: draft.head.content[name] for name in COPIED if draft.head.content.get(name) is not None}
+    return {**inherited, **{name: value for name, value in content.items() if value is not None}}
+
+
+def _follow_up(draft: Draft, new: AcceptOrder) -> None:
+    relation = name_relation(new.order_type, proposed=new.proposed)
+    named = {"type": relation, "targetOrderId": str(draft.head.order_id), "reasonCode": new.reason_code}
+    draft.follow_up = replace(new, source=OrderId(draft.head.order_id), relations=(named,))
+    draft.record(
+        "SUPPLEMENTAL_LINKED",
+        "ORDER",
+        draft.head.order_id,
+        newOrderId=str(new.order_id),
+        orderType=new.order_type,
+        type=relation,
+    )
+
+
+def create_proposal(draft: Draft, command: CreateProposal) -> None:
+    """Make what a cancellation proposed, once; it may be made whatever else is under way on its source (§7)."""
+    request = draft.requests.get(command.request_id)
+    if request is None:
+        raise RequestNotFound
+    proposal = next((one for one in request.proposals if one["n"] == command.number), None)
+    if proposal is None:
+        raise ProposalNotFound
+    if proposal.get("createdOrderId"):
+        raise ProposalTaken(blocked_by=f"/api/v1/orders/{proposal['createdOrderId']}")
+    if command.invalid:
+        raise Unprocessable(errors=command.invalid)
+    _follow_up(draft, make_proposed(draft, proposal, command.new_order_id, request.reason_code))
+    draft.change_request(
+        request.request_id,
+        proposals=tuple(
+            {**one, "createdOrderId": str(command.new_order_id)} if one is proposal else one
+            for one in request.proposals
+        ),
+    )
+
+
+def make_proposed(draft: Draft, proposal: Mapping[str, Json], order_id: OrderId, reason_code: str) -> AcceptOrder:
+    """The order that a proposal describes, filled with what its source says of customer, contact and addresses."""
+    return AcceptOrder(
+        order_id=order_id,
+        external_id=None,
+        order_type=str(proposal["orderType"]),
+        content=_complete(draft, {}),
+        items=tuple(_read_item(item) for item in proposal["items"]),
+        reason_code=proposal["reasonCode"] or reason_code,
+        proposed=True,
+    )
+
+
+def _read_item(item: Mapping[str, Json]) -> OrderItem:
+    named = {"itemId", "action", "productOfferingId", "quantity", "targetAssetId"}
+    return OrderItem(
+        item_id=str(item["itemId"]),
+        action=str(item["action"]),
+        offering=str(item["productOfferingId"]),
+        quantity=int(item["quantity"]),
+        content={name: value for name, value in item.items() if name not in named},
+        target_asset=uuid.UUID(item["targetAssetId"]) if item["targetAssetId"] else None,
+    )
+
+
+def add_relation(draft: Draft, command: AddRelation, around: Surroundings) -> None:
+    """A relation points from this order to an older one, by (created, id): no circle can come of it (D13)."""
+    if command.invalid:
+        raise Unprocessable(errors=command.invalid)
+    where = (FieldError("/targetOrderId", "see detail"),)
+    if command.target == draft.head.order_id:
+        raise RelationCycle("An order does not relate to itself.", errors=where)
+    if around.target is None:
+        raise RelationTargetUnknown(errors=where)
+    if around.target > (draft.head.created_at, draft.head.order_id):
+        raise RelationCycle("A relation is said of the newer order and points to the older one.", errors=where)
+    if around.related:
+        raise Unprocessable("The orders are related in this way already.", errors=where)
+    target = str(around.target[1])
+    draft.record("RELATION_ADDED", "ORDER", draft.head.order_id, type=command.type, targetOrderId=target)
+    draft.relations.append({"type": command.type, "targetOrderId": target, "reasonCode": command.reason_code})
