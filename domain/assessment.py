@@ -15,7 +15,7 @@ from typing import Final
 from domain.ledger import Effect
 from domain.order import IN_FLIGHT, UNSTARTED, Draft, Item, Request, Task
 from domain.policy import Charge, PointOfNoReturn, TaskType
-from domain.values import EffectId, Json, Money, RequestId, TaskId, format_time, is_external, parse_time
+from domain.values import EffectId, Json, Money, OrderId, RequestId, TaskId, format_time, is_external, parse_time
 
 # §4: inclusive ranks of `irreversible_after_state`.
 _RANK: Final[Mapping[str, int]] = {
@@ -106,6 +106,7 @@ class Impact:
 class Closure:
     """Everything that a change touches.
 
+    dependents: other live orders that build on what goes, and why
     items: those that go as a whole · reduced: those that only become fewer, and by how many · resized: the tasks of
     these that are told a quantity; they are among `tasks`, and start again with the new one
     """
@@ -116,6 +117,7 @@ class Closure:
     trace: tuple[Rule, ...] = ()
     reduced: Mapping[str, int] = field(default_factory=dict)
     resized: frozenset[TaskId] = frozenset()
+    dependents: Mapping[OrderId, str] = field(default_factory=dict)
 
     @property
     def touched(self) -> frozenset[str]:
@@ -289,6 +291,15 @@ def find_closure(
                     "closure.relies_on",
                 )
             )
+    dependents = find_dependents(draft, scope, taken)
+    verdict = draft.policy.cancellation.closure.dependent_order
+    for order_id, because in dependents.items():
+        sentence = f"Order {order_id} depends on what would be cancelled: {because}."
+        facts = {"orderId": str(order_id), "because": because}
+        severity = "BLOCKER" if verdict == "BLOCK" else "WARNING"
+        trace.append(Rule("closure.dependent_order", verdict, sentence, facts, severity))
+        if verdict == "BLOCK":
+            blockers.append(Blocker("DEPENDENT_ORDER", sentence, "closure.dependent_order"))
     live = set() if scope == "ORDER" else live_items(draft, request_id)
     tasks: list[TaskId] = []
     resized: set[TaskId] = set()
@@ -312,7 +323,24 @@ def find_closure(
                     {"taskId": str(task.task_id), "itemIds": sorted(left)},
                 )
             )
-    return Closure(frozenset(taken), tuple(tasks), tuple(blockers), tuple(trace), reduced, frozenset(resized))
+    return Closure(
+        frozenset(taken), tuple(tasks), tuple(blockers), tuple(trace), reduced, frozenset(resized), dependents
+    )
+
+
+def find_dependents(draft: Draft, scope: str, taken: Iterable[str]) -> dict[OrderId, str]:
+    """Other live orders that a cancellation of these items would pull the ground from under (1-domain §4): those that
+    supplement or amend the order as a whole, and those that are changing, or building on, what its items installed."""
+    found: dict[OrderId, str] = {}
+    if scope == "ORDER":
+        found.update({order_id: f"it {kind} this order" for order_id, kind in draft.dependents.items()})
+    for item_id in sorted(taken):
+        item = draft.items.get(item_id)
+        if item and item.action == "ADD" and item.asset and item.asset in draft.busy_assets:
+            found.setdefault(
+                draft.busy_assets[item.asset], f"it is about asset {item.asset}, which item {item_id} installed"
+            )
+    return found
 
 
 def _left_something(draft: Draft, task: Task) -> bool:
@@ -813,5 +841,8 @@ def fingerprint(draft: Draft, request_id: RequestId | None, closure: Closure) ->
     )
     values = {key: draft.head.content.get(key) for key in sorted(draft.head.content)}
     items = [draft.items[item_id].document() for item_id in sorted(closure.touched) if item_id in draft.items]
-    text = json.dumps([tasks, effects, others, values, items, draft.policy_version], sort_keys=True, default=str)
+    rests_on = [tasks, effects, others, values, items, draft.policy_version]
+    if closure.dependents:
+        rests_on.append(sorted(map(str, closure.dependents)))
+    text = json.dumps(rests_on, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

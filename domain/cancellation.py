@@ -570,6 +570,7 @@ def _past_review(draft: Draft, request: Request, assessment: Assessment) -> Requ
 
 def assessment_document(draft: Draft, request: Request, assessment: Assessment) -> dict[str, Json]:
     """The assessment as 2-api shows it; stored with the request, and given by a preview."""
+    rules = draft.policy.cancellation.closure
     nodes = draw_graph(draft, assessment.impacts, request.dispositions, reversing_elsewhere(draft, request.request_id))
     return {
         "feasibility": assessment.feasibility,
@@ -600,6 +601,15 @@ def assessment_document(draft: Draft, request: Request, assessment: Assessment) 
         "planVersion": draft.head.plan_version,
         "ledgerVersion": draft.head.sequence,
         "policyVersion": draft.policy_version,
+        "dependentOrders": [
+            {
+                "orderId": str(order_id),
+                "because": because,
+                "proposal": "BLOCKED" if rules.dependent_order == "BLOCK" else "CANCEL",
+                "links": {"order": f"/api/v1/orders/{order_id}"},
+            }
+            for order_id, because in assessment.closure.dependents.items()
+        ],
         "trace": [rule.to_json() for rule in assessment.trace],
         "assessedAt": format_time(draft.now),
     }

@@ -403,6 +403,7 @@ class Order:
     """Everything under one order row, as one command sees it.
 
     busy_assets: those of its items' assets that another order is changing now
+    dependents: live orders that supplement or amend this one, and by which relation
     beyond: None where everything was loaded. Otherwise only one task with its neighbours is here, and only its own
     outcome and the readiness of its successors may be judged (`settle` knows).
     """
@@ -420,6 +421,7 @@ class Order:
     assets: Mapping[AssetId, Asset] = field(default_factory=dict)
     order_holds: frozenset[str] = frozenset()
     busy_assets: Mapping[AssetId, OrderId] = field(default_factory=dict)
+    dependents: Mapping[OrderId, str] = field(default_factory=dict)
     beyond: Beyond | None = None
 
 
@@ -458,6 +460,7 @@ class Draft:
         self.assets = dict(order.assets)
         self.order_holds = order.order_holds
         self.busy_assets = order.busy_assets
+        self.dependents = order.dependents
         self.beyond = order.beyond
         self.actor = actor
         self.on_behalf_of = on_behalf_of
@@ -891,6 +894,7 @@ class Draft:
             assets=self.assets,
             order_holds=self.order_holds,
             busy_assets=self.busy_assets,
+            dependents=self.dependents,
             beyond=self.beyond,
         )
 

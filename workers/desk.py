@@ -74,6 +74,34 @@ def show_timeline(order_id: OrderId, subject: Subject = None, tenant: TenantId =
         typer.echo(_tell(entry))
 
 
+@order.command("graph")
+def draw_graph(
+    order_id: OrderId,
+    svg: Annotated[bool, typer.Option("--svg", help="A picture instead of lines, on standard output.")] = False,
+    subject: Subject = None,
+    tenant: TenantId = None,
+    as_json: AsJson = False,
+) -> None:
+    """The orders that an order is related to, however far: each with its state, and what it is to older ones.
+
+    `recourse order graph 6f1c2b1e-… --svg > orders.svg`
+    """
+    path = f"/orders/{order_id}/related-orders"
+    with connect(subject, READING, tenant) as api:
+        if svg:
+            typer.echo(api.get_picture(path))
+            return
+        graph = api.get(path)
+    if as_json:
+        typer.echo(json.dumps(graph, indent=2))
+        return
+    for node in graph["nodes"]:
+        typer.echo(f"order     {node['orderId']}  {node['orderType']:<18} {node['state']}")
+    for edge in graph["edges"]:
+        reason = f"  {edge['reasonCode']}" if edge.get("reasonCode") else ""
+        typer.echo(f"relation  {edge['source'][:8]} {edge['type']} {edge['target'][:8]}{reason}")
+
+
 def _tell(entry: Mapping[str, Any]) -> str:
     move = f"{entry.get('from') or '·'} → {entry['to']}" if entry.get("to") else ""
     behalf = f" for {entry['onBehalfOf']}" if entry.get("onBehalfOf") else ""

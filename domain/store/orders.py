@@ -154,6 +154,7 @@ def read_order(document: Mapping[str, Any]) -> Order:
         assets={asset.asset_id: asset for asset in map(_read_asset, document["assets"] or ())},
         order_holds=frozenset(document["head"]["order_holds"]),
         busy_assets={AssetId(UUID(asset)): OrderId(UUID(holder)) for asset, holder in document["busy"] or ()},
+        dependents={OrderId(UUID(dependent)): kind for dependent, kind in document["dependents"] or ()},
     )
 
 

@@ -54,7 +54,12 @@ select json_build_object(
         select json_agg(json_build_array(l.asset_id, l.order_id)) from asset_change_lock l
         where l.tenant_id = :tenant_id and l.order_id <> :order_id and l.asset_id in (
             select unnest(array[target_asset, asset]) from order_item
-            where tenant_id = :tenant_id and order_id = :order_id))
+            where tenant_id = :tenant_id and order_id = :order_id)),
+    'dependents', (
+        select json_agg(json_build_array(o.order_id, r.relation_type) order by r.created_at)
+        from order_relation r join customer_order o on o.tenant_id = r.tenant_id and o.order_id = r.source_order_id
+        where r.tenant_id = :tenant_id and r.target_order_id = :order_id
+            and r.relation_type in ('SUPPLEMENTS', 'AMENDS') and o.ended_at is null)
 )::text as document;
 
 -- name: load_neighbourhood
@@ -94,7 +99,7 @@ select json_build_object(
         where tenant_id = :tenant_id and order_id = :order_id
           and (effect_id in (select effect_id from near) or effect_id = :effect_id)),
     'requests', null, 'amendments', null, 'plans', null, 'undoings', null, 'edges', null, 'cases', null, 'assets', null,
-    'busy', null,
+    'busy', null, 'dependents', null,
     'at_work', (select count(*) from far where handed and state in ('READY', 'IN_PROGRESS')),
     'waiting', (
         select exists (

@@ -30,6 +30,7 @@ from domain.values import CaseId, EffectId, Json, OrderId, PlanId, RequestId, Te
 
 _SQL = load_queries("views")
 _BASE: Final = "/api/v1"
+_KEPT: Final = ("productOfferingId", "configuration", "state", "version", "quantity")  # of a snapshot, for a history
 
 Row = Mapping[str, Any]
 
@@ -708,10 +709,24 @@ async def list_assets(
 
 
 async def read_asset(pool: Pool, tenant_id: TenantId, asset_id: UUID) -> Seen:
+    """The asset with its history: by which items of which orders it came to be as it is, and what it was before each;
+    and the live order that holds it."""
     row = await _one(pool, tenant_id, "read_asset", asset_id=asset_id)
     if row is None:
         raise AssetNotFound
-    return Seen(show_asset(row), asset_etag(row["version"]))
+    history = [
+        {
+            **_said(**{name: value for name, value in entry.items() if name not in {"before", "orderedAt", "endedAt"}}),
+            **_said(before=entry["before"] and {name: entry["before"].get(name) for name in _KEPT}),
+            "orderedAt": _time(entry["orderedAt"]),
+            **_said(endedAt=_time(entry["endedAt"])),
+            "links": {"order": f"{_BASE}/orders/{entry['orderId']}"},
+        }
+        for entry in row["history"] or ()
+    ]
+    asset = row["asset"]
+    body = {**show_asset(asset), **_said(lockedByOrderId=row["holder"]), "history": history}
+    return Seen(body, asset_etag(asset["version"]))
 
 
 def show_asset(row: Row) -> dict[str, Json]:

@@ -289,7 +289,18 @@ where tenant_id = :tenant_id
 order by asset_id limit :limit;
 
 -- name: read_asset
-select row_to_json(a)::text as document from asset a where tenant_id = :tenant_id and asset_id = :asset_id;
+-- With every item of an order that installed it, changed it, or builds on it, oldest first.
+select json_build_object('asset', row_to_json(a), 'history', (
+    select json_agg(json_build_object(
+        'orderId', o.order_id, 'orderType', o.order_type, 'orderState', o.state, 'itemId', i.item_id,
+        'action', i.action, 'productOfferingId', i.offering, 'itemState', i.state,
+        'installed', i.asset is not distinct from a.asset_id, 'before', i.snapshot, 'orderedAt', o.created_at,
+        'endedAt', o.ended_at) order by o.created_at, o.order_id, i.position)
+    from order_item i join customer_order o using (tenant_id, order_id)
+    where i.tenant_id = :tenant_id and (i.target_asset = :asset_id or i.asset = :asset_id)),
+    'holder', (select order_id from asset_change_lock where tenant_id = :tenant_id and asset_id = :asset_id)
+)::text as document
+from asset a where tenant_id = :tenant_id and asset_id = :asset_id;
 
 -- name: list_policies
 -- Those that concern the tenant: its own and the shared ones.

@@ -227,3 +227,44 @@ def test_of_two_orders_for_one_asset_at_once_the_second_hears_of_the_first(store
     [busy] = [answer for answer in answers if isinstance(answer, AssetBusy)]
     assert busy.blocked_by == f"/api/v1/orders/{taken.body['orderId']}"
     assert store.as_owner("select count(*) from customer_order")[0][0] == 1
+
+
+def test_two_hundred_orders_on_ten_assets_leave_one_holder_each(store: Store) -> None:
+    """D1, D2, EC48: half of them aim at two assets at once; who gets in holds all of its own, and nobody else any."""
+    assets = [Asset(AssetId(uuid.uuid4()), "c-9", "fiber-500", {}, "ACTIVE") for _ in range(10)]
+    for asset in assets:
+        store.world().install(asset)
+
+    def aim(number: int) -> ask.AcceptOrder:
+        wanted = [assets[number % 10], assets[(number * 3 + 1) % 10]][: 1 + number // 10 % 2]
+        chosen = {asset.asset_id: asset for asset in wanted}
+        return an_order(*(an_item(str(n), action="MODIFY", target_asset=one) for n, one in enumerate(chosen)))
+
+    orders = [aim(number) for number in range(200)]
+
+    async def race() -> list[Answer | Exception]:
+        pool = await open_pool(store.database.app_url, size=40)
+        door = Door(pool)
+        try:
+            async with watch(store) as watcher, tenant_transaction(store.pool, TENANT) as barrier:
+                # All that have a connection have passed the door's look at the assets before anybody gets a lock.
+                await barrier.execute("lock table asset_change_lock in share mode")
+                going = [
+                    asyncio.ensure_future(settle(door.handle(ask.Envelope(TENANT, uuid.uuid4(), AGENT, "f"), order)))
+                    for order in orders
+                ]
+                await until_waiting(watcher, 20)
+            return list(await asyncio.gather(*going))
+        finally:
+            await pool.close()
+
+    answers = store.run(race())
+    taken = {answer.body["orderId"] for answer in answers if isinstance(answer, Answer)}
+    busy = [answer for answer in answers if isinstance(answer, AssetBusy)]
+    assert len(taken) + len(busy) == 200
+    held = store.as_owner("select asset_id, order_id::text from asset_change_lock")
+    wanted = store.as_owner("select target_asset, order_id::text from order_item")
+    assert sorted(map(tuple, held)) == sorted(map(tuple, wanted))
+    assert len({row[0] for row in held}) == len(held) == 10
+    assert {row[1] for row in held} == taken
+    assert all(answer.blocked_by and answer.blocked_by.rpartition("/")[2] in taken for answer in busy)

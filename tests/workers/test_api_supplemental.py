@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from domain.values import OrderId
 from tests.workers.api_world import ADDRESS, ApiWorld, a_line, an_order_body, confirmed
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -319,3 +320,73 @@ async def test_a_partly_delivered_source_is_a_matter_of_the_policy(world: ApiWor
     source, asset = await a_partly_delivered(world)
     answer = await world.post(f"/orders/{source}/supplemental-orders", a_supplement(an_upgrade(asset)))
     assert answer.status_code == 202, answer.text
+
+
+# -- the history of an asset --------------------------------------------------------------------------------
+
+
+async def test_an_asset_tells_how_it_came_to_be_as_it_is(world: ApiWorld) -> None:
+    source, asset = await a_completed(world)
+    path = f"/orders/{source}/supplemental-orders"
+    upgraded = (await world.post(path, a_supplement(an_upgrade(asset)))).json()["orderId"]
+    assert (await world.get(f"/assets/{asset}")).json()["lockedByOrderId"] == upgraded
+    await world.fulfil(upgraded)
+    ended = a_supplement(a_disconnect(asset, offering="fiber-1000"), orderType="DISCONNECT")
+    last = (await world.post(path, ended)).json()["orderId"]
+    await world.fulfil(last)
+    told = (await world.get(f"/assets/{asset}")).json()
+    assert (told["state"], "lockedByOrderId" in told) == ("TERMINATED", False)
+    assert [(one["orderId"], one["action"], one["itemState"]) for one in told["history"]] == [
+        (source, "ADD", "COMPLETED"),
+        (upgraded, "MODIFY", "COMPLETED"),
+        (last, "DISCONNECT", "COMPLETED"),
+    ]
+    assert [one["installed"] for one in told["history"]] == [True, False, False]
+    assert [one.get("before", {}).get("productOfferingId") for one in told["history"]] == [
+        None,
+        "fiber-500",
+        "fiber-1000",
+    ]
+
+
+async def test_an_undone_change_leaves_the_asset_as_the_snapshot_says(world: ApiWorld) -> None:
+    """MODIFY restores, DISCONNECT brings back: the asset follows the end of its item."""
+    source, asset = await a_completed(world)
+    before = (await world.get(f"/assets/{asset}")).json()
+    changes = [
+        (a_supplement(an_upgrade(asset)), {"modify-service"}, "restore-service"),
+        (
+            a_supplement(a_disconnect(asset), orderType="DISCONNECT"),
+            {"cease-billing", "disconnect-service"},
+            "reconnect-service",
+        ),
+    ]
+    for body, done, undone in changes:
+        new = (await world.post(f"/orders/{source}/supplemental-orders", body)).json()["orderId"]
+        await world.fulfil(new, only=done)
+        told = await world.judge(new, await world.cancel(new))
+        await world.walk(OrderId(uuid.UUID(new)), told["plan_id"], told["plan_run"])
+        assert (await world.get(f"/orders/{new}")).json()["state"] == "CANCELLED"
+        assert undone in {call["body"]["taskType"] for call in world.calls}
+        after = (await world.get(f"/assets/{asset}")).json()
+        for name in ("state", "productOfferingId", "configuration", "quantity", "references"):
+            assert after[name] == before[name], name
+        assert await world.rows("asset_change_lock") == 0
+
+
+# -- what depends on a cancelled order ----------------------------------------------------------------------
+
+
+async def test_orders_that_depend_on_a_cancelled_one_are_shown_with_it(world: ApiWorld) -> None:
+    """EC51: by relation for the whole order; here the source lives, and so does what supplements it."""
+    source = await world.create()
+    dependent = await world.post(f"/orders/{source}/supplemental-orders", a_supplement(a_line()))
+    assert dependent.status_code == 202, dependent.text
+    request = await world.cancel(source)
+    await world.judge(source, request)
+    found = (await world.get(f"/orders/{source}/cancellation-requests/{request}")).json()["assessment"]
+    [shown] = found["dependentOrders"]
+    assert (shown["orderId"], shown["proposal"]) == (dependent.json()["orderId"], "CANCEL")
+    [rule] = [rule for rule in found["trace"] if rule["ruleId"] == "closure.dependent_order"]
+    assert (rule["result"], rule["severity"]) == ("PROPOSE", "WARNING")
+    assert found["feasibility"] == "FULLY_CANCELLABLE"

@@ -218,6 +218,9 @@ ANSWERS: Final[Mapping[str, Schema]] = {
         planVersion=_NUMBER,
         ledgerVersion=_NUMBER,
         policyVersion=_NUMBER,
+        dependentOrders=_list(
+            _object(orderId=_ID, because=_TEXT, proposal={"enum": ["BLOCKED", "CANCEL"]}, links=_LINKS)
+        ),
         trace=_list(_object(ruleId=_TEXT, inputs=_FREE, result=_TEXT, severity=_TEXT, sentence=_TEXT)),
         assessedAt=_TIME,
     ),
@@ -427,7 +430,7 @@ ANSWERS: Final[Mapping[str, Schema]] = {
     ),
     "BulkResultPage": _page("BulkResult"),
     "Asset": _object(
-        {"installedByOrderId": _ID},
+        {"installedByOrderId": _ID, "lockedByOrderId": _ID, "history": _list(_FREE)},
         assetId=_ID,
         customerId=_TEXT,
         productOfferingId=_TEXT,
