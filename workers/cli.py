@@ -462,6 +462,48 @@ def audit_export(
         raise fail(str(error)) from error
 
 
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="`all`, or one: command, store, replay, plan.")],
+    file: Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Where the record goes.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A second of each, to see that it works; proves nothing.")
+    ] = False,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Write docs/performance.md of this checkout anew.")
+    ] = False,
+) -> None:
+    """Measure how good it is, as a ratio to the same work done with less; exit code 1 where a *must* is missed.
+
+    On a server of its own in a throwaway folder; minutes, and the machine should have nothing else to do.
+
+    `recourse bench store --json store.json`
+    """
+    from workers.bench.bed import UnfitError
+    from workers.bench.harness import write_record
+    from workers.bench.report import publish as write_pages
+    from workers.bench.run import BENCHES, run_benches
+    from workers.runtime import project_file, run_fast
+    from workers.settings import load_settings
+
+    if name != "all" and name not in BENCHES:
+        raise fail(f"there is no bench {name}: say `all` or one of {', '.join(BENCHES)}", _USAGE)
+    if quick and publish:
+        raise fail("what a quick run measures is not published", _USAGE)
+    names = list(BENCHES) if name == "all" else [name]
+    try:
+        outcomes = run_fast(run_benches(load_settings(), names, quick=quick, say=typer.echo))
+    except UnfitError as error:
+        raise fail(str(error)) from error
+    if file is not None:
+        write_record(file, outcomes)
+    if publish:
+        write_pages(project_file("docs").parent, [outcome.to_json() for outcome in outcomes])
+    bad = {"broken"} if quick else {"broken", "missed"}
+    if any(outcome.verdict in bad for outcome in outcomes):
+        raise typer.Exit(_FAILED)
+
+
 # -- our processes --------------------------------------------------------------------------------
 
 

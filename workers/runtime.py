@@ -8,13 +8,14 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import uvloop
 
 from workers.logs import configure_logs
 from workers.settings import Settings
 
+T = TypeVar("T")
 Main = Callable[[Settings], Coroutine[Any, Any, None]]
 
 
@@ -33,8 +34,13 @@ def project_file(name: str) -> Path:
 def run_process(name: str, main: Main, settings: Settings) -> None:
     """Run one process of ours; SIGTERM and SIGINT cancel `main`, whose `finally` blocks drain and close."""
     configure_logs(settings, name)
+    run_fast(_cancelled_by_signals(main(settings)))
+
+
+def run_fast(work: Coroutine[Any, Any, T]) -> T:
+    """Carry it out on the loop that our processes run on."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_cancelled_by_signals(main(settings)))
+        return runner.run(work)
 
 
 async def _cancelled_by_signals(work: Coroutine[Any, Any, None]) -> None:

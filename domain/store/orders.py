@@ -440,13 +440,17 @@ async def write_draft(
     """
     rows = draft_rows(draft, trace_parent)
     rows["answer"] = answer
-    await run(
-        connection,
-        _SQL["write_order"],
-        rows=orjson.dumps(rows, default=_plain, option=orjson.OPT_PASSTHROUGH_DATACLASS).decode(),
-        tenant_id=draft.head.tenant_id,
-        command_id=command_id,
-    )
+    await write_rows(connection, rows, tenant_id=draft.head.tenant_id, command_id=command_id)
+
+
+async def write_rows(connection: Connection, rows: dict[str, Any], *, tenant_id: TenantId, command_id: UUID) -> None:
+    """Rows per table as `draft_rows` makes them, in one statement."""
+    await run(connection, _SQL["write_order"], rows=dump_rows(rows), tenant_id=tenant_id, command_id=command_id)
+
+
+def dump_rows(rows: dict[str, Any]) -> str:
+    """The rows as the JSON document that the statement takes."""
+    return orjson.dumps(rows, default=_plain, option=orjson.OPT_PASSTHROUGH_DATACLASS).decode()
 
 
 def _plain(value: object) -> object:

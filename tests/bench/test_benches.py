@@ -1,0 +1,113 @@
+"""Each bench works, in its quick form: all of its work is done without an error, and the invariants hold. No number is
+judged here."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from domain.handle import Door
+from domain.store.pool import open_pool
+from tests.postgres import PostgresServer
+from workers.bench.bed import Bed, Database, UnfitError
+from workers.bench.harness import write_record
+from workers.bench.pgbench import capture_command, open_script
+from workers.bench.run import BENCHES, run_benches
+from workers.bench.seeds import Seeds, cancel
+from workers.settings import Settings
+
+ON_POSTGRES = ("command", "store", "replay", "plan")
+TABLES = """
+    select table_name from information_schema.tables
+    where table_schema = 'public' and table_type = 'BASE TABLE' order by 1"""
+
+
+@pytest.mark.parametrize("name", ON_POSTGRES)
+async def test_a_bench_does_all_of_its_work_without_an_error(
+    name: str, postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    outcomes = await run_benches(Settings(), [name], quick=True, say=said.append, owner_url=postgres_server.owner_url)
+    (outcome,) = outcomes
+    assert outcome.verdict != "broken", said
+    assert outcome.verified is (None if name == "plan" else True)
+    write_record(tmp_path / "record.json", outcomes)
+    (record,) = json.loads((tmp_path / "record.json").read_text())
+    assert record["bench"] == name
+    for case in record["cases"]:
+        assert case["numerator"]["done"] > 0
+        assert case["denominator"]["done"] > 0
+        assert case["numerator"]["p50ms"] <= case["numerator"]["p99ms"] <= case["numerator"]["maxms"]
+    if name != "plan":
+        assert record["database"]["fsync"] == "on"
+
+
+def test_the_benches_promise_what_was_agreed() -> None:
+    assert {name: (bench.target.must, bench.target.goal, bench.target.better) for name, bench in BENCHES.items()} == {
+        "command": (0.35, 0.5, "more"),
+        "store": (0.65, 1.0, "more"),
+        "replay": (1.0, 2.0, "more"),
+        "plan": (13.0, 10.5, "less"),
+    }
+    assert all(bench.scale.repetitions >= 3 for bench in BENCHES.values())
+
+
+# -- the denominator ---------------------------------------------------------------------------------------------
+
+
+async def count_rows(database: Database) -> Counter[str]:
+    """Rows per table, of all tenants: the server's owner is bound by no policy."""
+    connection = await asyncpg.connect(database.owner_url)
+    try:
+        tables = [row["table_name"] for row in await connection.fetch(TABLES)]
+        counts = {table: await connection.fetchval(f"select count(*) from {table}") for table in tables}
+        return Counter(counts)
+    finally:
+        await connection.close()
+
+
+async def test_pgbench_sends_what_one_real_command_sends_and_writes_as_much(bed: Bed) -> None:
+    async with bed.database() as ours, bed.database(verifies=False) as bare:
+        pool = await open_pool(ours.app_url, size=1)
+        first = await Seeds(pool).add(3)
+        sample = await capture_command(ours, first)
+        before = await count_rows(ours)
+        await Door(pool).handle(*cancel(first + 2))
+        await pool.close()
+        command = await count_rows(ours) - before
+
+        async with open_script(bed, bare, sample) as script:
+            empty = await count_rows(bare)
+            await script.templates.add(5)
+            seeds = await count_rows(bare) - empty
+            before = await count_rows(bare)
+            run = await script.run(1, 4)  # and one more, which prepares
+            text = script.path.read_text()
+            bench = await count_rows(bare) - before - seeds
+
+    assert run.errors == {}
+    assert run.done == 4
+    assert command["cancellation_request"] == 1
+    assert bench == Counter({table: 5 * rows for table, rows in command.items()})
+    # Word for word, and nothing left out.
+    texts = [statement.text for statement in sample.statements]
+    assert texts[0].startswith("begin; set local recourse.tenant = ")
+    assert texts[-1] == "commit"
+    assert all(one in text for one in texts[1:-1])
+    assert text.count("execute s") == len(texts) - 2
+
+
+async def test_a_server_that_does_not_keep_its_promises_is_not_measured(
+    bed: Bed, postgres_server: PostgresServer
+) -> None:
+    postgres_server.execute("alter role recourse_app set synchronous_commit = off")
+    try:
+        with pytest.raises(UnfitError, match="synchronous_commit=off"):
+            async with bed.database():
+                pass
+    finally:
+        postgres_server.execute("alter role recourse_app reset synchronous_commit")

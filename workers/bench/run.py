@@ -1,0 +1,109 @@
+"""The benches by name, and how one is run: measured on a bed, judged. It must never call a number good whose data are
+not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Final
+
+from workers.bench.bed import Bed, open_bed
+from workers.bench.commands import measure_command, measure_replay, measure_store
+from workers.bench.harness import Case, Outcome, Scale, Target
+from workers.bench.plan import SMALL, measure_plan
+from workers.settings import Settings
+
+Measure = Callable[[Bed, Scale], Awaitable[list[Case]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """One bench: what it promises, how it is measured, how much in a full run and in a quick one."""
+
+    target: Target
+    measure: Measure
+    scale: Scale
+    quick: Scale
+
+
+def _quick(amount: int) -> Scale:
+    return Scale(1, amount, quick=True)
+
+
+BENCHES: Final[Mapping[str, Bench]] = {
+    "command": Bench(
+        Target("cancellation requests per second over HTTP ÷ pgbench running the same SQL", 0.35, 0.5),
+        measure_command,
+        Scale(5, 800),
+        _quick(32),
+    ),
+    "store": Bench(
+        Target("the same transaction through the door, without HTTP ÷ the same pgbench", 0.65, 1.0),
+        measure_store,
+        Scale(5, 800),
+        _quick(32),
+    ),
+    "replay": Bench(
+        Target("idempotent replays per second ÷ first executions per second", 1.0, 2.0),
+        measure_replay,
+        Scale(5, 800),
+        _quick(32),
+    ),
+    "plan": Bench(
+        Target("planning a compensation over 10 000 effects ÷ over 1 000", 13.0, 10.5, "less"),
+        measure_plan,
+        Scale(5, SMALL),
+        _quick(100),
+    ),
+}
+
+
+async def run_benches(
+    settings: Settings,
+    names: Sequence[str],
+    *,
+    quick: bool,
+    say: Callable[[str], None],
+    owner_url: str = "",
+    kafka: str = "",
+) -> list[Outcome]:
+    """Measure them one after the other on one bed; `owner_url`, `kafka`: a server and a broker that run already.
+
+    Raises UnfitError where nothing can be measured.
+    """
+    outcomes: list[Outcome] = []
+    async with AsyncExitStack() as stack:
+        bed = await stack.enter_async_context(open_bed(settings, owner_url=owner_url, kafka=kafka))
+        for name in names:
+            say(f"{name}: {BENCHES[name].target.ratio}")
+            outcome = await _run_bench(bed, name, quick=quick)
+            outcomes.append(outcome)
+            for line in describe(outcome):
+                say(line)
+    return outcomes
+
+
+async def _run_bench(bed: Bed, name: str, *, quick: bool) -> Outcome:
+    bench = BENCHES[name]
+    scale = bench.quick if quick else bench.scale
+    bed.verified.clear()
+    started = time.monotonic()
+    cases = tuple(await bench.measure(bed, scale))
+    verified = all(bed.verified) if bed.verified else None
+    return Outcome(name, bench.target, cases, scale, bed.server, verified, time.monotonic() - started)
+
+
+def describe(outcome: Outcome) -> list[str]:
+    """One line per case and one for the verdict."""
+    lines = []
+    for case in outcome.cases:
+        spread = f"{min(case.ratios):.2f} to {max(case.ratios):.2f}"
+        errors = f"  errors {case.errors}" if case.errors else ""
+        lines.append(f"  {case.name:<14} {case.ratio:6.2f}  ({spread}){errors}")
+    bound = "at least" if outcome.target.better == "more" else "at most"
+    promise = f"must be {bound} {outcome.target.must:g}, goal {outcome.target.goal:g}"
+    verified = {None: "", True: "; every invariant holds", False: "; INVARIANTS ARE BROKEN"}[outcome.verified]
+    lines.append(f"  {outcome.verdict}: {promise}{verified} ({outcome.seconds:.0f} s)")
+    return lines
