@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -38,7 +39,11 @@ def run_process(name: str, main: Main, settings: Settings) -> None:
 
 
 def run_fast(work: Coroutine[Any, Any, T]) -> T:
-    """Carry it out on the loop that our processes run on."""
+    """Carry it out on the loop, and with the collector of garbage set, as in all our processes."""
+    # An order is a tree of rows that live as long as its command: nothing in it refers back. The collector's default,
+    # a look at everything after a few thousand new rows, finds nothing and costs a third of a large plan's time.
+    gc.set_threshold(50_000, 20, 20)
+    gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work)
 

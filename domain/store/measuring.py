@@ -41,13 +41,6 @@ async def count_unsent(pool: Pool) -> int:
     return int(row["unsent"])
 
 
-async def count_sent_out_of_order(pool: Pool) -> int:
-    async with pool.acquire() as connection:
-        row = await fetch_row(connection, _SQL["count_sent_out_of_order"])
-    assert row is not None
-    return int(row["inversions"])
-
-
 def merge_rows(decisions: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The rows of decisions about different orders, each as `draft_rows` makes them, as one document."""
     merged: dict[str, list[Any]] = {}

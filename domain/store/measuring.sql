@@ -10,11 +10,3 @@ select
 
 -- name: count_unsent
 select count(*) as unsent from outbox where published_at is null;
-
--- name: count_sent_out_of_order
--- Events that were marked before an earlier one of their order.
-select count(*) as inversions from (
-    select published_at < max(published_at) over (
-        partition by tenant_id, order_id order by sequence rows between unbounded preceding and 1 preceding) as inverted
-    from outbox where published_at is not null) o
-where inverted;

@@ -3,6 +3,7 @@ judged here."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from domain.handle import Door
 from domain.store.pool import open_pool
+from tests.kafka import serve_kafka
 from tests.postgres import PostgresServer
 from workers.bench.bed import Bed, Database, UnfitError
 from workers.bench.harness import write_record
@@ -46,11 +48,24 @@ async def test_a_bench_does_all_of_its_work_without_an_error(
         assert record["database"]["fsync"] == "on"
 
 
+def test_the_relay_carries_all_of_it_in_order(postgres_server: PostgresServer) -> None:
+    with serve_kafka() as kafka:
+        told = run_benches(
+            Settings(), ["relay"], quick=True, say=lambda _: None, owner_url=postgres_server.owner_url, kafka=kafka
+        )
+        (outcome,) = asyncio.run(told)
+    assert outcome.verdict != "broken"
+    assert outcome.verified is True
+    (case,) = outcome.cases
+    assert [(ours.done, other.done) for ours, other in case.pairs] == [(count, count) for count in case.notes["events"]]
+
+
 def test_the_benches_promise_what_was_agreed() -> None:
     assert {name: (bench.target.must, bench.target.goal, bench.target.better) for name, bench in BENCHES.items()} == {
         "command": (0.35, 0.5, "more"),
         "store": (0.65, 1.0, "more"),
         "replay": (1.0, 2.0, "more"),
+        "relay": (0.35, 0.45, "more"),
         "plan": (13.0, 10.5, "less"),
     }
     assert all(bench.scale.repetitions >= 3 for bench in BENCHES.values())

@@ -16,7 +16,7 @@ from domain.store.outbox import OutboxEvent
 from domain.values import parse_time
 from tests.builders import TENANT
 from tests.stories import STORIES, UNFINISHED, Recorder
-from workers.relay.kafka import _headers
+from workers.relay.kafka import event_headers
 
 FOLDER = Path(__file__).parent / "events"
 
@@ -50,7 +50,7 @@ def record_of(row: dict[str, Any]) -> dict[str, Any]:
         payload=json.dumps(row["payload"]),
         trace_parent=row["trace_parent"],
     )
-    headers = {name: value.decode() for name, value in _headers(event)}
+    headers = {name: value.decode() for name, value in event_headers(event)}
     return {"key": row["order_id"], "headers": headers, "value": row["payload"]}
 
 

@@ -13,6 +13,7 @@ from workers.bench.bed import Bed, open_bed
 from workers.bench.commands import measure_command, measure_replay, measure_store
 from workers.bench.harness import Case, Outcome, Scale, Target
 from workers.bench.plan import SMALL, measure_plan
+from workers.bench.relay import measure_relay
 from workers.settings import Settings
 
 Measure = Callable[[Bed, Scale], Awaitable[list[Case]]]
@@ -36,20 +37,26 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "command": Bench(
         Target("cancellation requests per second over HTTP ÷ pgbench running the same SQL", 0.35, 0.5),
         measure_command,
-        Scale(5, 800),
+        Scale(3, 400),
         _quick(32),
     ),
     "store": Bench(
         Target("the same transaction through the door, without HTTP ÷ the same pgbench", 0.65, 1.0),
         measure_store,
-        Scale(5, 800),
+        Scale(3, 400),
         _quick(32),
     ),
     "replay": Bench(
         Target("idempotent replays per second ÷ first executions per second", 1.0, 2.0),
         measure_replay,
-        Scale(5, 800),
+        Scale(3, 400),
         _quick(32),
+    ),
+    "relay": Bench(
+        Target("events per second from the outbox to Kafka ÷ a bare producer sending the same", 0.35, 0.45),
+        measure_relay,
+        Scale(3, 400),
+        _quick(20),
     ),
     "plan": Bench(
         Target("planning a compensation over 10 000 effects ÷ over 1 000", 13.0, 10.5, "less"),

@@ -166,7 +166,7 @@ class KafkaSink:
                     self._topic,
                     value=event.payload.encode(),
                     key=str(event.order_id).encode(),
-                    headers=_headers(event),
+                    headers=event_headers(event),
                 )
                 acknowledged.add_done_callback(_look_at)
                 sent.append(acknowledged)
@@ -213,7 +213,7 @@ def _look_at(acknowledged: asyncio.Future[object]) -> None:
         acknowledged.exception()
 
 
-def _headers(event: OutboxEvent) -> list[tuple[str, bytes]]:
+def event_headers(event: OutboxEvent) -> list[tuple[str, bytes]]:
     """CloudEvents 1.0, binary mode."""
     headers: list[tuple[str, bytes]] = [
         ("ce_specversion", b"1.0"),

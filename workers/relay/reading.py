@@ -17,14 +17,7 @@ async def read_events(
 
     Returns what there is when the time is over; the caller judges whether that is enough.
     """
-    consumer = AIOKafkaConsumer(
-        topic,
-        bootstrap_servers=bootstrap,
-        isolation_level="read_committed",
-        auto_offset_reset="earliest",
-        enable_auto_commit=False,
-        group_id=None,
-    )
+    consumer = _open_consumer(bootstrap, topic)
     await consumer.start()
     found: list[dict[str, Any]] = []
     try:
@@ -42,3 +35,37 @@ async def read_events(
     finally:
         await consumer.stop()
     return found
+
+
+async def read_versions(bootstrap: str, topic: str, count: int, *, seconds: float) -> dict[str, list[int]]:
+    """Order → the versions of its events in the order of the topic, of the first `count` events that can be read.
+
+    Returns what there is when the time is over.
+    """
+    consumer = _open_consumer(bootstrap, topic)
+    await consumer.start()
+    found: dict[str, list[int]] = {}
+    try:
+        async with asyncio.timeout(seconds):
+            async for record in consumer:
+                version = next(int(value) for name, value in record.headers if name == "ce_orderversion")
+                found.setdefault(record.key.decode(), []).append(version)
+                count -= 1
+                if not count:
+                    break
+    except TimeoutError:
+        pass
+    finally:
+        await consumer.stop()
+    return found
+
+
+def _open_consumer(bootstrap: str, topic: str) -> AIOKafkaConsumer:
+    return AIOKafkaConsumer(
+        topic,
+        bootstrap_servers=bootstrap,
+        isolation_level="read_committed",
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        group_id=None,
+    )
