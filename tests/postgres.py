@@ -26,7 +26,7 @@ from workers.settings import Settings
 
 _FOLDERS = Path("/var/tmp")
 _PREFIX = "recourse-postgres-"
-_PASSWORDS = {role: f"{role}-of-the-tests" for role in ROLE_SETTINGS}
+PASSWORDS = {role: f"{role}-of-the-tests" for role in ROLE_SETTINGS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class PostgresServer:
         owner = urlsplit(self.owner_url)
 
         def url(role: str) -> str:
-            return f"postgresql://{role}:{_PASSWORDS[role]}@{owner.hostname}:{owner.port or 5432}/{name}"
+            return f"postgresql://{role}:{PASSWORDS[role]}@{owner.hostname}:{owner.port or 5432}/{name}"
 
         return Database(
             name=name,
@@ -125,7 +125,7 @@ def _with_template(owner_url: str) -> Iterator[PostgresServer]:
     server.execute(f"create database {server.template}")
     try:
         owner = server.database(server.template).owner_url
-        asyncio.run(migrate_database(owner, read_migrations(project_file("migrations")), _PASSWORDS))
+        asyncio.run(migrate_database(owner, read_migrations(project_file("migrations")), PASSWORDS))
         yield server
     finally:
         server.execute(f"drop database {server.template} with (force)")

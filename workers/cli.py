@@ -464,7 +464,7 @@ def audit_export(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="`all`, or one: command, store, replay, relay, plan.")],
+    name: Annotated[str, typer.Argument(help="`all`, or one: command, store, replay, relay, worker, plan.")],
     file: Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Where the record goes.")] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="A second of each, to see that it works; proves nothing.")

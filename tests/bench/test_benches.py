@@ -14,8 +14,8 @@ import pytest
 from domain.handle import Door
 from domain.store.pool import open_pool
 from tests.kafka import serve_kafka
-from tests.postgres import PostgresServer
-from workers.bench.bed import Bed, Database, UnfitError
+from tests.postgres import PASSWORDS, PostgresServer
+from workers.bench.bed import Bed, Database, Running, UnfitError
 from workers.bench.harness import write_record
 from workers.bench.pgbench import capture_command, open_script
 from workers.bench.run import BENCHES, run_benches
@@ -33,7 +33,9 @@ async def test_a_bench_does_all_of_its_work_without_an_error(
     name: str, postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
     said: list[str] = []
-    outcomes = await run_benches(Settings(), [name], quick=True, say=said.append, owner_url=postgres_server.owner_url)
+    outcomes = await run_benches(
+        Settings(), [name], quick=True, say=said.append, running=Running(postgres_server.owner_url, PASSWORDS)
+    )
     (outcome,) = outcomes
     assert outcome.verdict != "broken", said
     assert outcome.verified is (None if name == "plan" else True)
@@ -51,7 +53,11 @@ async def test_a_bench_does_all_of_its_work_without_an_error(
 def test_the_relay_carries_all_of_it_in_order(postgres_server: PostgresServer) -> None:
     with serve_kafka() as kafka:
         told = run_benches(
-            Settings(), ["relay"], quick=True, say=lambda _: None, owner_url=postgres_server.owner_url, kafka=kafka
+            Settings(),
+            ["relay"],
+            quick=True,
+            say=lambda _: None,
+            running=Running(postgres_server.owner_url, PASSWORDS, kafka=kafka),
         )
         (outcome,) = asyncio.run(told)
     assert outcome.verdict != "broken"
@@ -66,6 +72,7 @@ def test_the_benches_promise_what_was_agreed() -> None:
         "store": (0.65, 1.0, "more"),
         "replay": (1.0, 2.0, "more"),
         "relay": (0.35, 0.45, "more"),
+        "worker": (0.7, 0.8, "more"),
         "plan": (13.0, 10.5, "less"),
     }
     assert all(bench.scale.repetitions >= 3 for bench in BENCHES.values())

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from domain.store.measuring import read_server
 from domain.store.pool import open_pool
 from workers.local.artifacts import fetch_artifacts, read_lock
+from workers.local.engine import Engine, EnginePorts
 from workers.local.home import free_port
 from workers.local.kafka import Broker
 from workers.local.parts import Part, answers_http
@@ -35,7 +36,7 @@ from workers.verification import verify
 T = TypeVar("T")
 
 _FOLDERS = Path("/var/tmp")  # noqa: S108 - not a shared name in it: mkdtemp; /tmp may be memory, where fsync is nothing
-_PATIENCE = 60.0
+_PATIENCE = 180.0
 _MUST_BE_ON = ("fsync", "synchronous_commit", "full_page_writes")
 
 
@@ -54,6 +55,20 @@ class Database:
     auditor_url: str
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What runs already and is used: the owner's URL of a server, the passwords of its roles, the addresses of a broker
+    and of an engine. What is not given is started."""
+
+    owner_url: str = ""
+    passwords: Mapping[str, str] = field(default_factory=dict)
+    kafka: str = ""
+    engine: str = ""
+
+
+NOTHING = Running()
+
+
 @dataclass
 class Bed:
     """Opened by `open_bed`. owner_url: the server's, as its owner · verified: what was said of each database's data"""
@@ -61,11 +76,12 @@ class Bed:
     folder: Path
     settings: Settings
     owner_url: str
+    passwords: Mapping[str, str]
     server: dict[str, str] = field(default_factory=dict)
     verified: list[bool] = field(default_factory=list)
     _kafka: str = ""
+    _engine: str = ""
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
-    _passwords: dict[str, str] = field(default_factory=lambda: {role: secrets.token_hex(12) for role in ROLE_SETTINGS})
 
     @asynccontextmanager
     async def database(self, *, verifies: bool = True) -> AsyncIterator[Database]:
@@ -78,7 +94,7 @@ class Bed:
         await self._psql(f"create database {name}")
         database = self._urls(name)
         try:
-            await migrate_database(database.owner_url, read_migrations(project_file("migrations")), self._passwords)
+            await migrate_database(database.owner_url, read_migrations(project_file("migrations")), self.passwords)
             settings = self.settings.model_copy(update={"database_url": database.app_url})
             await load_policy(settings, project_file("domain/telecom.policy.yaml").read_bytes(), None)
             await self._check_server(database)
@@ -104,7 +120,7 @@ class Bed:
         owner = urlsplit(self.owner_url)
 
         def url(role: str) -> str:
-            return f"postgresql://{role}:{self._passwords[role]}@{owner.hostname}:{owner.port or 5432}/{name}"
+            return f"postgresql://{role}:{self.passwords[role]}@{owner.hostname}:{owner.port or 5432}/{name}"
 
         return Database(
             name,
@@ -128,6 +144,16 @@ class Bed:
             await self.stack.enter_async_context(self.running(broker.part()))
             self._kafka = broker.address
         return self._kafka
+
+    async def engine(self) -> str:
+        """The gRPC address of an engine of this bed."""
+        if not self._engine:
+            await asyncio.to_thread(fetch_artifacts, read_lock("engine"), self.settings.cache, lambda _done, _all: None)
+            ports = EnginePorts(*(free_port() for _ in range(5)))
+            engine = Engine(self.folder / "engine", ports, self.settings.cache)
+            await self.stack.enter_async_context(self.running(engine.part()))
+            self._engine = engine.grpc_address
+        return self._engine
 
     @asynccontextmanager
     async def running(self, part: Part) -> AsyncIterator[int]:
@@ -194,16 +220,14 @@ def _make_folder() -> Path:
 
 
 @asynccontextmanager
-async def open_bed(settings: Settings, *, owner_url: str = "", kafka: str = "") -> AsyncIterator[Bed]:
-    """A bed for as long as the block runs; `owner_url` and `kafka`: a server and a broker that run already.
-
-    Raises UnfitError, or what the parts raise that do not start.
-    """
+async def open_bed(settings: Settings, running: Running = NOTHING) -> AsyncIterator[Bed]:
+    """A bed for as long as the block runs. Raises UnfitError, or what the parts raise that do not start."""
     folder = _make_folder()
-    bed = Bed(folder, settings, owner_url, _kafka=kafka)
+    passwords = running.passwords or {role: secrets.token_hex(12) for role in ROLE_SETTINGS}
+    bed = Bed(folder, settings, running.owner_url, passwords, _kafka=running.kafka, _engine=running.engine)
     try:
         async with bed.stack:
-            if not owner_url:
+            if not bed.owner_url:
                 server = Server(folder / "postgres", free_port(), secrets.token_hex(12), settings.cache)
                 await bed.stack.enter_async_context(bed.running(server.part()))
                 bed.owner_url = server.url("recourse_owner", server.password, "postgres")

@@ -9,11 +9,12 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final
 
-from workers.bench.bed import Bed, open_bed
+from workers.bench.bed import NOTHING, Bed, Running, open_bed
 from workers.bench.commands import measure_command, measure_replay, measure_store
 from workers.bench.harness import Case, Outcome, Scale, Target
 from workers.bench.plan import SMALL, measure_plan
 from workers.bench.relay import measure_relay
+from workers.bench.worker import measure_worker
 from workers.settings import Settings
 
 Measure = Callable[[Bed, Scale], Awaitable[list[Case]]]
@@ -58,6 +59,12 @@ BENCHES: Final[Mapping[str, Bench]] = {
         Scale(3, 400),
         _quick(20),
     ),
+    "worker": Bench(
+        Target("a backlog of 50 ms handlers drained by the fleet ÷ ideal, limit ÷ handler time", 0.7, 0.8),
+        measure_worker,
+        Scale(3, 800),
+        _quick(32),
+    ),
     "plan": Bench(
         Target("planning a compensation over 10 000 effects ÷ over 1 000", 13.0, 10.5, "less"),
         measure_plan,
@@ -73,16 +80,15 @@ async def run_benches(
     *,
     quick: bool,
     say: Callable[[str], None],
-    owner_url: str = "",
-    kafka: str = "",
+    running: Running = NOTHING,
 ) -> list[Outcome]:
-    """Measure them one after the other on one bed; `owner_url`, `kafka`: a server and a broker that run already.
+    """Measure them one after the other on one bed.
 
     Raises UnfitError where nothing can be measured.
     """
     outcomes: list[Outcome] = []
     async with AsyncExitStack() as stack:
-        bed = await stack.enter_async_context(open_bed(settings, owner_url=owner_url, kafka=kafka))
+        bed = await stack.enter_async_context(open_bed(settings, running))
         for name in names:
             say(f"{name}: {BENCHES[name].target.ratio}")
             outcome = await _run_bench(bed, name, quick=quick)

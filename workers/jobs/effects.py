@@ -15,6 +15,8 @@ from workers.jobs.job import Context, JobSpec, job, tell
 from workers.jobs.outcome import Later, Reply, Stuck
 
 PREFIX = "effect-"
+# Calls to one system at once, per process: what may be asked of it, and a bulkhead for all others.
+LIMIT = 16
 _FETCH = ("order_id", "task_id", "release", "run")
 
 # The engine's lease outlives the ledger's, so that a call's outcome can still be written and the job completed.
@@ -27,7 +29,7 @@ _LEASE_SECONDS = 0.3
 def effect_job(system: str, longest_call: timedelta) -> JobSpec:
     """The job type of one system: pollers, limit and lease of its own, so that it can fall ill alone."""
     timeout = longest_call + LEASE_MARGIN + _SLACK
-    return job(f"{PREFIX}{system}", fetch=_FETCH, timeout=timeout, limit=16)(carry_out_effect)
+    return job(f"{PREFIX}{system}", fetch=_FETCH, timeout=timeout, limit=LIMIT)(carry_out_effect)
 
 
 def verify_job(longest_call: timedelta) -> JobSpec:

@@ -1,0 +1,130 @@
+"""The bench about the fleet: a backlog of slow handlers against the arithmetic of its own limit. It must never use
+another profile than the fleet of `recourse worker`."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from pyzeebe import ZeebeClient
+from pyzeebe.errors import ZeebeBackPressureError
+from pyzeebe.grpc_internals.zeebe_adapter import ZeebeAdapter
+
+from domain.handle import Door
+from domain.store.pool import open_pool
+from domain.store.staff import read_roles
+from workers.bench.bed import Bed
+from workers.bench.harness import Case, Run, Scale
+from workers.gateways.engine import Engine, open_channel
+from workers.gateways.systems import Systems
+from workers.jobs.effects import LIMIT
+from workers.jobs.fleet import Fleet
+from workers.jobs.job import Context, JobSpec, Means
+from workers.jobs.outcome import Done, Reply
+from workers.models import deploy
+
+HANDLER_SECONDS: Final = 0.05
+_PATIENCE: Final = 600.0
+_AT_ONCE: Final = 16
+
+_MODEL: Final = """<?xml version="1.0" encoding="UTF-8"?>
+<bpmn:definitions xmlns:bpmn="http://www.omg.org/spec/BPMN/20100524/MODEL"
+    xmlns:zeebe="http://camunda.org/schema/zeebe/1.0" id="bench-model" targetNamespace="http://bpmn.io/schema/bpmn">
+  <bpmn:process id="bench" isExecutable="true">
+    <bpmn:startEvent id="begin"/>
+    <bpmn:sequenceFlow id="to-work" sourceRef="begin" targetRef="work"/>
+    <bpmn:serviceTask id="work">
+      <bpmn:extensionElements><zeebe:taskDefinition type="=job_type" retries="3"/></bpmn:extensionElements>
+    </bpmn:serviceTask>
+    <bpmn:sequenceFlow id="to-end" sourceRef="work" targetRef="end"/>
+    <bpmn:endEvent id="end"/>
+  </bpmn:process>
+</bpmn:definitions>
+"""
+
+
+async def measure_worker(bed: Bed, scale: Scale) -> list[Case]:
+    """A backlog of 50 ms handlers, drained at the limit of one outside system ÷ ideal: limit ÷ handler time.
+
+    scale.amount: jobs in the backlog. The ideal is arithmetic, there is nothing to take turns with.
+    """
+    address = await bed.engine()
+    model = bed.folder / "bench.bpmn"
+    await asyncio.to_thread(_write_model, model)
+    await deploy(address, [model])
+    pairs = []
+    async with bed.database() as database, AsyncExitStack() as stack:
+        pool = await open_pool(database.app_url, size=1, name="bench")
+        stack.push_async_callback(pool.close)
+        channel = open_channel(address)
+        stack.push_async_callback(channel.close)
+        systems, engine = Systems({}), Engine(channel, "")
+        stack.push_async_callback(systems.close)
+        stack.push_async_callback(engine.close)
+        means = Means(bed.settings, Door(pool), systems, engine, partial(read_roles, pool))
+        for number in range(scale.repetitions + (not scale.quick)):
+            run = await _drain(channel, means, scale.amount)
+            ideal = Run(scale.amount, scale.amount * HANDLER_SECONDS / LIMIT)
+            if number or scale.quick:  # an engine that has just started is slow; the first backlog warms it
+                pairs.append((run, ideal))
+    notes = {"limit": LIMIT, "handlerSeconds": HANDLER_SECONDS, "backlog": scale.amount}
+    return [Case(f"limit {LIMIT}", tuple(pairs), "rate", notes)]
+
+
+def _write_model(path: Path) -> None:
+    path.write_text(_MODEL, encoding="utf-8")
+
+
+async def _drain(channel: Any, means: Means, amount: int) -> Run:
+    """Create the backlog, then let a fleet of its own take it: from its first poll to the last job's end."""
+    job_type = f"bench-{secrets.token_hex(4)}"
+    await _create(channel, job_type, amount)
+    times: list[float] = []
+    finished = asyncio.Event()
+
+    async def work(_: Context) -> Reply:
+        began = time.perf_counter()
+        await asyncio.sleep(HANDLER_SECONDS)
+        times.append(time.perf_counter() - began)
+        if len(times) >= amount:
+            finished.set()
+        return Done({})
+
+    spec = JobSpec(job_type, ("job_type",), timedelta(seconds=60), work, LIMIT)
+    fleet = Fleet(ZeebeAdapter(channel, max_connection_retries=-1), means)
+    started = time.perf_counter()
+    fleet.employ({job_type: spec})
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            await finished.wait()
+            while fleet.at_work:  # noqa: ASYNC110 - the last ones are still telling the engine
+                await asyncio.sleep(0.002)
+        seconds = time.perf_counter() - started
+    finally:
+        await fleet.drain()
+    errors = {"done twice": len(times) - amount} if len(times) > amount else {}
+    return Run(amount, seconds, tuple(times), errors)
+
+
+async def _create(channel: Any, job_type: str, amount: int) -> None:
+    client = ZeebeClient(channel)
+    left = iter(range(amount))
+
+    async def create() -> None:
+        for _ in left:
+            while True:
+                try:
+                    await client.run_process("bench", variables={"job_type": job_type})
+                    break
+                except ZeebeBackPressureError:
+                    await asyncio.sleep(0.05)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(_AT_ONCE):
+            group.create_task(create())
