@@ -57,7 +57,7 @@ down: $(STAMP) ## Stop the embedded stack
 	@$(BIN)/recourse down
 
 demo: $(STAMP) ## Start the stack and play the golden scenario
-	@$(BIN)/recourse up --detach --light
+	@$(BIN)/recourse up --detach
 	@$(BIN)/recourse demo
 
 bench: $(STAMP) ## Measure the ratios of docs/performance.md (minutes)

@@ -16,6 +16,7 @@ from tests.postgres import Database, PostgresServer, serve_postgres
 
 if TYPE_CHECKING:  # imported where they are used: the pure core's tests start without a browser or an engine's client
     from tests.browser.chromium import Browser, Page
+    from tests.browser.consoles import Consoles
     from tests.flows.running import RunningStack, Tenant
 
 
@@ -64,8 +65,9 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[RunningStack]:
-    """The stack of RECOURSE_TEST_HOME where one runs already, else one of this session's own."""
+def stack(request: pytest.FixtureRequest) -> Iterator[RunningStack]:
+    """The stack of RECOURSE_TEST_HOME where one runs already, else one of this session's own; with Operate and Tasklist
+    where a test of this session looks at them."""
     from tests.flows.running import RunningStack
 
     if given := os.environ.get("RECOURSE_TEST_HOME"):
@@ -76,11 +78,22 @@ def stack() -> Iterator[RunningStack]:
     folder.chmod(0o711)
     stack = RunningStack(folder, {**os.environ, "RECOURSE_HOME": str(folder)})
     try:
-        stack = RunningStack.start(folder)
+        looked_at = any("consoles" in getattr(item, "fixturenames", ()) for item in request.session.items)
+        stack = RunningStack.start(folder, *(() if looked_at else ("--light",)))
         yield stack
     finally:
         stack.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def consoles(stack: RunningStack) -> Iterator[Consoles]:
+    """Operate and Tasklist of the running stack, ready."""
+    from tests.browser.consoles import Consoles
+
+    found = Consoles.of(stack)
+    yield found
+    found.close()
 
 
 @pytest.fixture

@@ -37,11 +37,13 @@ app = typer.Typer(
 models = typer.Typer(help="The BPMN models.", no_args_is_help=True)
 policy = typer.Typer(help="The business rules.", no_args_is_help=True)
 audit = typer.Typer(help="The history of orders, as chains of hashes.", no_args_is_help=True)
+staff = typer.Typer(help="Who may decide what in Tasklist.", no_args_is_help=True)
 app.add_typer(models, name="models")
 app.add_typer(policy, name="policy")
 app.add_typer(audit, name="audit")
 app.add_typer(order, name="order")
 app.add_typer(case, name="case")
+app.add_typer(staff, name="staff")
 
 PolicyFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="YAML or JSON.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Answer as JSON on standard output.")]
@@ -69,7 +71,7 @@ def show(value: Any, as_json: bool, text: str) -> None:
 @app.command()
 def up(
     detach: Annotated[bool, typer.Option("--detach", help="Return when it is ready.")] = False,
-    light: Annotated[bool, typer.Option("--light", help="Without Operate and Tasklist.")] = False,  # noqa: ARG001
+    light: Annotated[bool, typer.Option("--light", help="Without Operate and Tasklist.")] = False,
     systems: Annotated[
         str | None, typer.Option(help='Your outside systems: `{"inventory": {"url": "http://…", "secret": "…"}}`.')
     ] = None,
@@ -78,6 +80,9 @@ def up(
     ] = None,
 ) -> None:
     """Start PostgreSQL, Kafka, Camunda and our processes here, and keep them running until Ctrl-C.
+
+    Operate and Tasklist come up beside the rest and nothing waits for them: `status` says when they are ready, and with
+    which passwords people log in.
 
     Harmless on a running stack. An existing PostgreSQL, Kafka or Camunda is used instead of an embedded one
     when RECOURSE_OWNER_DATABASE_URL, RECOURSE_KAFKA_BOOTSTRAP or RECOURSE_ENGINE_GRPC and _ENGINE_REST are set.
@@ -97,10 +102,12 @@ def up(
     elif detach:
         _up_detached(home)
     else:
-        _up_in_foreground(settings, home, systems, policy_file)
+        _up_in_foreground(settings, home, systems, policy_file, light=light)
 
 
-def _up_in_foreground(settings: Settings, home: Home, systems: str | None, policy_file: Path | None) -> None:
+def _up_in_foreground(
+    settings: Settings, home: Home, systems: str | None, policy_file: Path | None, *, light: bool
+) -> None:
     from workers.local.stack import build_stack
     from workers.local.supervisor import Supervisor, find_children, only_supervisor, stop_children
 
@@ -117,7 +124,7 @@ def _up_in_foreground(settings: Settings, home: Home, systems: str | None, polic
         if left := find_children(home):
             say("supervisor", f"!! {', '.join(left)} of a run that was killed are stopped first")
             await stop_children(left, say)
-        stack = build_stack(settings, systems=systems, policy=policy_file, say=say)
+        stack = build_stack(settings, systems=systems, policy=policy_file, light=light, say=say)
         await Supervisor(stack, say).run()
 
     while True:
@@ -201,14 +208,25 @@ def status(as_json: AsJson = False) -> None:
     from workers.local.status import read_status
     from workers.settings import load_settings
 
-    found = asyncio.run(read_status(Home(load_settings().state_dir)))
+    home = Home(load_settings().state_dir)
+    found = asyncio.run(read_status(home))
     lines = [
         f"{name:<14} {value}" for name, value in found.as_json().items() if name != "processes" and value is not None
     ]
     lines += [f"  {name:<12} pid {pid}" for name, pid in found.processes.items()]
+    if found.operate:
+        lines += ["people of Operate and Tasklist:", *(f"  {line}" for line in _list_people(home))]
     show(found.as_json(), as_json, "\n".join(lines))
     if not found.ready:
         raise typer.Exit(_FAILED)
+
+
+def _list_people(home: Home) -> list[str]:
+    from workers.local.consoles import DEMO, PEOPLE
+
+    passwords = home.passwords()
+    people = [(person, passwords.get(person, "?"), ", ".join(sorted(roles))) for person, roles in PEOPLE.items()]
+    return [f"{name:<8} {password:<14} {what}" for name, password, what in [*people, (DEMO, DEMO, "looks around")]]
 
 
 @app.command()
@@ -226,7 +244,7 @@ def doctor(as_json: AsJson = False) -> None:
 
 @app.command()
 def download() -> None:
-    """Fetch the Java parts into the cache ahead of time (about 344 MB, once)."""
+    """Fetch the Java parts into the cache ahead of time (about 413 MB, once)."""
     from workers.local.artifacts import fetch_artifacts, missing_artifacts, read_lock
     from workers.settings import load_settings
 
@@ -502,6 +520,55 @@ def bench(
     bad = {"broken"} if quick else {"broken", "missed"}
     if any(outcome.verdict in bad for outcome in outcomes):
         raise typer.Exit(_FAILED)
+
+
+@staff.command("set")
+def staff_set(
+    subject: Annotated[str, typer.Argument(help="The person, by the name with which they log in to Tasklist.")],
+    role: Annotated[
+        list[str] | None, typer.Option(help="agent, approver, operator, auditor or admin; again for more; none: none.")
+    ] = None,
+    tenant: Annotated[UUID | None, typer.Option(help="Default: the tenant of everyone who names none.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a person may decide in Tasklist; it replaces what was said before.
+
+    `recourse staff set bob --role approver`
+    """
+    from domain.values import ROLES, TenantId
+    from workers.local.issuer import DEFAULT_TENANT
+    from workers.staff import set_roles
+
+    roles = role or []
+    if unknown := set(roles) - set(ROLES):
+        raise fail(f"there is no role {', '.join(sorted(unknown))}: say {', '.join(ROLES)}", _USAGE)
+    if not subject.isprintable() or not subject.strip() or len(subject) > 255 or subject.startswith("system:"):
+        raise fail("a subject is a name of at most 255 printable characters, not one of the system's own", _USAGE)
+    settings = local_settings("database_url")
+    told = asyncio.run(set_roles(settings, TenantId(tenant or DEFAULT_TENANT), subject, roles))
+    show(told, as_json, _describe_staff(told))
+
+
+@staff.command("list")
+def staff_list(
+    tenant: Annotated[UUID | None, typer.Option(help="Default: the tenant of everyone who names none.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Everybody of whom something was said.
+
+    `recourse staff list`
+    """
+    from domain.values import TenantId
+    from workers.local.issuer import DEFAULT_TENANT
+    from workers.staff import list_roles
+
+    settings = local_settings("database_url")
+    people = asyncio.run(list_roles(settings, TenantId(tenant or DEFAULT_TENANT)))
+    show(people, as_json, "\n".join(_describe_staff(person) for person in people))
+
+
+def _describe_staff(person: dict[str, Any]) -> str:
+    return f"{person['subject']:<16} {', '.join(person['roles']) or 'no role'} (by {person['changedBy']})"
 
 
 # -- our processes --------------------------------------------------------------------------------

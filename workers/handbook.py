@@ -32,6 +32,8 @@ _MEANING: Final[Mapping[str, str]] = {
     "kafka_topic": "where events go",
     "engine_grpc": "Camunda's gRPC gateway, `host:port`: workers, relay, reconciler, `models deploy`",
     "engine_rest": "Camunda's REST address: who completed a user task",
+    "operate_url": "Operate's address, for links to the flows of an order: api",
+    "tasklist_url": "Tasklist's address, for links to what waits for a person: api",
     "api_host": "where the API listens",
     "api_port": "where the API listens",
     "public_url": "the API as clients and outside systems reach it; left out: where it listens",

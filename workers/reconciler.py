@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Final
+from uuid import UUID
 
 import httpx
 import structlog
@@ -18,13 +20,13 @@ from prometheus_client import Counter, Gauge
 from domain.commands import Envelope, ParkCase, RaiseJeopardy, RestartFlow, ResumeCase
 from domain.errors import Breach
 from domain.handle import Door
-from domain.reconciliation import EXPLANATIONS, INCIDENT_CLASSES, Finding, Observed, Repair, compare
+from domain.reconciliation import EXPLANATIONS, INCIDENT_CLASSES, Finding, Incident, Observed, Repair, compare
 from domain.store.outages import OUTAGES
 from domain.store.pool import Connection, Pool, open_pool
 from domain.store.reconcile import find_tenants_with_findings, keep_findings, read_canonical, take_watch
-from domain.values import TenantId, system_actor
+from domain.values import CaseId, TenantId, system_actor
 from workers.bulk import work
-from workers.gateways.engine import Engine, EngineRefusedError, NoSearchError, open_channel
+from workers.gateways.engine import Engine, EngineRefusedError, NoSearchError, SeenIncident, open_channel
 from workers.settings import Settings
 from workers.telemetry import serve_health
 
@@ -36,6 +38,7 @@ SETTLE_HEARTBEATS: Final = 1.5
 # The engine's search lags behind the engine; what is younger is not judged by it.
 INCIDENT_SETTLE: Final = timedelta(seconds=10)
 _RESOLVED_SINCE: Final = timedelta(days=1)
+_CASE: Final = re.compile(r"EFFECT_EXHAUSTED\W+([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
 _STANDBY_SECONDS: Final = 2.0
 
@@ -58,12 +61,26 @@ async def sweep(connection: Connection, settle: timedelta, observed: Observed) -
 async def observe(engine: Engine) -> Observed:
     """What the engine shows; without a search, or with one that is ill, nothing is concluded from it."""
     try:
-        return Observed(await engine.find_incidents(datetime.now(UTC) - _RESOLVED_SINCE))
+        seen = await engine.find_incidents(datetime.now(UTC) - _RESOLVED_SINCE)
     except NoSearchError:
         return Observed()
     except httpx.HTTPError as error:
         log.warning("the engine's view is not there", error=type(error).__name__)
         return Observed()
+    return Observed([_read_incident(incident) for incident in seen])
+
+
+def _read_incident(seen: SeenIncident) -> Incident:
+    """Our jobs fail for good with their code and the case that they fail for; a new incident stands like an old one."""
+    named = _CASE.search(seen.message)
+    return Incident(
+        key=seen.key,
+        state="RESOLVED" if seen.state == "RESOLVED" else "ACTIVE",
+        created_at=seen.created_at,
+        case_id=CaseId(UUID(named[1])) if named else None,
+        job_key=seen.job_key,
+        process=seen.process,
+    )
 
 
 async def mend(door: Door, engine: Engine, findings: Sequence[Finding]) -> dict[tuple[str, str], datetime]:

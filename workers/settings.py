@@ -121,6 +121,8 @@ class Settings(BaseSettings):
 
     engine_grpc: HostPort = ""
     engine_rest: HttpUrl = ""
+    operate_url: HttpUrl = ""
+    tasklist_url: HttpUrl = ""
 
     api_host: str = "127.0.0.1"
     api_port: Port = 8080

@@ -144,3 +144,18 @@ async def set_staff(
         )
     assert row is not None
     return show_staff(orjson.loads(row["document"]))
+
+
+async def introduce_staff(
+    pool: Pool, tenant_id: TenantId, subject: str, roles: frozenset[str], changed_by: str
+) -> None:
+    """The same for a person of whom nothing has been said yet; what was said once stands."""
+    async with tenant_transaction(pool, tenant_id) as connection:
+        await run(
+            connection,
+            _SQL["introduce_staff"],
+            tenant_id=tenant_id,
+            subject=subject,
+            roles=sorted(roles),
+            changed_by=changed_by,
+        )

@@ -33,6 +33,10 @@ on conflict (tenant_id, asset_id) do update set
     relies_on = excluded.relies_on, quantity = excluded.quantity
 returning row_to_json(asset)::text as document;
 
+-- name: introduce_staff
+insert into staff (tenant_id, subject, roles, changed_by) values (:tenant_id, :subject, :roles, :changed_by)
+on conflict (tenant_id, subject) do nothing;
+
 -- name: write_staff
 insert into staff (tenant_id, subject, roles, changed_by) values (:tenant_id, :subject, :roles, :changed_by)
 on conflict (tenant_id, subject) do update set

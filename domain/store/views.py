@@ -3,7 +3,7 @@ never show what another tenant owns, and never change anything."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -110,9 +110,11 @@ def _said(**members: Json) -> dict[str, Json]:
 # -- orders --------------------------------------------------------------------------------------------------
 
 
-async def read_order(pool: Pool, tenant_id: TenantId, order_id: OrderId, as_of: datetime | None = None) -> Seen:
+async def read_order(
+    pool: Pool, tenant_id: TenantId, order_id: OrderId, as_of: datetime | None = None, operate_url: str = ""
+) -> Seen:
     """The order in the shape in which it was given, with states, relations and what is asked of it; as it stands, or
-    as it stood at a time."""
+    as it stood at a time. operate_url: where an engineer can look at its flows, for a link to them."""
     if as_of is None:
         found = await _one(pool, tenant_id, "read_order", order_id=order_id)
     else:
@@ -161,9 +163,20 @@ async def read_order(pool: Pool, tenant_id: TenantId, order_id: OrderId, as_of: 
             "cancellationRequests": f"{base}/cancellation-requests",
             "amendmentRequests": f"{base}/amendment-requests",
             "compensationPlans": f"{base}/compensation-plans",
+            **_said(operate=_operate_link(operate_url, found.get("flows") or ())),
         },
     }
     return Seen(body, order_etag(head["version"]))
+
+
+def _operate_link(operate_url: str, flows: Sequence[int]) -> str | None:
+    """The page of the one flow, or the list of all; None where nobody can look, or nothing runs yet."""
+    if not operate_url or not flows:
+        return None
+    if len(flows) == 1:
+        return f"{operate_url}/processes/{flows[0]}"
+    every = "active=true&incidents=true&completed=true&canceled=true"
+    return f"{operate_url}/processes?{every}&ids={','.join(str(key) for key in flows)}"
 
 
 def _order_head(row: Row) -> dict[str, Json]:
@@ -775,6 +788,11 @@ async def read_staff(pool: Pool, tenant_id: TenantId, subject: str) -> dict[str,
     """What a person may decide in Tasklist; None where nothing was ever said of them."""
     row = await _one(pool, tenant_id, "read_staff", subject=subject)
     return None if row is None else show_staff(row)
+
+
+async def list_staff(pool: Pool, tenant_id: TenantId) -> list[dict[str, Json]]:
+    """Everybody of whom something was said."""
+    return [show_staff(row) for row in await _many(pool, tenant_id, "list_staff")]
 
 
 def show_staff(row: Row) -> dict[str, Json]:

@@ -18,7 +18,10 @@ select json_build_object(
         select json_build_object('request_id', request_id, 'status', status)
         from amendment_request
         where tenant_id = :tenant_id and order_id = :order_id and ended_at is null
-        order by status = 'APPLYING' desc, requested_at limit 1)
+        order by status = 'APPLYING' desc, requested_at limit 1),
+    'flows', (
+        select json_agg(instance_key order by noted_at) from flow
+        where tenant_id = :tenant_id and order_id = :order_id)
 )::text as document
 from customer_order o where tenant_id = :tenant_id and order_id = :order_id;
 
@@ -386,6 +389,11 @@ from audit_entry where tenant_id = :tenant_id and order_id = :order_id order by 
 select json_build_object(
     'subject', subject, 'roles', roles, 'changed_by', changed_by, 'changed_at', changed_at)::text as document
 from staff where tenant_id = :tenant_id and subject = :subject;
+
+-- name: list_staff
+select json_build_object(
+    'subject', subject, 'roles', roles, 'changed_by', changed_by, 'changed_at', changed_at)::text as document
+from staff where tenant_id = :tenant_id order by subject;
 
 -- name: find_effect
 -- A callback names nothing but the effect: its tenant is found by a function that looks past row-level security.

@@ -34,7 +34,7 @@ def mortal() -> Iterator[RunningStack]:
     write_json(folder / "ports.json", {name: free_port() for name in PREFERRED_PORTS})
     stack = RunningStack(folder, {**os.environ, "RECOURSE_HOME": str(folder)})
     try:
-        yield RunningStack.start(folder)
+        yield RunningStack.start(folder, "--light")
     finally:
         stack.stop()
         shutil.rmtree(folder)

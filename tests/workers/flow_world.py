@@ -25,6 +25,7 @@ from pyzeebe.grpc_internals.zeebe_adapter import ZeebeAdapter
 
 from domain import commands as ask
 from domain.handle import Door
+from domain.store.flows import note_flow
 from domain.store.pool import Pool, open_pool
 from domain.store.staff import read_roles
 from domain.values import Actor, OrderId, PlanId, Run, TenantId, system_actor
@@ -100,7 +101,8 @@ class FlowWorld:
         """A fleet in this process, with the product's own handlers."""
         channel = open_channel(self.settings.engine_grpc)
         systems, engine = Systems(self.settings.systems), Engine(channel, self.settings.engine_rest)
-        means = Means(self.settings, self.door, systems, engine, partial(read_roles, self.pool))
+        asked = (partial(read_roles, self.pool), partial(note_flow, self.pool))
+        means = Means(self.settings, self.door, systems, engine, *asked)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(fleet_module, "LONG_POLL", timedelta(seconds=0.5))  # stopping waits for an open poll
             fleet = Fleet(ZeebeAdapter(channel, max_connection_retries=-1), means)

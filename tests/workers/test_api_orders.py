@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from domain.store import views
+from domain.store.flows import note_flow
+from domain.values import OrderId, Run
 from tests.workers.api_world import ApiWorld, a_line, an_order_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -198,3 +201,22 @@ async def test_the_reason_of_a_hold_is_on_record_and_not_told_to_the_world(world
     entries = (await world.get(f"/orders/{order_id}/timeline?limit=200")).json()["items"]
     assert [e["data"] for e in entries if e["kind"] == "ORDER_HELD"] == [{"note": "Ada asked us to wait"}]
     assert await world.value("select count(*) from outbox where payload::text like '%Ada asked%'") == 0
+
+
+async def test_an_order_leads_to_its_flows_in_operate_where_there_is_one(world: ApiWorld) -> None:
+    told = await world.create()
+    order_id, run = OrderId(uuid.UUID(str(told))), Run(uuid.uuid4())
+    operate = "http://operate.test/operate"
+
+    async def link(url: str = operate) -> Any:
+        shown = await views.read_order(world.pool, world.tenant, order_id, operate_url=url)
+        return shown.body["links"].get("operate")
+
+    assert await link() is None
+    for process, key in (("fulfillment", 2251), ("fulfillment", 2251)):
+        await note_flow(world.pool, world.tenant, order_id, run, key, process)
+    assert await link() == f"{operate}/processes/2251"
+    await note_flow(world.pool, world.tenant, order_id, run, 2260, "cancellation")
+    every = "active=true&incidents=true&completed=true&canceled=true"
+    assert await link() == f"{operate}/processes?{every}&ids=2251,2260"
+    assert await link("") is None

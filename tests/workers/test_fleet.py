@@ -28,6 +28,7 @@ from workers.settings import Settings
 
 Code = grpc.StatusCode
 RUN = str(uuid.uuid4())
+NOT_ASKED: tuple[Any, Any] = (None, None)  # these jobs ask nobody's roles, and belong to no process that is shown
 IDS = {"tenant_id": str(uuid.uuid4()), "order_id": str(uuid.uuid4()), "run": RUN}
 
 
@@ -50,7 +51,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 async def serving(engine: FakeEngine, *specs: JobSpec) -> AsyncIterator[Fleet]:
     """A fleet with handlers of the test's own; they need no door."""
     channel = open_channel(engine.address)
-    means = Means(Settings(), cast("Door", None), Systems({}), Engine(channel, ""), cast("Any", None))
+    means = Means(Settings(), cast("Door", None), Systems({}), Engine(channel, ""), *NOT_ASKED)
     fleet = Fleet(ZeebeAdapter(channel, max_connection_retries=-1), means)
     fleet.employ({spec.job_type: spec for spec in specs})
     try:
@@ -101,7 +102,7 @@ async def test_pollers_live_through_an_engine_that_dies_and_comes_back() -> None
     async with open_engine() as first:
         address = first.address
         channel = open_channel(address)
-        means = Means(Settings(), cast("Door", None), Systems({}), Engine(channel, ""), cast("Any", None))
+        means = Means(Settings(), cast("Door", None), Systems({}), Engine(channel, ""), *NOT_ASKED)
         fleet = Fleet(ZeebeAdapter(channel, max_connection_retries=-1), means)
         fleet.employ({"work": doing(done)})
         before = await first.add_job("work", **IDS)

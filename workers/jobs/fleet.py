@@ -34,11 +34,12 @@ from pyzeebe.grpc_internals.zeebe_adapter import ZeebeAdapter
 
 from domain.handle import Door
 from domain.policy import PolicyInvalid, parse_policy
+from domain.store.flows import note_flow
 from domain.store.outages import OUTAGES
 from domain.store.policies import list_documents
 from domain.store.pool import Pool, open_pool
 from domain.store.staff import read_roles
-from domain.values import Json
+from domain.values import Json, OrderId, Run
 from workers.gateways.engine import Engine, Pressure, open_channel
 from workers.gateways.systems import Systems
 from workers.jobs.job import Context, JobSpec, Means
@@ -65,6 +66,10 @@ _BUSY_LONGEST: Final = 0.4
 _GATHER_SECONDS: Final = 0.05
 _STALE_SECONDS: Final = 5.0
 _POOL_SIZE: Final = 16
+# The flows that an engineer opens in Operate; what they call can be reached from there.
+_SHOWN: Final = frozenset({"fulfillment", "cancellation", "amendment"})
+_NOTED_MOST: Final = 4096
+_NOT_NOTED: Final[tuple[type[Exception], ...]] = (VariableError, *OUTAGES)
 # Versions are numbered before they are committed: look back a little, so that one that commits late is not missed.
 _LATE_VERSIONS: Final = 3
 
@@ -84,6 +89,7 @@ class Fleet:
         self._clock = OutageClock()
         self._pollers: dict[str, _Poller] = {}
         self._stopping = asyncio.Event()
+        self._noted: dict[int, None] = {}
         self._name = f"{socket.gethostname()}-{os.getpid()}"
 
     @property
@@ -153,9 +159,27 @@ class Fleet:
             log.warning("job not done", code=reply.code, **describe(error))  # type: ignore[union-attr]
             return reply
         self._clock.note_health()
+        if context.job.bpmn_process_id in _SHOWN:
+            await self._note_flow(context)
         if isinstance(reply, Stuck):
             log.warning("job stuck", code=reply.code, subject=reply.subject)
         return reply
+
+    async def _note_flow(self, context: Context) -> None:
+        """Once per instance. Without it a link is missing; no job waits for that or fails with it."""
+        key = context.job.process_instance_key
+        if key in self._noted:
+            return
+        try:
+            order_id, run = OrderId(context.uuid("order_id")), Run(context.uuid("run"))
+            process = context.job.bpmn_process_id
+            await self._means.note_flow(context.tenant_id, order_id, run, key, process)
+        except _NOT_NOTED as error:
+            log.warning("flow not noted", **describe(error))
+            return
+        self._noted[key] = None
+        if len(self._noted) > _NOTED_MOST:
+            del self._noted[next(iter(self._noted))]
 
     async def _send(self, job: Job, reply: Reply, ends: float) -> None:
         """Tell the engine, again and again until the lease ends. What was committed stays; a lost completion comes
@@ -349,7 +373,8 @@ async def run(settings: Settings) -> None:
         stack.push_async_callback(engine.close)
         systems = Systems(settings.systems)
         stack.push_async_callback(systems.close)
-        means = Means(settings, Door(pool), systems, engine, functools.partial(read_roles, pool))
+        find_roles, note = functools.partial(read_roles, pool), functools.partial(note_flow, pool)
+        means = Means(settings, Door(pool), systems, engine, find_roles, note)
         fleet = Fleet(ZeebeAdapter(channel, max_connection_retries=-1), means)
         stack.push_async_callback(fleet.drain)
         troubles.clear()

@@ -19,7 +19,7 @@ from pyzeebe import Job
 from domain.commands import Command, Envelope
 from domain.handle import Answer, Door
 from domain.store.outages import OUTAGES
-from domain.values import Actor, Json, TenantId, system_actor
+from domain.values import Actor, Json, OrderId, Run, TenantId, system_actor
 from workers.gateways.engine import Engine
 from workers.gateways.systems import Systems
 from workers.jobs.outcome import Done, Reply, VariableError, describe
@@ -41,6 +41,14 @@ class FindRoles(Protocol):
     def __call__(self, tenant_id: TenantId, subject: str) -> Awaitable[frozenset[str]]: ...
 
 
+class NoteFlow(Protocol):
+    """Remember which instance of the engine carries an order, for people who look at it in Operate."""
+
+    def __call__(
+        self, tenant_id: TenantId, order_id: OrderId, flow_run: Run, instance_key: int, process: str
+    ) -> Awaitable[None]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Means:
     """What handlers work with; one for the whole fleet."""
@@ -50,6 +58,7 @@ class Means:
     systems: Systems
     engine: Engine
     find_roles: FindRoles
+    note_flow: NoteFlow
 
 
 @dataclass(frozen=True, slots=True)

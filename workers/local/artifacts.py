@@ -71,8 +71,9 @@ def read_lock(part: str | None = None, lock: Path = LOCK_FILE) -> tuple[Artifact
 
 
 def missing_artifacts(artifacts: Iterable[Artifact], cache: Path) -> tuple[Artifact, ...]:
-    """Those that the cache lacks; a file gets its name there only after its checksum matched."""
-    return tuple(artifact for artifact in artifacts if not _is_cached(artifact, cache))
+    """Those that the cache lacks, each once; a file gets its name there only after its checksum matched."""
+    wanted = {artifact.path: artifact for artifact in artifacts}  # two parts may be made of the same jar
+    return tuple(artifact for artifact in wanted.values() if not _is_cached(artifact, cache))
 
 
 def fetch_artifacts(

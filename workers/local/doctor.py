@@ -99,7 +99,7 @@ def _look_at_folders(settings: Settings) -> Iterator[Finding]:
 
 
 def _look_at_downloads(settings: Settings) -> Iterator[Finding]:
-    for part in ("engine", "kafka"):
+    for part in ("engine", "kafka", "search"):
         artifacts = read_lock(part)
         missing = missing_artifacts(artifacts, settings.cache)
         size = _size(sum(artifact.size for artifact in missing))

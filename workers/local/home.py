@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,14 @@ PREFERRED_PORTS: Mapping[str, int] = {
     "workers": 29610,
     "relay": 29611,
     "reconciler": 29612,
+    "opensearch": 9210,
+    "opensearch-transport": 29310,
+    "consoles": 28081,
+    "consoles-management": 29601,
 }
+# Who can listen only there.
+_RANGES: Mapping[str, range] = {"opensearch": range(9201, 9300)}
+_ALL = range(1, 65536)
 _SECRETS = ("owner_password", "app_password", "relay_password", "auditor_password", "system_secret")
 
 # PostgreSQL refuses to run as root; this one owns nothing else.
@@ -95,11 +103,11 @@ class Home:
         for name, preferred in PREFERRED_PORTS.items():
             if name in fixed:
                 continue
-            port = next(
-                (p for p in (remembered.get(name), preferred) if p and p not in taken and is_port_free(p)), None
-            )
+            allowed = _RANGES.get(name, _ALL)
+            candidates = (port for port in (remembered.get(name, 0), preferred) if port in allowed)
+            port = next((port for port in candidates if port not in taken and is_port_free(port)), None)
             while port is None or port in taken:
-                port = free_port()
+                port = free_port(allowed)
             chosen[name] = port
             taken.add(port)
         write_json(self.path / "ports.json", chosen)
@@ -107,10 +115,17 @@ class Home:
 
     def secrets(self) -> dict[str, str]:
         """Passwords and the callback secret of this stack, made up once."""
-        file = self.path / "secrets.json"
+        return self._keep("secrets.json", {name: secrets.token_hex(24) for name in _SECRETS})
+
+    def passwords(self, people: Iterable[str] = ()) -> dict[str, str]:
+        """The passwords with which people log in to the consoles of this stack, made up once for each of them."""
+        return self._keep("people.json", {person: secrets.token_urlsafe(9) for person in people})
+
+    def _keep(self, name: str, made_up: Mapping[str, str]) -> dict[str, str]:
+        file = self.path / name
         known = {name: str(value) for name, value in read_json(file).items()}
-        if missing := [name for name in _SECRETS if name not in known]:
-            known |= {name: secrets.token_hex(24) for name in missing}
+        if not made_up.keys() <= known.keys():
+            known = {**made_up, **known}
             write_json(file, known)
         return known
 
@@ -126,8 +141,13 @@ def is_port_free(port: int, host: str = "127.0.0.1") -> bool:
         return True
 
 
-def free_port() -> int:
-    """A port that the system says is free."""
+def free_port(allowed: range = _ALL) -> int:
+    """A port that the system says is free; HomeError when none of a narrow range is."""
+    if len(allowed) < len(_ALL):
+        for port in random.sample(allowed, len(allowed)):
+            if is_port_free(port):
+                return port
+        raise HomeError(f"every port from {allowed[0]} to {allowed[-1]} is taken")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

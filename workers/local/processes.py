@@ -9,7 +9,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 # The shell writes its own identity before it becomes the program: a starter killed between
@@ -123,6 +123,11 @@ def start_child(command: Command, pid_file: Path, log_file: Path) -> Child:
             extra_groups=user and [],
         )
     return Child(_identify(popen.pid), pid_file, popen)
+
+
+def behind_the_rest(command: Command) -> Command:
+    """The same for a process that others come before: whoever waits for an order before whoever looks at it."""
+    return replace(command, arguments=["nice", "-n", "5", *command.arguments])
 
 
 async def run_command(command: Command, on_line: Callable[[str], None] | None = None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -12,10 +12,12 @@ from urllib.parse import quote, urlsplit
 import orjson
 
 from workers.local.artifacts import Artifact, missing_artifacts, read_lock
+from workers.local.consoles import PEOPLE, Consoles
 from workers.local.engine import Engine, EnginePorts
 from workers.local.home import Home, free_port, is_port_free, write_json
 from workers.local.issuer import ensure_key
 from workers.local.kafka import Broker
+from workers.local.opensearch import Search
 from workers.local.parts import Part, Step, answers_http
 from workers.local.postgres import Server
 from workers.local.processes import Command, run_command
@@ -40,16 +42,20 @@ Say = Callable[[str, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Everything a supervisor needs: the pieces, the chores for when all is up, and the addresses to show."""
+    """Everything a supervisor needs: the pieces, the consoles that come beside them and that nothing waits for, the
+    chores for when all is up, and the addresses to show."""
 
     home: Home
     pieces: tuple[Part | Step, ...]
+    consoles: tuple[Part | Step, ...]
     chores: tuple[Step, ...]
-    addresses: Mapping[str, str]
+    addresses: Mapping[str, str | None]
 
 
-def build_stack(settings: Settings, *, systems: str | None, policy: Path | None, say: Say) -> Stack:
+def build_stack(settings: Settings, *, systems: str | None, policy: Path | None, light: bool, say: Say) -> Stack:
     """Choose ports, make secrets and settle every process's settings; files are written, nothing is started.
+
+    light: without the consoles. An engine of somebody else's brings its own.
 
     Raises SettingsError for what is given wrongly, HomeError for a folder that cannot be used.
     """
@@ -62,8 +68,21 @@ def build_stack(settings: Settings, *, systems: str | None, policy: Path | None,
 
     server = Server(home.data("postgres"), ports["postgres"], secrets["owner_password"], settings.cache)
     broker = Broker(home.data("kafka"), ports["kafka"], ports["kafka-controller"], settings.cache)
-    engine = Engine(home.data("engine"), _engine_ports(ports), settings.cache)
+    search = Search(home.data("opensearch"), ports["opensearch"], ports["opensearch-transport"], settings.cache)
+    with_consoles = not light and not settings.engine_grpc
+    engine = Engine(
+        home.data("engine"), _engine_ports(ports), settings.cache, search_url=search.url if with_consoles else None
+    )
+    consoles = Consoles(
+        home.data("consoles"), ports["consoles"], ports["consoles-management"], settings.cache,
+        engine.grpc_address, engine.rest_url, search.url,
+    )  # fmt: skip
     told = _environment(settings, home, ports, secrets, server, broker, engine, systems)
+    if with_consoles:
+        told |= {
+            variable_name("operate_url"): settings.operate_url or consoles.operate_url,
+            variable_name("tasklist_url"): settings.tasklist_url or consoles.tasklist_url,
+        }
     environment = {**os.environ, **told}
     write_json(home.environment_file, told)
 
@@ -80,6 +99,16 @@ def build_stack(settings: Settings, *, systems: str | None, policy: Path | None,
         wanted += read_lock("engine")
         if not engine.startup_cache.exists():
             chores.append(_rehearsal(home, settings.cache))
+    beside: list[Part | Step] = []
+    if with_consoles:
+        passwords = home.passwords(PEOPLE)
+        database_url = told[variable_name("database_url")]
+        beside += [
+            search.part(),
+            consoles.part(),
+            Step("people", frozenset({"consoles", "policy"}), lambda: consoles.seat(passwords, database_url)),
+        ]
+        wanted += read_lock("search")
     if missing_artifacts(wanted, settings.cache):
         embedded.append(_download(environment, say))
 
@@ -92,7 +121,10 @@ def build_stack(settings: Settings, *, systems: str | None, policy: Path | None,
     hosts = {"api": reachable_host(settings.api_host), "simulator": reachable_host(settings.simulator_host)}
     ours = [_our_part(name, hosts.get(name, _LOCALHOST), ports[name], environment) for name in _OURS]
     pieces = (*embedded, *steps, *ours)
-    return Stack(home, _without_external(pieces), tuple(chores), _addresses(told))
+    here = {piece.name for piece in (*pieces, *beside)}
+    return Stack(
+        home, _among(here, pieces), _among(here, beside), tuple(chores), _addresses(told, with_consoles=with_consoles)
+    )
 
 
 def _check_external(settings: Settings) -> None:
@@ -232,17 +264,18 @@ def reachable_host(host: str) -> str:
     return _LOCALHOST if host in {"0.0.0.0", "::", ""} else host  # noqa: S104 - compared, not bound
 
 
-def _without_external(pieces: tuple[Part | Step, ...]) -> tuple[Part | Step, ...]:
+def _among(here: Set[str], pieces: Sequence[Part | Step]) -> tuple[Part | Step, ...]:
     """The pieces, no longer waiting for what somebody else runs."""
-    here = {piece.name for piece in pieces}
     return tuple(replace(piece, needs=piece.needs & here) for piece in pieces)
 
 
-def _addresses(told: Mapping[str, str]) -> dict[str, str]:
+def _addresses(told: Mapping[str, str], *, with_consoles: bool) -> dict[str, str | None]:
     return {
         "api": told[variable_name("public_url")],
         "database": told[variable_name("database_url")],
         "kafka": told[variable_name("kafka_bootstrap")],
         "engineGrpc": told[variable_name("engine_grpc")],
         "engineRest": told[variable_name("engine_rest")],
+        "operate": told[variable_name("operate_url")] if with_consoles else None,
+        "tasklist": told[variable_name("tasklist_url")] if with_consoles else None,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from workers.local.consoles import CONSOLE_PARTS, are_consoles_ready
 from workers.local.home import Home, read_json
 from workers.local.parts import answers_http
 from workers.local.processes import find_child
@@ -15,7 +16,8 @@ from workers.settings import variable_name
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The addresses and processes of a stack; `ready` when API, workers and engine serve, each part alive."""
+    """The addresses and processes of a stack; `ready` when API, workers and engine serve, each part but the consoles
+    alive. `operate`, `tasklist`: None where there are none, `consolesReady` when people can use both."""
 
     api: str | None = None
     database: str | None = None
@@ -40,9 +42,13 @@ async def read_status(home: Home) -> Status:
         return Status(processes=alive)
     alive = {name: pid for name, pid in alive.items() if name in written["processes"]}
     supervised = find_child(home.pid_file(SUPERVISOR)) is not None
-    ready = written["ready"] and supervised and written["processes"].items() <= alive.items()
+    needed = {name: pid for name, pid in written["processes"].items() if name not in CONSOLE_PARTS}
+    ready = written["ready"] and supervised and needed.items() <= alive.items()
     if ready:
         told = read_json(home.environment_file)
         host = reachable_host(told[variable_name("api_host")])
         ready = await answers_http(host, int(told[variable_name("api_port")]), "/readyz")
-    return Status(**{**written, "ready": ready, "processes": alive})
+    consoles = written["consolesReady"] and supervised and alive.keys() >= CONSOLE_PARTS
+    if consoles:
+        consoles = await are_consoles_ready(home.ports()["consoles-management"])
+    return Status(**{**written, "ready": ready, "consolesReady": consoles, "processes": alive})

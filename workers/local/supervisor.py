@@ -27,7 +27,7 @@ from workers.local.stack import Say, Stack
 SUPERVISOR = "supervisor"
 
 # Stopped in this order: first whoever uses the rest, then these, each group at once.
-_LAST = (frozenset({"kafka", "engine"}), frozenset({"postgres"}))
+_LAST = (frozenset({"kafka", "engine"}), frozenset({"postgres", "opensearch"}))
 
 _PROBE_SECONDS = 0.1
 _STOP_SECONDS = 30.0
@@ -95,7 +95,23 @@ class Supervisor:
             raise error
 
     async def _bring_up_and_keep(self) -> None:
-        done = {piece.name: asyncio.Event() for piece in self._stack.pieces}
+        done = {piece.name: asyncio.Event() for piece in (*self._stack.pieces, *self._stack.consoles)}
+        consoles = [asyncio.create_task(self._tend(piece, done)) for piece in self._stack.consoles]
+        try:
+            await self._bring_up_all(done)
+            async with asyncio.TaskGroup() as group:
+                for piece in self._stack.pieces:
+                    if isinstance(piece, Part):
+                        group.create_task(self._keep(piece))
+                for chore in self._stack.chores:
+                    group.create_task(self._do_chore(chore))
+                group.create_task(self._trim_logs())
+        finally:
+            for task in consoles:
+                task.cancel()
+            await asyncio.gather(*consoles, return_exceptions=True)
+
+    async def _bring_up_all(self, done: Mapping[str, asyncio.Event]) -> None:
         started = time.monotonic()
         failures: list[Failure] = []
         tasks = [asyncio.create_task(self._bring_up(piece, done, failures)) for piece in self._stack.pieces]
@@ -110,13 +126,6 @@ class Supervisor:
         self._up = True
         self._write_status()
         self._say("", f"ready after {time.monotonic() - started:.1f} s")
-        async with asyncio.TaskGroup() as group:
-            for piece in self._stack.pieces:
-                if isinstance(piece, Part):
-                    group.create_task(self._keep(piece))
-            for chore in self._stack.chores:
-                group.create_task(self._do_chore(chore))
-            group.create_task(self._trim_logs())
 
     async def _bring_up(self, piece: Part | Step, done: Mapping[str, asyncio.Event], failures: list[Failure]) -> None:
         for need in piece.needs:
@@ -136,6 +145,28 @@ class Supervisor:
         took = f"{'ready' if isinstance(piece, Part) else 'done'} in {time.monotonic() - started:.1f} s"
         self._say(piece.name, f"{took} · {told}" if told else took)
         done[piece.name].set()
+
+    async def _tend(self, piece: Part | Step, done: Mapping[str, asyncio.Event]) -> None:
+        """Bring up something of the consoles, however often it takes, and keep it; nothing else may fail with it."""
+        pause = _SHORTEST_PAUSE
+        while True:
+            failures: list[Failure] = []
+            try:
+                await self._bring_up(piece, done, failures)
+            except (PartError, CommandError, HomeError, OSError):
+                for failure in failures:
+                    self._say(piece.name, f"!! {failure.reason}; trying again in {pause:.1f} s (log: {failure.log})")
+                if child := self._children.get(piece.name):
+                    await child.stop(signal.SIGKILL, _STOP_SECONDS)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            else:
+                break
+        if isinstance(piece, Part):
+            await self._keep(piece)
+        else:
+            self._ready.add(piece.name)
+            self._write_status()
 
     async def _do_chore(self, chore: Step) -> None:
         try:
@@ -192,14 +223,13 @@ class Supervisor:
 
     def _write_status(self) -> None:
         parts = {piece.name for piece in self._stack.pieces if isinstance(piece, Part)}
+        consoles = {piece.name for piece in self._stack.consoles}
         write_json(
             self._home.status_file,
             {
                 **self._stack.addresses,
-                "operate": None,
-                "tasklist": None,
                 "ready": self._up and parts <= self._ready,
-                "consolesReady": False,
+                "consolesReady": bool(consoles) and consoles <= self._ready,
                 "processes": {name: child.pid for name, child in self._children.items()},
             },
         )

@@ -137,7 +137,8 @@ async def list_orders(call: Call) -> Response:
 @routes.get("/orders/{orderId}", "Order", query=(Parameter("asOf", {"type": "string", "format": "date-time"}),))
 async def show_order(call: Call) -> Response:
     """One order as it stands, or as it stood at a time."""
-    return answer_seen(await views.read_order(call.pool, call.tenant, order_of(call), call.time("asOf")))
+    operate = call.service.settings.operate_url
+    return answer_seen(await views.read_order(call.pool, call.tenant, order_of(call), call.time("asOf"), operate))
 
 
 @routes.get("/orders/{orderId}/plan", "TaskPage")

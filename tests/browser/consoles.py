@@ -1,0 +1,86 @@
+"""Operate and Tasklist of the running stack, as people with a browser use them; tasks are found as Tasklist tells."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from tests.browser.chromium import Page
+from tests.flows.running import RunningStack, Tenant, eventually
+
+# Two cores start a second Camunda beside everything else.
+START_SECONDS = 420.0
+
+
+@dataclass
+class Consoles:
+    """Both consoles of one stack; `passwords` by person."""
+
+    operate: str
+    tasklist: str
+    passwords: Mapping[str, str]
+    sessions: dict[str, httpx.Client] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, stack: RunningStack) -> Consoles:
+        """Of a running stack, once both are ready."""
+        status = eventually(stack.status, lambda found: found["consolesReady"], "the consoles", START_SECONDS)
+        passwords = json.loads((stack.folder / "people.json").read_text())
+        return cls(status["operate"], status["tasklist"], {"demo": "demo", **passwords})
+
+    def close(self) -> None:
+        for session in self.sessions.values():
+            session.close()
+
+    def log_in(self, page: Page, url: str, person: str) -> None:
+        """Open a page of either console as this person."""
+        page.open(url)
+        page.wait_for_selector("input[name=username]")
+        page.run(lambda tab: tab.fill("input[name=username]", person))
+        page.run(lambda tab: tab.fill("input[name=password]", self.passwords[person]))
+        page.run(lambda tab: tab.click("button[type=submit]"))
+
+    def find_task(self, order_id: str, *, after: str = "0") -> str:
+        """The key of the one open task of this order that is newer than the one given, once Tasklist shows it."""
+
+        def look() -> list[str]:
+            tasks = self._ask("/v1/tasks/search", {"state": "CREATED", "pageSize": 200})
+            return [task["id"] for task in tasks if int(task["id"]) > int(after) and self._is_of(task["id"], order_id)]
+
+        (key,) = eventually(look, lambda found: len(found) == 1, f"the task of {order_id}")
+        return key
+
+    def decide(self, page: Page, key: str, choice: str, comment: str) -> None:
+        """Take the open task, fill in its form and complete it."""
+        page.open(f"{self.tasklist}/{key}")
+        page.click("Assign to me")
+        # The form can be read before it can be filled in: the task must be this person's first.
+        page.run(lambda tab: tab.locator("input[type=radio]:not([readonly])").first.wait_for(state="attached"))
+        page.run(lambda tab: tab.get_by_text(choice, exact=True).click())
+        page.fill("Comment", comment)
+        page.click("Complete Task")
+        page.wait_for("Task completed")
+
+    def _is_of(self, key: str, order_id: str) -> bool:
+        variables = self._ask(f"/v1/tasks/{key}/variables/search", {})
+        return any(order_id in str(variable["value"]) for variable in variables)
+
+    def _ask(self, path: str, body: Mapping[str, Any]) -> Any:
+        if "demo" not in self.sessions:
+            session = httpx.Client(base_url=self.tasklist.removesuffix("/tasklist"), timeout=30, trust_env=False)
+            told = session.post("/api/login", data={"username": "demo", "password": "demo"})
+            assert told.status_code == httpx.codes.NO_CONTENT, told.text
+            self.sessions["demo"] = session
+        answer = self.sessions["demo"].post(path, json=body)
+        assert answer.status_code == httpx.codes.OK, answer.text
+        return answer.json()
+
+
+def give_say(tenant: Tenant, person: str, *roles: str) -> None:
+    """Say what a person may decide in Tasklist for this tenant."""
+    answer = tenant.person("ada", "admin").put(f"/api/v1/staff/{person}", json={"roles": list(roles)})
+    assert answer.status_code == httpx.codes.OK, answer.text

@@ -1,0 +1,157 @@
+"""Operate and Tasklist of the real stack in a real browser: what an engineer looks at, and what a reviewer does."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import tempfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import grpc
+import pytest
+from pyzeebe import ZeebeClient
+from pyzeebe.grpc_internals.zeebe_adapter import ZeebeAdapter
+
+from tests.browser.chromium import Page
+from tests.browser.consoles import Consoles, give_say
+from tests.flows.running import PATIENCE, RunningStack, Tenant, eventually
+from workers.gateways.engine import Engine, SeenIncident, open_channel
+
+MODEL = f"incident-{uuid4().hex[:8]}"
+INCIDENT_MODEL = f"""<?xml version="1.0" encoding="UTF-8"?>
+<bpmn:definitions xmlns:bpmn="http://www.omg.org/spec/BPMN/20100524/MODEL" id="d" targetNamespace="http://test"
+    xmlns:zeebe="http://camunda.org/schema/zeebe/1.0">
+  <bpmn:process id="{MODEL}" isExecutable="true">
+    <bpmn:startEvent id="start"><bpmn:outgoing>to-work</bpmn:outgoing></bpmn:startEvent>
+    <bpmn:sequenceFlow id="to-work" sourceRef="start" targetRef="work"/>
+    <bpmn:serviceTask id="work">
+      <bpmn:extensionElements><zeebe:taskDefinition type="{MODEL}" retries="1"/></bpmn:extensionElements>
+      <bpmn:incoming>to-work</bpmn:incoming>
+    </bpmn:serviceTask>
+  </bpmn:process>
+</bpmn:definitions>"""
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def ask_for_review(tenant: Tenant) -> tuple[str, str]:
+    """An order on its way, and the link of a request to cancel it that a person must decide."""
+    tenant.fault(taskType="ship-device", fault="accept-silent")
+    order_id = tenant.submit()
+    tenant.wait_effect(order_id, "reserve", "inventory", state="CONFIRMED")
+    link = tenant.cancel(order_id, forceManualReview=True)
+    wait_status(tenant, link, "REQUIRES_APPROVAL")
+    return order_id, link
+
+
+def wait_status(tenant: Tenant, link: str, *statuses: str) -> Any:
+    return eventually(lambda: tenant.get(link), lambda row: row["status"] in statuses, f"{link} in {statuses}")
+
+
+def decisions(tenant: Tenant, order_id: str) -> list[tuple[str, str]]:
+    entries = tenant.items(f"/api/v1/orders/{order_id}/timeline")
+    kinds = {"DECISION_REFUSED", "CANCELLATION_APPROVED", "CANCELLATION_REJECTED"}
+    return [(entry["kind"], entry["actor"]) for entry in entries if entry["kind"] in kinds]
+
+
+def test_an_approver_reviews_and_approves_in_tasklist(consoles: Consoles, tenant: Tenant, page: Page) -> None:
+    give_say(tenant, "bob", "approver")
+    order_id, link = ask_for_review(tenant)
+    key = consoles.find_task(order_id)
+
+    consoles.log_in(page, consoles.tasklist, "bob")
+    page.wait_for("Review cancellation")
+    page.open(f"{consoles.tasklist}/{key}")
+    page.wait_for(re.compile("Feasibility: FULLY_CANCELLABLE"))
+    consoles.decide(page, key, "Approve", "agreed by phone")
+
+    request = wait_status(tenant, link, "APPROVED", "IN_PROGRESS", "COMPLETED")
+    assert [(row["decision"], row["by"]) for row in request["decisions"]] == [("APPROVED", "bob")]
+    tenant.wait_state(order_id, "CANCELLED")
+    assert decisions(tenant, order_id) == [("CANCELLATION_APPROVED", "bob")]
+
+
+def test_the_requester_is_refused_and_the_task_comes_back(consoles: Consoles, tenant: Tenant, page: Page) -> None:
+    # The person counts, not the role: alice may approve what others ask for.
+    give_say(tenant, "alice", "agent", "approver")
+    give_say(tenant, "carol", "approver")
+    order_id, link = ask_for_review(tenant)
+    key = consoles.find_task(order_id)
+
+    consoles.log_in(page, consoles.tasklist, "alice")
+    page.wait_for("Review cancellation")
+    consoles.decide(page, key, "Approve", "my own wish")
+
+    again = consoles.find_task(order_id, after=key)
+    assert tenant.get(link)["status"] == "REQUIRES_APPROVAL"
+    assert decisions(tenant, order_id) == [("DECISION_REFUSED", "alice")]
+
+    with page.browser.tab() as other:
+        consoles.log_in(other, consoles.tasklist, "carol")
+        other.wait_for("Review cancellation")
+        consoles.decide(other, again, "Reject", "the device is on its way")
+    wait_status(tenant, link, "REJECTED")
+    assert decisions(tenant, order_id) == [("DECISION_REFUSED", "alice"), ("CANCELLATION_REJECTED", "carol")]
+
+
+def test_an_order_leads_to_its_flow_in_operate(consoles: Consoles, tenant: Tenant, page: Page) -> None:
+    order_id, _ = ask_for_review(tenant)
+    consoles.find_task(order_id)
+    link = tenant.order(order_id)["links"]["operate"]
+    assert link.startswith(f"{consoles.operate}/processes?")
+
+    consoles.log_in(page, link, "demo")
+    page.wait_for("2 results")  # fulfillment and cancellation
+    key = str(max(int(key) for key in link.rpartition("ids=")[2].split(",")))
+    page.run(lambda tab: tab.get_by_role("link", name=re.compile(key)).click())
+    page.wait_for_selector("[data-element-id=review]")  # where the cancellation is now
+    page.wait_for("Review")
+    assert page.url.startswith(f"{consoles.operate}/processes/{key}")
+
+
+async def test_the_search_tells_of_an_incident_until_it_is_resolved(consoles: Consoles, stack: RunningStack) -> None:
+    started, status = datetime.now(UTC) - timedelta(minutes=1), stack.status()
+    channel = open_channel(status["engineGrpc"])
+    engine = Engine(channel, status["engineRest"])
+    try:
+        instance = await fail_a_job(channel)
+
+        async def read() -> SeenIncident | None:
+            found = await engine.find_incidents(started)
+            return next((incident for incident in found if incident.instance_key == instance), None)
+
+        async def wait(*states: str) -> SeenIncident:
+            async with asyncio.timeout(PATIENCE):
+                while (seen := await read()) is None or seen.state not in states:
+                    await asyncio.sleep(0.2)
+            return seen
+
+        seen = await wait("PENDING", "ACTIVE")
+        assert (seen.process, seen.element, seen.message) == (MODEL, "work", "NEVER 1")
+        assert seen.job_key is not None
+        await engine.resolve_incident(int(seen.key), int(seen.job_key))
+        await wait("RESOLVED")
+    finally:
+        await engine.close()
+        await channel.close()
+
+
+async def fail_a_job(channel: grpc.aio.Channel) -> str:
+    """An instance of a model of this test's own, whose only job has failed for good."""
+    client, wire = ZeebeClient(channel), ZeebeAdapter(channel)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.bpmn"
+        file.write_text(INCIDENT_MODEL)
+        await client.deploy_resource(file)
+    instance = (await client.run_process(MODEL)).process_instance_key
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            async for job in wire.activate_jobs(
+                task_type=MODEL, worker="test", timeout=60_000, max_jobs_to_activate=1,
+                variables_to_fetch=["none"], request_timeout=5_000, tenant_ids=None,
+            ):  # fmt: skip
+                await wire.fail_job(job.key, 0, "NEVER 1", 0, {})
+                return str(instance)

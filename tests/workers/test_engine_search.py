@@ -1,0 +1,85 @@
+"""What the engine's search tells, in the words of either version of its API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from tests.workers.test_simulator import serve
+from workers.gateways.engine import Engine, NoSearchError, SeenIncident, open_channel
+
+MORNING, NOON = "2026-11-25T08:00:00.000+0000", "2026-11-25T12:00:00.000+0000"
+
+# As an 8.6 engine answered.
+OLD: dict[str, Any] = {
+    "key": 2251799813694987, "processDefinitionKey": 2251799813694979, "processDefinitionId": "task",
+    "processInstanceKey": 2251799813694980, "errorType": "JOB_NO_RETRIES", "errorMessage": "EFFECT_EXHAUSTED 4f",
+    "flowNodeId": "effect", "flowNodeInstanceKey": 2251799813694984, "creationTime": NOON, "state": "ACTIVE",
+    "jobKey": 2251799813694985, "treePath": "PI_1/FN_effect/FNI_2", "tenantId": "<default>",
+}  # fmt: skip
+# As its successors write the same.
+NEW: dict[str, Any] = {
+    "incidentKey": "2251799813694987", "processDefinitionId": "task", "processInstanceKey": "2251799813694980",
+    "errorMessage": "EFFECT_EXHAUSTED 4f", "elementId": "effect", "creationTime": "2026-11-25T12:00:00Z",
+    "state": "ACTIVE", "jobKey": "2251799813694985",
+}  # fmt: skip
+SEEN = SeenIncident(
+    key="2251799813694987", state="ACTIVE", created_at=datetime(2026, 11, 25, 12, tzinfo=UTC), process="task",
+    instance_key="2251799813694980", element="effect", job_key="2251799813694985", message="EFFECT_EXHAUSTED 4f",
+)  # fmt: skip
+
+
+@asynccontextmanager
+async def searchable(*rows: dict[str, Any], status: int = 200) -> AsyncIterator[Engine]:
+    """An engine whose search knows these, and filters by state alone."""
+
+    async def search(request: Request) -> Response:
+        wanted = json.loads(await request.body())["filter"]["state"]
+        return JSONResponse({"items": [row for row in rows if row["state"] == wanted]}, status)
+
+    server, task, url = await serve(Starlette(routes=[Route("/v2/incidents/search", search, methods=["POST"])]))
+    channel = open_channel("127.0.0.1:1")
+    engine = Engine(channel, url)
+    try:
+        yield engine
+    finally:
+        await engine.close()
+        await channel.close()
+        server.should_exit = True
+        await task
+
+
+@pytest.mark.parametrize("row", [OLD, NEW])
+async def test_an_incident_reads_the_same_in_both_versions(row: dict[str, Any]) -> None:
+    async with searchable(row) as engine:
+        assert await engine.find_incidents(datetime(2026, 11, 25, 13, tzinfo=UTC)) == [SEEN]
+
+
+async def test_what_stands_is_told_whenever_it_began_and_what_was_resolved_only_lately() -> None:
+    rows = [
+        OLD | {"key": 1, "state": "PENDING", "creationTime": MORNING, "jobKey": None},
+        OLD | {"key": 2, "state": "RESOLVED", "creationTime": MORNING},
+        OLD | {"key": 3, "state": "RESOLVED", "creationTime": NOON},
+    ]
+    async with searchable(*rows) as engine:
+        found = await engine.find_incidents(datetime(2026, 11, 25, 11, tzinfo=UTC))
+    assert [(row.key, row.state, row.job_key) for row in found] == [
+        ("3", "RESOLVED", "2251799813694985"),
+        ("1", "PENDING", None),
+    ]
+
+
+@pytest.mark.parametrize("status", [403, 404, 405, 501])
+async def test_an_engine_without_a_search_says_so(status: int) -> None:
+    async with searchable(status=status) as engine:
+        with pytest.raises(NoSearchError):
+            await engine.find_incidents(datetime.now(UTC))
