@@ -46,6 +46,7 @@ _MEANING: Final[Mapping[str, str]] = {
     "audience": "whom they are for, as their `aud` says",
     "jwks_url": "the issuer's keys; left out: `{issuer}/.well-known/jwks.json`",
     "issuer_key_file": "private key of a local issuer, whose keys the API serves; not beside an identity provider",
+    "rate_limit": "requests a second that one tenant may send to one API process, twice as many at once; more: 429",
     "log_level": "`debug`, `info`, `warning` or `error`",
     "log_format": "`json` or `console`",
     "window": "tasks of one plan in flight at once; fixed at 50 for now",

@@ -140,6 +140,7 @@ class Settings(BaseSettings):
     audience: str = "recourse"
     jwks_url: HttpUrl = ""
     issuer_key_file: Path | None = None
+    rate_limit: Annotated[int, Field(ge=1, le=1_000_000)] = 2000
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"

@@ -25,6 +25,7 @@ from domain.values import EffectId, OrderId, PlanId, RequestId, Run, TaskId, Ten
 from tests.builders import ROOT
 from workers.api.app import make_app
 from workers.api.identity import Doorkeeper, KeyRing
+from workers.api.limits import RateLimiter
 from workers.api.service import Service
 from workers.settings import Settings
 
@@ -254,7 +255,7 @@ async def open_world(app_url: str) -> AsyncIterator[ApiWorld]:
     async with AsyncExitStack() as stack:
         pool = await open_pool(app_url, size=8)
         stack.push_async_callback(pool.close)
-        service = Service(make_settings(app_url), pool, Door(pool), PolicyBook(), make_doorkeeper())
+        service = Service(make_settings(app_url), pool, Door(pool), PolicyBook(), make_doorkeeper(), RateLimiter(2000))
         app = make_app(service)
         transport = httpx.ASGITransport(app)
         client = httpx.AsyncClient(transport=transport, base_url="http://recourse.test")

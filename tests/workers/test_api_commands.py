@@ -25,6 +25,7 @@ from tests.workers.api_world import (
 )
 from workers.api.app import make_app
 from workers.api.calls import COMMANDS
+from workers.api.limits import RateLimiter
 from workers.api.service import Service
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -196,7 +197,8 @@ async def test_a_defect_of_ours_says_nothing_of_the_customer(world: ApiWorld) ->
             raise LookupError("Ada Lovelace")
 
     settings = make_settings("")
-    service = Service(settings, world.pool, Broken(), PolicyBook(), make_doorkeeper())  # type: ignore[arg-type]
+    door: Any = Broken()
+    service = Service(settings, world.pool, door, PolicyBook(), make_doorkeeper(), RateLimiter(2000))
     transport = httpx.ASGITransport(make_app(service))
     headers = {"Authorization": f"Bearer {world.token()}", "Idempotency-Key": "k"}
     with structlog.testing.capture_logs() as lines:

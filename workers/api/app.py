@@ -27,6 +27,7 @@ from workers.api import pages
 from workers.api.calls import answer_json
 from workers.api.edge import Edge, Meters
 from workers.api.identity import Doorkeeper, KeyRing, fetch_from_file, fetch_over_http
+from workers.api.limits import RateLimiter
 from workers.api.openapi import docs_page, make_openapi
 from workers.api.problems import (
     Problem,
@@ -123,7 +124,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
             client = await stack.enter_async_context(httpx.AsyncClient(timeout=5))
             fetch = fetch_over_http(settings.keys_url, client)
         doorkeeper = Doorkeeper(KeyRing(fetch), issuer=settings.issuer, audience=settings.audience)
-        yield Service(settings, pool, Door(pool), PolicyBook(), doorkeeper)
+        yield Service(settings, pool, Door(pool), PolicyBook(), doorkeeper, RateLimiter(settings.rate_limit))
 
 
 def make_app(service: Service) -> FastAPI:

@@ -491,8 +491,8 @@ ANSWERS: Final[Mapping[str, Schema]] = {
     "PolicyPage": _page("PolicySummary"),
 }
 
-# What a route may be told, by what it is: every route can say 401, 403 and 503.
-_ALWAYS: Final = ("401", "403", "503")
+# What a route may be told, by what it is: every route can say 401, 403, 429 and 503.
+_ALWAYS: Final = ("401", "403", "429", "503")
 _COMMAND: Final = ("400", "409", "413", "422")
 _PAGED: Final = (
     {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}},

@@ -82,14 +82,16 @@ class Routes:
 
 
 def make_endpoint(service: Service, route: Route) -> Endpoint:
-    """The route behind its two gates: a caller that is known, and one that may."""
+    """The route behind its gates: a caller that is known, of a tenant within its rate, and one that may."""
     roles = route.roles
     admit = service.doorkeeper.admit
+    count = service.limiter.admit
     handler = route.handler
 
     async def endpoint(request: Request) -> Response:
         caller = await admit(request.headers.get("authorization"))
         request.state.caller = caller
+        count(caller.tenant)
         call = Call(request, service, caller)
         try:
             caller.require(roles)

@@ -8,6 +8,7 @@ from domain.handle import Door
 from domain.store.policies import PolicyBook
 from domain.store.pool import Pool
 from workers.api.identity import Doorkeeper
+from workers.api.limits import RateLimiter
 from workers.settings import Settings
 
 
@@ -20,6 +21,7 @@ class Service:
     door: Door
     policies: PolicyBook
     doorkeeper: Doorkeeper
+    limiter: RateLimiter
 
     @property
     def base_url(self) -> str:
