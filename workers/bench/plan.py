@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from typing import Final
 
 from domain import commands as ask
-from domain.decide import Surroundings, decide
+from domain.decide import decide
 from domain.ledger import Effect
-from domain.order import Order, Task
+from domain.order import Order, Surroundings, Task
 from domain.values import Actor, EffectId, RequestId, Run, TaskId, system_actor
 from workers.bench.bed import Bed
 from workers.bench.harness import Case, Scale, interleave

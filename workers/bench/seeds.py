@@ -13,9 +13,9 @@ from typing import Any, Final
 import orjson
 
 from domain import commands as ask
-from domain.decide import Surroundings, decide, order_etag
+from domain.decide import decide, order_etag
 from domain.fulfillment import blank_order
-from domain.order import Draft, Order
+from domain.order import Draft, Order, Surroundings
 from domain.policy import Policy, parse_policy, read_policy_text
 from domain.store.measuring import merge_rows, write_many
 from domain.store.orders import draft_rows, dump_rows

@@ -67,7 +67,7 @@ async def measure_worker(bed: Bed, scale: Scale) -> list[Case]:
         systems, engine = Systems({}), Engine(channel, "")
         stack.push_async_callback(systems.close)
         stack.push_async_callback(engine.close)
-        means = Means(bed.settings, Door(pool), systems, engine, partial(read_roles, pool))
+        means = Means(bed.settings, Door(pool), systems, engine, partial(read_roles, pool), partial(note_flow, pool))
         for number in range(scale.repetitions + (not scale.quick)):
             run = await _drain(channel, means, scale.amount)
             ideal = Run(scale.amount, scale.amount * HANDLER_SECONDS / LIMIT)
