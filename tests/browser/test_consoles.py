@@ -107,7 +107,7 @@ def test_an_order_leads_to_its_flow_in_operate(consoles: Consoles, tenant: Tenan
     page.wait_for("2 results")  # fulfillment and cancellation
     key = str(max(int(key) for key in link.rpartition("ids=")[2].split(",")))
     page.run(lambda tab: tab.get_by_role("link", name=re.compile(key)).click())
-    page.wait_for_selector("[data-element-id=review]")  # where the cancellation is now
+    page.wait_for_selector("[data-element-id=review-cancellation]")  # where the cancellation is now
     page.wait_for("Review")
     assert page.url.startswith(f"{consoles.operate}/processes/{key}")
 

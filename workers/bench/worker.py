@@ -17,6 +17,7 @@ from pyzeebe.errors import ZeebeBackPressureError
 from pyzeebe.grpc_internals.zeebe_adapter import ZeebeAdapter
 
 from domain.handle import Door
+from domain.store.flows import note_flow
 from domain.store.pool import open_pool
 from domain.store.staff import read_roles
 from workers.bench.bed import Bed
