@@ -37,7 +37,14 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(image: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "workers.cli", *arguments],
-        env={"PATH": os.defpath, "PYTHONPATH": str(image), "PYTHONDONTWRITEBYTECODE": "1", **_told(), **settings},
+        env={
+            "PATH": os.defpath,
+            "PYTHONPATH": str(image),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **_told(),
+            "RECOURSE_HOME": str(image / "home"),  # not this machine's own, where a stack may have left its settings
+            **settings,
+        },
         cwd=image,
         capture_output=True,
         text=True,
@@ -47,7 +54,7 @@ def run(image: Path, *arguments: str, **settings: str) -> subprocess.CompletedPr
 
 
 def _told() -> dict[str, str]:
-    """The settings that the image brings; its folders do not exist here, as nothing may need them."""
+    """The settings that the image brings."""
     return dict(re.findall(r"(RECOURSE_\w+)=(\S+)", TEXT))
 
 
