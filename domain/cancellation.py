@@ -58,6 +58,7 @@ from domain.order import Case, CompensationPlan, Draft, Item, Request, Task, tas
 from domain.policy import format_duration
 from domain.values import Json, PlanId, RequestId, Run, TaskId, derive_id, format_time
 
+DISPOSITIONS: Final = frozenset({"RETAIN", "COMPENSATE", "MANUAL"})
 UNDECIDED: Final = frozenset({"ACCEPTED_FOR_ASSESSMENT", "ASSESSING", "REQUIRES_APPROVAL", "AWAITING_CHARGE_DECISION"})
 
 
@@ -838,12 +839,21 @@ def record_review(draft: Draft, command: RecordReview) -> Mapping[str, Json]:
     comment = (command.comment or "")[:500] or None
     try:
         if command.decision == "approve":
-            approve(draft, ApproveCancellation(command.order_id, command.request_id, comment))
+            dispositions = _dispose_of_all(request, command.disposition)
+            approve(draft, ApproveCancellation(command.order_id, command.request_id, comment, dispositions))
         else:
             reject(draft, RejectCancellation(command.order_id, command.request_id, comment))
     except (FourEyes, DispositionRequired, ReasonNotRefusable) as breach:
         return _refuse_review(draft, request, breach.code)
     return {"verdict": "decided"}
+
+
+def _dispose_of_all(request: Request, disposition: str | None) -> dict[str, str]:
+    """A form asks once: the answer holds for every task that only a person can undo."""
+    if disposition not in DISPOSITIONS:
+        return {}
+    impacts = (request.assessment or {}).get("taskImpacts", ())
+    return {impact["taskId"]: disposition for impact in impacts if impact["consequence"] == "MANUAL"}
 
 
 def _refuse_review(draft: Draft, request: Request, code: str) -> Mapping[str, Json]:

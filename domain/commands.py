@@ -402,7 +402,8 @@ class RaiseJeopardy:
 
 @dataclass(frozen=True, slots=True)
 class RecordReview:
-    """The flow asks what became of a review; `decision` is what a person entered in Tasklist, if one did."""
+    """The flow asks what became of a review; `decision` is what a person entered in Tasklist, if one did, and
+    `disposition` what becomes of everything that only a person can undo."""
 
     order_id: OrderId
     request_id: RequestId
@@ -411,6 +412,7 @@ class RecordReview:
     reviewer: str | None = None
     decision: str | None = None
     comment: str | None = None
+    disposition: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -238,6 +238,28 @@ def test_unknown_reversibility_is_never_fully_cancellable() -> None:
     assert world.open_case().context == "COMPENSATION"
 
 
+@pytest.mark.parametrize(
+    ("disposition", "verdict", "then"),
+    [
+        (None, "again", "REQUIRES_APPROVAL"),  # nothing said of what only a person can undo
+        ("COMPENSATE", "again", "REQUIRES_APPROVAL"),  # its type has no compensation
+        ("SHRUG", "again", "REQUIRES_APPROVAL"),
+        ("RETAIN", "decided", "APPROVED"),
+        ("MANUAL", "decided", "APPROVED"),
+    ],
+)
+def test_a_form_asks_once_what_becomes_of_all_that_a_person_must_undo(
+    disposition: str | None, verdict: str, then: str
+) -> None:
+    world = World().accept(an_order(an_item(offering="legacy-contract"))).decompose().run_to("legacy-contract-note")
+    request = world.judge(world.cancel())
+    review = ask.RecordReview(
+        world.order_id, request.request_id, request.run, request.wait_key, APPROVER.subject, "approve", "", disposition
+    )
+    assert world.do(review, APPROVER).body == {"verdict": verdict}
+    assert world.request(request.request_id).status == then
+
+
 def test_a_block_makes_the_cancellation_impossible_and_the_order_goes_on() -> None:
     world = (
         World().accept(an_order(an_item(offering="mobile-port-in"))).decompose().run_to("ship-device", "port-number")

@@ -42,7 +42,7 @@ FETCHED = {
     "plan-compensation": ORDER | {"request_id"},
     "assess-amendment": ORDER | {"request_id"},
     "apply-amendment": ORDER | {"request_id"},
-    "record-decision": ORDER | {"request_id", "wait_key", "decision", "comment"},
+    "record-decision": ORDER | {"request_id", "wait_key", "decision", "comment", "disposition"},
     "record-repair": ORDER | {"case_id", "wait_key"} | REPAIRED,
     "raise-jeopardy": {"tenant_id", "order_id", "subject_id", "kind"},
 }
@@ -98,7 +98,7 @@ MESSAGES = {
 
 # user task → its form, who may claim it, what it answers with
 PEOPLE = {
-    "review-cancellation": ("review-cancellation", "approver", {"decision", "comment"}),
+    "review-cancellation": ("review-cancellation", "approver", {"decision", "comment", "disposition"}),
     "repair-case": ("repair", "operator,approver", REPAIRED),
 }
 

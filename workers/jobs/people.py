@@ -11,7 +11,7 @@ from workers.jobs.outcome import Later, Reply
 _LAG_SECONDS = 1.0
 
 
-@job("record-decision", fetch=("order_id", "request_id", "run", "wait_key", "decision", "comment"))
+@job("record-decision", fetch=("order_id", "request_id", "run", "wait_key", "decision", "comment", "disposition"))
 async def record_decision(context: Context) -> Reply:
     decision = context.optional_text("decision")
     try:
@@ -26,6 +26,7 @@ async def record_decision(context: Context) -> Reply:
         reviewer=person.subject if person else None,
         decision=decision,
         comment=context.optional_text("comment"),
+        disposition=context.optional_text("disposition"),
     )
     return tell(await context.command(command, actor=person))
 
