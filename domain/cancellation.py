@@ -56,7 +56,7 @@ from domain.errors import (
 )
 from domain.order import Case, CompensationPlan, Draft, Item, Request, Task, tasks_by_item
 from domain.policy import format_duration
-from domain.values import Json, PlanId, RequestId, Run, TaskId, derive_id, format_time
+from domain.values import Json, OrderId, PlanId, RequestId, Run, TaskId, derive_id, format_time
 
 DISPOSITIONS: Final = frozenset({"RETAIN", "COMPENSATE", "MANUAL"})
 UNDECIDED: Final = frozenset({"ACCEPTED_FOR_ASSESSMENT", "ASSESSING", "REQUIRES_APPROVAL", "AWAITING_CHARGE_DECISION"})
@@ -461,7 +461,7 @@ def _direction(draft: Draft, request: Request) -> Mapping[str, Json]:
             return {
                 "verdict": "review",
                 "wait_key": request.wait_key,
-                "exhibit": exhibit(request),
+                "exhibit": exhibit(request, draft.head.order_id),
                 "sla": format_duration(draft.policy.cancellation.approval_sla),
             }
         case "AWAITING_CHARGE_DECISION":
@@ -616,7 +616,7 @@ def assessment_document(draft: Draft, request: Request, assessment: Assessment) 
     }
 
 
-def exhibit(request: Request) -> str:
+def exhibit(request: Request, order_id: OrderId) -> str:
     """What the review form shows: consequences and cost in words, at most 2 kB, no personal data."""
     found = request.assessment or {}
     cost = found.get("estimatedCost") or {}
@@ -624,6 +624,7 @@ def exhibit(request: Request) -> str:
     for impact in found.get("taskImpacts", ()):
         counts[impact["consequence"]] = counts.get(impact["consequence"], 0) + 1
     lines = [
+        f"Every rule, task and cost: /ui/orders/{order_id} at the address of Recourse",
         f"Feasibility: {found.get('feasibility')}",
         f"Reason: {request.reason_code}",
         f"Cost: {cost.get('amountMinor', 0) / 100:.2f} {cost.get('currency', '')}",
