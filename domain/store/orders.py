@@ -143,7 +143,7 @@ def read_order(document: Mapping[str, Any]) -> Order:
         holds[task_id] = holds.get(task_id, frozenset()) | {row["holder"]}
     return Order(
         head=_read_head({**document["head"], **document["audit"]}),
-        items={row["item_id"]: _read_item(row) for row in document["items"] or ()},
+        items={row["item_id"]: read_item(row) for row in document["items"] or ()},
         plan=_read_plan(document["plan"]) if document["plan"] else None,
         tasks={task.task_id: task for task in tasks},
         effects={effect.effect_id: effect for effect in map(_read_effect, document["effects"] or ())},
@@ -190,7 +190,7 @@ def _read_head(row: Row) -> Head:
     )
 
 
-def _read_item(row: Row) -> Item:
+def read_item(row: Row) -> Item:
     return Item(
         item_id=row["item_id"],
         action=row["action"],

@@ -293,6 +293,7 @@ MAY: dict[str, str] = {
     "GET /policies": _ALL,
     "GET /policies/{version}": _ALL,
     "POST /policies": "admin",
+    "POST /policies/{version}/replay": "admin auditor operator",
     "GET /staff/{subject}": "admin auditor",
     "PUT /staff/{subject}": "admin",
     "GET /audit/verification": "auditor",

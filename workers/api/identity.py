@@ -101,6 +101,7 @@ ROLES_OF: Final[Mapping[tuple[str, str], frozenset[str]]] = MappingProxyType(
         ("GET", "/policies"): _EVERYONE,
         ("GET", "/policies/{version}"): _EVERYONE,
         ("POST", "/policies"): _ADMIN,
+        ("POST", "/policies/{version}/replay"): frozenset({"admin", "auditor", "operator"}),
         ("GET", "/staff/{subject}"): frozenset({"admin", "auditor"}),
         ("PUT", "/staff/{subject}"): _ADMIN,
         ("GET", "/audit/verification"): frozenset({"auditor"}),

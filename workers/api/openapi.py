@@ -52,6 +52,14 @@ def _page(name: str) -> Schema:
 
 _ATTEMPT: Final = _object(attempt=_NUMBER, startedAt=_TIME, finishedAt=_maybe(_TIME), outcome=_maybe(_TEXT))
 _LINKS: Final[Schema] = {"type": "object", "additionalProperties": _TEXT}
+_REJUDGED: Final = _object(
+    feasibility=_TEXT,
+    automatic=_FLAG,
+    manualReviewRequired=_FLAG,
+    decision={"enum": ["AUTOMATIC", "APPROVAL", "REJECT"]},
+    estimatedCost=_ref("Money"),
+    retained=_NUMBER,
+)
 
 ANSWERS: Final[Mapping[str, Schema]] = {
     "Problem": _object(
@@ -489,6 +497,31 @@ ANSWERS: Final[Mapping[str, Schema]] = {
     "CasePage": _page("Case"),
     "AssetPage": _page("Asset"),
     "PolicyPage": _page("PolicySummary"),
+    "ReplayPage": _object(
+        policyVersion=_NUMBER,
+        totals=_object(judged=_NUMBER, different=_NUMBER, notJudged=_NUMBER),
+        items=_list(
+            _object(
+                orderId=_ID,
+                cancellationRequestId=_ID,
+                assessedAt=_TIME,
+                policyVersion=_NUMBER,
+                before=_REJUDGED,
+                after=_REJUDGED,
+                links=_LINKS,
+            )
+        ),
+        notJudged=_list(
+            _object(
+                orderId=_ID,
+                cancellationRequestId=_ID,
+                reason={"enum": ["PAST_UNKNOWN", "TASK_TYPE_UNKNOWN"]},
+                detail=_TEXT,
+                links=_LINKS,
+            )
+        ),
+        next=_maybe(_TEXT),
+    ),
 }
 
 # What a route may be told, by what it is: every route can say 401, 403, 429 and 503.
@@ -572,7 +605,7 @@ def _body(route: Route) -> Schema | None:
         schema = _ref(route.body.__name__)
         needed = any(field.is_required() for field in route.body.model_fields.values())
         return {"required": needed, "content": {"application/json": {"schema": schema}}}
-    if route.method == "POST":
+    if route.method == "POST" and route.media:
         return {"required": True, "content": {kind: {"schema": _FREE} for kind in route.media}}
     return None
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from domain.errors import AssetNotFound, Malformed, PolicyNotFound, PreconditionRequired, Unprocessable, VersionStale
 from domain.order import Asset
 from domain.policy import Policy, parse_policy, read_policy_text
-from domain.store import registry, views
+from domain.store import registry, replays, views
 from domain.values import AssetId, Json, derive_id
 from workers.api.calls import (
     Call,
@@ -20,6 +20,7 @@ from workers.api.calls import (
     answer_page,
     answer_seen,
     ask,
+    encode_cursor,
     make_envelope,
     read_body,
     read_document,
@@ -114,10 +115,24 @@ async def list_policies(call: Call) -> Response:
 @routes.get("/policies/{version}", "Policy")
 async def show_policy(call: Call) -> Response:
     """One policy with its document."""
+    return answer_json(await views.read_policy(call.pool, call.tenant, version_of(call)))
+
+
+def version_of(call: Call) -> int:
     given = call.request.path_params["version"]
     if not (given.isascii() and given.isdigit() and len(given) <= 18):
         raise PolicyNotFound
-    return answer_json(await views.read_policy(call.pool, call.tenant, int(given)))
+    return int(given)
+
+
+@routes.post("/policies/{version}/replay", "ReplayPage", status=200, key=False, media=())
+async def replay_policy(call: Call) -> Response:
+    """Judge the stored assessments of cancellations again under this policy, newest first, a page at a time, and list
+    what would differ; nothing is written, so no key is needed."""
+    told, page = await replays.replay_policy(
+        call.pool, call.service.policies, call.tenant, version_of(call), limit=call.limit(), after=call.place()
+    )
+    return answer_json({**told, "items": page.items, "next": encode_cursor(page.last)})
 
 
 @routes.post("/policies", "PolicyAnswer", status=201, media=("application/json", "application/yaml"))
