@@ -482,7 +482,7 @@ def audit_export(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="`all`, or one: command, store, replay, relay, worker, plan.")],
+    name: Annotated[str, typer.Argument(help="`all`, `soak`, or one: command, store, replay, relay, worker, plan.")],
     file: Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Where the record goes.")] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="A second of each, to see that it works; proves nothing.")
@@ -490,12 +490,17 @@ def bench(
     publish: Annotated[
         bool, typer.Option("--publish", help="Write docs/performance.md of this checkout anew.")
     ] = False,
+    seconds: Annotated[float, typer.Option(min=30, help="How long `soak` puts load on the running stack.")] = 3600,
+    rate: Annotated[float, typer.Option(min=0.01, help="Orders per second of `soak`.")] = 1.0,
 ) -> None:
     """Measure how good it is, as a ratio to the same work done with less; exit code 1 where a *must* is missed.
 
     On a server of its own in a throwaway folder; minutes, and the machine should have nothing else to do.
 
-    `recourse bench store --json store.json`
+    `soak` works on the stack that is up: small load, faults outside, parts killed in its first half; then it waits
+    until everything has ended, and judges. Exit code 1 where anything is lost, twice, left lying or growing.
+
+    `recourse bench store --json store.json`, `recourse up --detach --light && recourse bench soak --seconds 60`
     """
     from workers.bench.bed import UnfitError
     from workers.bench.harness import write_record
@@ -504,6 +509,11 @@ def bench(
     from workers.runtime import project_file, run_fast
     from workers.settings import load_settings
 
+    if name == "soak":
+        if quick or publish:
+            raise fail("a soak is neither quick nor published: say --seconds", _USAGE)
+        _soak(seconds, rate, file)
+        return
     if name != "all" and name not in BENCHES:
         raise fail(f"there is no bench {name}: say `all` or one of {', '.join(BENCHES)}", _USAGE)
     if quick and publish:
@@ -519,6 +529,21 @@ def bench(
         write_pages(project_file("docs").parent, [outcome.to_json() for outcome in outcomes])
     bad = {"broken"} if quick else {"broken", "missed"}
     if any(outcome.verdict in bad for outcome in outcomes):
+        raise typer.Exit(_FAILED)
+
+
+def _soak(seconds: float, rate: float, file: Path | None) -> None:
+    from workers.bench.soak import Soak, SoakError
+
+    settings = local_settings("issuer", "issuer_key_file", "systems", "auditor_database_url")
+    try:
+        verdict = asyncio.run(Soak(settings, seconds, rate, say=typer.echo).run())
+    except SoakError as error:
+        raise fail(str(error)) from error
+    if file is not None:
+        file.write_text(json.dumps(verdict.to_json(), indent=2) + "\n", encoding="utf-8")
+    typer.echo(verdict.to_text())
+    if not verdict.good:
         raise typer.Exit(_FAILED)
 
 

@@ -41,6 +41,14 @@ async def count_unsent(pool: Pool) -> int:
     return int(row["unsent"])
 
 
+async def count_leftovers(pool: Pool, tenant_id: UUID) -> dict[str, int]:
+    """What must be nothing at rest, by name; for a role that reads all tenants."""
+    async with pool.acquire() as connection:
+        row = await fetch_row(connection, _SQL["count_leftovers"], tenant_id=tenant_id)
+    assert row is not None
+    return dict(row)
+
+
 def merge_rows(decisions: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The rows of decisions about different orders, each as `draft_rows` makes them, as one document."""
     merged: dict[str, list[Any]] = {}

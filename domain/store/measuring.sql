@@ -10,3 +10,13 @@ select
 
 -- name: count_unsent
 select count(*) as unsent from outbox where published_at is null;
+
+-- name: count_leftovers
+-- What must be nothing once all orders of a tenant have ended and everything that was decided has been carried.
+select
+    (select count(*) from outbox where tenant_id = :tenant_id and published_at is null) as unsent_events,
+    (select count(*) from engine_outbox where tenant_id = :tenant_id and published_at is null) as unsent_messages,
+    (select count(*) from asset_change_lock where tenant_id = :tenant_id) as asset_locks,
+    (select count(*) from task_hold where tenant_id = :tenant_id) as task_holds,
+    (select count(*) from fallout_case where tenant_id = :tenant_id and closed_at is null) as open_cases,
+    (select count(*) from receipt where tenant_id = :tenant_id and answer is null) as receipts_without_answer;
