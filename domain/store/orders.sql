@@ -112,7 +112,9 @@ where not exists (
   and not exists (
         select from amendment_request where tenant_id = :tenant_id and order_id = :order_id and ended_at is null)
   -- what an amendment has done again settles what was done before
-  and not exists (select from fulfillment_task o where o.tenant_id = :tenant_id and o.superseded_by = me.task_id)
+  and not exists (
+        select from fulfillment_task o
+        where o.tenant_id = :tenant_id and o.order_id = :order_id and o.superseded_by = me.task_id)
   and not exists (select from fallout_case where tenant_id = :tenant_id and order_id = :order_id and closed_at is null)
   -- an outcome for an effect that has been settled is late or contradicts: it may concern every plan of the order
   and not exists (
