@@ -24,30 +24,21 @@ _ENDED: Final[Mapping[str, str]] = {
 # Undoings that wait: for what they would undo, or for their own answer.
 _WAITING: Final = frozenset({"AWAITING_ORIGINAL", "WAITING_EXTERNAL", "OUTCOME_UNKNOWN"})
 
-# What is being waited for while a cancellation wants quiet.
+# What is being waited for while a change wants quiet.
 _RUNNING: Final = frozenset({"IN_PROGRESS", "WAITING_EXTERNAL", "OUTCOME_UNKNOWN"})
 
 
 def describe_progress(found: Row) -> dict[str, Json]:
     """The body of 2-api's /progress without the order's id, from what the database knows (views.sql, read_progress)."""
-    request = found["request"]
-    undoing = request is not None and request["plan_id"] is not None
+    change = _change_of(found)
+    undoing = _is_undoing(found)
     tasks = _tasks_of_change(found, undoing=undoing)
-    machine = "COMPENSATION_TASK" if undoing else "TASK"
-    done = sum(has_ended(machine, task["state"]) for task in tasks)
-    change: dict[str, Json] = {"kind": "FULFILLMENT"}
-    if request is not None:
-        change = {
-            "kind": "CANCELLATION",
-            "cancellationRequestId": request["request_id"],
-            "status": request["status"],
-            "scope": request["scope"],
-        }
+    done = sum(has_ended("TASK" if "kind" in task else "COMPENSATION_TASK", task["state"]) for task in tasks)
     blockers = find_blockers(found, undoing=undoing)
     depth = find_depths({task["task_id"]: task["depends_on"] for task in tasks})
     return {
         "state": found["state"],
-        "change": change,
+        "change": _tell_change(found, change),
         "done": done,
         "total": len(tasks),
         "tasks": [
@@ -59,67 +50,110 @@ def describe_progress(found: Row) -> dict[str, Json]:
     }
 
 
+def _change_of(found: Row) -> Row | None:
+    """The change that is told of: a cancellation comes before an amendment, as on the order itself."""
+    change: Row | None = found["request"] or found["amendment"]
+    return change
+
+
+def _is_undoing(found: Row) -> bool:
+    """Whether the change is past deciding, and its plan undoes what it must."""
+    change = _change_of(found)
+    if change is None or change["plan_id"] is None:
+        return False
+    return found["request"] is not None or change["status"] == "APPLYING"
+
+
+def _tell_change(found: Row, change: Row | None) -> dict[str, Json]:
+    if change is None:
+        return {"kind": "FULFILLMENT"}
+    if found["request"] is None:
+        return {"kind": "AMENDMENT", "amendmentRequestId": change["request_id"], "status": change["status"]}
+    return {
+        "kind": "CANCELLATION",
+        "cancellationRequestId": change["request_id"],
+        "status": change["status"],
+        "scope": change["scope"],
+    }
+
+
 def _tasks_of_change(found: Row, *, undoing: bool) -> list[dict[str, Json]]:
+    """What a cancellation undoes; what an amendment undoes with all that the order then needs; else the order's own."""
+    own = list(found["tasks"] or ())
     if not undoing:
-        return list(found["tasks"] or ())
-    return [
+        return own
+    change = _change_of(found)
+    assert change is not None
+    undoings = [
         {**task, "depends_on": found["edges"].get(task["task_id"], [])}
         for task in found["undoings"] or ()
-        if task["plan_id"] == found["request"]["plan_id"]
+        if task["plan_id"] == change["plan_id"]
     ]
+    return undoings if found["request"] is not None else [*undoings, *own]
 
 
 def find_blockers(found: Row, *, undoing: bool) -> list[dict[str, Json]]:
     """What the change waits for, what people must do first; each with who must act and, where it is known, by when."""
     blockers: list[dict[str, Json]] = []
-    request = found["request"]
-    status = request["status"] if request else None
-    if status == "REQUIRES_APPROVAL":
-        blockers.append(
-            _blocker(
-                "APPROVAL",
-                "The cancellation waits for approval",
-                "an approver",
-                request["sla_at"],
-                request["request_id"],
-            )
-        )
-    if status == "AWAITING_CHARGE_DECISION":
-        charge = request["charge"] or {}
-        amount = charge.get("amount", {})
-        price = f"{amount.get('amountMinor', 0) / 100:.2f} {amount.get('currency', '')}".strip()
-        message = f"A charge of {price} for the cancellation waits for an answer"
-        blockers.append(_blocker("CHARGE", message, "the customer", charge.get("respondBy"), request["request_id"]))
+    change = _change_of(found)
+    if change is not None:
+        blockers += _find_decision(change, "change" if found["request"] is None else "cancellation")
     if found["operator_hold"]:
         blockers.append(_blocker("HOLD", "The order is on hold", "an operator", None))
     for case in found["cases"] or ():
         actor = case["owner"] or "an operator"
         blocker = _blocker("CASE", case["title"], actor, case["sla_at"], case["case_id"])
         blockers.append({**blocker, **({"taskId": case["task_id"]} if case["task_id"] else {})})
-    if undoing or status == "ASSESSING":
-        blockers += _find_waits(found, undoing=undoing)
-    if request is None and found["starts_at"] and not found["tasks"]:
+    if change is not None and (undoing or change["status"] == "ASSESSING"):
+        blockers += _find_waits(found, change, undoing=undoing)
+    if found["request"] is None and found["starts_at"] and not found["tasks"]:
         blockers.append(_blocker("DATE", "The order waits for its start date", "nobody", found["starts_at"]))
     return blockers
 
 
-def _find_waits(found: Row, *, undoing: bool) -> list[dict[str, Json]]:
-    """Work of outside systems whose outcome must be known before the cancellation can go on."""
+def _find_decision(change: Row, noun: str) -> list[dict[str, Json]]:
+    """What somebody must decide before the change goes on; at most one thing."""
+    about = change["request_id"]
+    match change["status"]:
+        case "REQUIRES_APPROVAL":
+            message = f"The {noun} waits for approval"
+            return [_blocker("APPROVAL", message, "an approver", change["sla_at"], about)]
+        case "AWAITING_CHARGE_DECISION":
+            charge = change["charge"] or {}
+            amount = charge.get("amount", {})
+            price = f"{amount.get('amountMinor', 0) / 100:.2f} {amount.get('currency', '')}".strip()
+            message = f"A charge of {price} for the {noun} waits for an answer"
+            return [_blocker("CHARGE", message, "the customer", charge.get("respondBy"), about)]
+        case "APPROVED" if noun == "change" and not change["auto_apply"]:
+            return [
+                _blocker(
+                    "APPLY", f"The {noun} is approved and waits to be applied", "whoever asked for it", None, about
+                )
+            ]
+        case "QUEUED":
+            return [_blocker("QUEUE", f"The {noun} waits until another one is over", "nobody", None, about)]
+    return []
+
+
+def _find_waits(found: Row, change: Row, *, undoing: bool) -> list[dict[str, Json]]:
+    """Work of outside systems whose outcome must be known before the change can go on."""
     own = {task["task_id"]: task for task in (*(found["tasks"] or ()), *(found["undoings"] or ()))}
-    if undoing:
-        plan_id = found["request"]["plan_id"]
-        waiting = [t for t in found["undoings"] or () if t["plan_id"] == plan_id and t["state"] in _WAITING]
-        about = dict.fromkeys(
-            t["original_task"] if t["state"] == "AWAITING_ORIGINAL" else t["task_id"] for t in waiting
-        )
-    else:
-        about = dict.fromkeys(t["task_id"] for t in found["tasks"] or () if t["held"] and t["state"] in _RUNNING)
+    # While an amendment is looked at, the plan that asks for prices is the one that is waited for.
+    plan_id = change["plan_id"] if undoing else change.get("quote_plan")
+    about = {
+        t["original_task"] if t["state"] == "AWAITING_ORIGINAL" else t["task_id"]
+        for t in found["undoings"] or ()
+        if t["plan_id"] == plan_id and t["state"] in _WAITING
+    }
+    quiet = set()
+    if not undoing:
+        quiet = {t["task_id"] for t in found["tasks"] or () if t["held"] and t["state"] in _RUNNING}
     blockers: list[dict[str, Json]] = []
     for effect in found["open_effects"] or ():
         task = own.get(effect["task_id"])
-        if task is None or effect["task_id"] not in about:
+        if task is None or effect["task_id"] not in about | quiet:
             continue
-        by = None if undoing else found["request"]["grace_until"]
+        by = change["grace_until"] if effect["task_id"] in quiet else None
         if by is None and effect["accepted_at"]:
             accepted = datetime.fromisoformat(effect["accepted_at"])
             by = (accepted + parse_duration(effect["callback_timeout"])).isoformat()
@@ -145,7 +179,13 @@ def _sentence(found: Row, done: int, total: int, blockers: list[dict[str, Json]]
         return _ENDED[found["state"]]
     request = found["request"]
     whole = request is not None and request["scope"] == "ORDER"
-    if undoing:
+    if request is None and found["amendment"]:
+        said = (
+            f"Your order is being changed: {done} of {total} steps are done"
+            if found["amendment"]["status"] == "APPLYING"
+            else "Your change of the order is being looked at; what it does not touch goes on"
+        )
+    elif undoing:
         said = (
             f"{'Your order' if whole else 'A part of your order'} is being cancelled: {done} of {total} steps are done"
         )
@@ -166,6 +206,8 @@ def _say(blocker: Mapping[str, Json]) -> str:
     match blocker["kind"]:
         case "DATE":
             return f"{message}, {blocker['by']}."
+        case "QUEUE":
+            return f"{message}."
         case "OUTCOME":
             return f"{message}; {blocker['actor']} must finish it{by}."
         case _:

@@ -176,6 +176,13 @@ select json_build_object(
         from cancellation_request
         where tenant_id = :tenant_id and order_id = :order_id and ended_at is null
         order by scope = 'ORDER' desc, requested_at limit 1),
+    'amendment', (
+        select json_build_object(
+            'request_id', request_id, 'status', status, 'plan_id', plan_id, 'quote_plan', quote_plan,
+            'sla_at', sla_at, 'grace_until', grace_until, 'charge', charge, 'auto_apply', auto_apply)
+        from amendment_request
+        where tenant_id = :tenant_id and order_id = :order_id and ended_at is null
+        order by status = 'APPLYING' desc, requested_at limit 1),
     'cases', (
         select json_agg(json_build_object(
             'case_id', case_id, 'title', title, 'category', category, 'task_id', task_id, 'sla_at', sla_at,

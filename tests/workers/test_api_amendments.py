@@ -197,3 +197,50 @@ async def test_a_cancellation_stands_in_the_way(world: ApiWorld) -> None:
     assert (refused.status_code, refused.json()["code"]) == (409, "CHANGE_ACTIVE")
     assert request_id in refused.json()["blockedBy"]
     assert (await ask_for(world, order_id, PHONE)).json()["status"] == "APPLIED"
+
+
+async def test_progress_of_an_amendment_says_who_must_act(world: ApiWorld) -> None:
+    order_id = await world.create()
+    await world.fulfil(order_id, only=BOOKED)
+    told = (await ask_for(world, order_id, MOVED, autoApply=False)).json()
+    link, request_id = told["links"]["self"], told["amendmentRequestId"]
+    looked_at = "Your change of the order is being looked at; what it does not touch goes on."
+
+    async def progress() -> dict[str, Any]:
+        return dict((await world.get(f"/orders/{order_id}/progress")).json())
+
+    await drive(world, order_id, request_id)
+    seen = await progress()
+    assert seen["change"] == {
+        "kind": "AMENDMENT",
+        "amendmentRequestId": request_id,
+        "status": "REQUIRES_APPROVAL",
+    }
+    (blocker,) = seen["blockers"]
+    assert (blocker["kind"], blocker["id"], blocker["actor"]) == ("APPROVAL", request_id, "an approver")
+    assert seen["sentence"] == (f"{looked_at} The change waits for approval; an approver must act by {blocker['by']}.")
+
+    approved = await world.post(f"{link}/approve", {}, as_=BOB, if_match=await world.etag(link))
+    seen = await progress()
+    assert [one["kind"] for one in seen["blockers"]] == ["APPLY"]
+    assert seen["sentence"] == (
+        f"{looked_at} The change is approved and waits to be applied; whoever asked for it must act."
+    )
+
+    await world.post(f"{link}/apply", {}, if_match=approved.headers["etag"])
+    planned = await drive(world, order_id, request_id)
+
+    def accepted(call: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"state": "ACCEPTED"}
+
+    order = OrderId(uuid.UUID(order_id))
+    await world.walk(order, planned["plan_id"], planned["plan_run"], accepted)
+    seen = await progress()
+    assert (seen["state"], seen["change"]["status"]) == ("AMENDING", "APPLYING")
+    assert {"cancel-appointment", "create-appointment"} <= {task["type"] for task in seen["tasks"]}
+    outcome = next(one for one in seen["blockers"] if one["kind"] == "OUTCOME")
+    assert outcome["actor"] == "appointment"
+    assert seen["sentence"].startswith(
+        f"Your order is being changed: {seen['done']} of {seen['total']} steps are done."
+    )
+    assert f"appointment must finish it by {outcome['by']}." in seen["sentence"]

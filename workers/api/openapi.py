@@ -181,7 +181,10 @@ ANSWERS: Final[Mapping[str, Schema]] = {
     "Progress": _object(
         orderId=_ID,
         state=_TEXT,
-        change=_object({"cancellationRequestId": _ID, "status": _TEXT, "scope": _TEXT}, kind=_TEXT),
+        change=_object(
+            {"cancellationRequestId": _ID, "amendmentRequestId": _ID, "status": _TEXT, "scope": _TEXT},
+            kind={"enum": ["FULFILLMENT", "CANCELLATION", "AMENDMENT"]},
+        ),
         done=_NUMBER,
         total=_NUMBER,
         tasks=_list(_object(taskId=_ID, step=_TEXT, type=_TEXT, state=_TEXT)),
