@@ -37,7 +37,8 @@ SWEEP_SECONDS: Final = 5.0
 SETTLE_HEARTBEATS: Final = 1.5
 # The engine's search lags behind the engine; what is younger is not judged by it.
 INCIDENT_SETTLE: Final = timedelta(seconds=10)
-_RESOLVED_SINCE: Final = timedelta(days=1)
+# An incident may stand for weeks before somebody resolves it; the search tells when it began, not when it ended.
+_RESOLVED_SINCE: Final = timedelta(days=30)
 _CASE: Final = re.compile(r"EFFECT_EXHAUSTED\W+([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
 _STANDBY_SECONDS: Final = 2.0

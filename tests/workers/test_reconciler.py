@@ -9,7 +9,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +175,7 @@ def an_incident(case_id: uuid.UUID, state: str, key: int = 4503) -> dict[str, An
         "jobKey": "77",
         "state": state,
         "errorMessage": f"EFFECT_EXHAUSTED {case_id}",
-        "creationTime": "2026-11-20T09:00:00.000Z",
+        "creationTime": (datetime.now(UTC) - timedelta(days=5)).isoformat(),
     }
 
 
