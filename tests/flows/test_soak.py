@@ -1,0 +1,41 @@
+"""A minute of what `make soak` does for an hour: load, faults and killed parts; then nothing is lost, twice or left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.flows.running import RunningStack
+
+pytestmark = pytest.mark.timeout(900)
+
+JUDGED = {
+    "parts killed",
+    "fiber-500 orders",
+    "router orders",
+    "acknowledged cancellations",
+    "effects outside",
+    "unsent events",
+    "unsent messages",
+    "asset locks",
+    "task holds",
+    "open cases",
+    "receipts without answer",
+    "verify --at-rest, COMPLETED",
+    "verify --at-rest, CANCELLED",
+    "memory of api",
+    "memory of workers",
+    "memory of relay",
+    "memory of reconciler",
+}
+
+
+def test_a_minute_of_load_with_killed_parts(stack: RunningStack, tmp_path: Path) -> None:
+    record = tmp_path / "soak.json"
+    told = stack.cli("bench", "soak", "--seconds", "60", "--rate", "0.5", "--json", str(record), seconds=840)
+    assert told.returncode == 0, told.stdout + told.stderr
+    verdict = json.loads(record.read_text())
+    assert verdict["good"] is True
+    assert {row["name"] for row in verdict["rows"]} == JUDGED
