@@ -222,6 +222,11 @@ def _answer(draft: Draft, command: ask.Command, told: Told) -> Decision:
             "version": case.version,
             **({"resolution": case.resolution} if case.resolution else {}),
             **({"n": case.repairs[-1]["n"]} if case.repairs else {}),
+            **(
+                {"createdOrderId": case.repairs[-1]["createdOrderId"]}
+                if case.repairs and "createdOrderId" in case.repairs[-1]
+                else {}
+            ),
             "currentOrderState": draft.head.state,
             "links": {"self": link, "order": base},
         }

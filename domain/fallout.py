@@ -37,6 +37,7 @@ from domain.ledger import Effect
 from domain.machines import has_ended
 from domain.order import UNSTARTED, Amendment, Case, Draft, Reported, Request, Task
 from domain.policy import format_duration
+from domain.supplemental import convert, follow_effect, read_wish
 from domain.values import CaseId, EffectId, Json, RequestId, Run, TaskId, format_time
 
 ACTIONS: Final = (
@@ -321,7 +322,7 @@ def check_repair(draft: Draft, case: Case, action: str) -> None:
         case "FAIL_ITEM":
             _check_failable(draft, case, subject)
         case "CONVERT_TO_ORDER":
-            raise RepairNotPossible("No order can be made out of this case.")
+            _check_convertible(draft, case, subject)
 
 
 def _check_retry(draft: Draft, case: Case) -> None:
@@ -399,6 +400,39 @@ def _check_failable(draft: Draft, case: Case, subject: Subject) -> None:
     arbitrate_cancellation(draft, "ITEMS", frozenset(task.item_ids))
 
 
+def _check_convertible(draft: Draft, case: Case, subject: Subject) -> None:
+    """Something stays that should not, or a wish came too late: a new order can do what this one cannot any more."""
+    task = subject.task
+    if subject.late:
+        _check_late(draft, subject)
+        if subject.effect is None or not subject.effect.is_original or subject.effect.state != "CONFIRMED":
+            raise RepairNotPossible("Nothing stands here that a new order could undo.")
+    elif task is None:
+        request = draft.requests.get(case.request_id) if case.request_id else None
+        if request is None or request.outcome != "NEW_ORDER_REQUIRED":
+            raise RepairNotPossible("No order can be made out of this case.")
+    elif task.kind != "COMPENSATION" or task.purpose == "WITHDRAW":
+        raise RepairNotPossible("Only what could not be undone becomes an order of its own.")
+    elif draft.plans[task.plan_id].amendment_id is not None:
+        raise RepairNotPossible("An amendment undoes in order to do again; a new order cannot stand in for that.")
+    elif task.state not in _STUCK:
+        raise RepairNotPossible(f"The task is {task.state}; it goes on by itself.")
+
+
+def _find_staying(draft: Draft, subject: Subject) -> Effect | None:
+    """The effect that a converted case leaves as it is."""
+    if subject.late:
+        return subject.effect
+    return draft.effects.get(subject.task.reverses) if subject.task and subject.task.reverses else None
+
+
+def _find_follow_up(draft: Draft, case: Case, reason_code: str) -> dict[str, Json] | None:
+    effect = _find_staying(draft, find_subject(draft, case))
+    request = draft.requests.get(case.request_id) if case.request_id else None
+    reason = request.reason_code if request else reason_code
+    return follow_effect(draft, effect, request, reason) if effect else None
+
+
 def _is_false_start(draft: Draft, case: Case) -> bool:
     """A case about an order that could not be decomposed, and still is not."""
     return case.task_id is None and case.context == "FULFILLMENT" and draft.plan is None and not draft.head.has_ended
@@ -410,6 +444,14 @@ def _check_means(draft: Draft, case: Case, command: RepairCase) -> None:
         raise EvidenceRequired(errors=(FieldError("/evidence", "say what shows it: kind, reference, note"),))
     if command.amount and command.amount.currency != draft.policy.currency:
         raise Unprocessable(errors=(FieldError("/amount/currency", f"write it in {draft.policy.currency}"),))
+    if command.action == "CONVERT_TO_ORDER":
+        if command.input:
+            read_wish(command.input, command.reason_code)
+        elif _find_follow_up(draft, case, command.reason_code) is None:
+            raise Unprocessable(
+                "Nothing says which order would follow it up.",
+                errors=(FieldError("/input", "say the new order: orderType, items"),),
+            )
     if command.action != "REPLACE_INPUT":
         return
     if not command.input:
@@ -446,6 +488,10 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "REPLACE_INPUT": "Calls {system} again for {work}, with the parts of its input that you give.",
     "FAIL_ITEM": "Gives up item {items}: what it has had as effects is undone, then it ends FAILED.",
 }
+_CONVERTED: Final = "Makes a {type} order ({action}) that follows this one up; what stands stays, nothing is called."
+_CONVERTED_AS_SAID: Final = (
+    "Makes the order that you describe in the input (orderType, items), which follows this one up; nothing is called."
+)
 _STARTING: Final = "Starts the order's flow again; it is checked and planned anew."
 _SETTLED_BY_HAND: Final = "Records that a person has dealt with it, and closes the case; nothing is called."
 _LATE_UNDONE: Final = "Records that a person has undone what happened too late; nothing is called."
@@ -474,6 +520,11 @@ def foresee_repairs(draft: Draft, case: Case) -> list[dict[str, Json]]:
 
 
 def _foretell(draft: Draft, case: Case, action: str) -> str:
+    if action == "CONVERT_TO_ORDER":
+        made = _find_follow_up(draft, case, "")
+        if made is None:
+            return _CONVERTED_AS_SAID
+        return _CONVERTED.format(type=made["orderType"], action=made["items"][0]["action"])
     subject = find_subject(draft, case)
     if subject.late and subject.effect is not None:
         stands = subject.effect.is_original and subject.effect.state == "CONFIRMED"
@@ -500,6 +551,8 @@ def _carry_out(draft: Draft, case: Case, repair: Mapping[str, Json], reported: R
     if action == "FAIL_ITEM":
         reported.given_up.append(case.case_id)
         return _stand(draft, case, (*case.repairs, {**repair, "status": RUNNING}))
+    if action == "CONVERT_TO_ORDER":
+        return _convert(draft, case, task, subject, repair)
     if action in {"FORCE_COMPLETE", "WAIVE"} and (subject.late or task is None):
         _settle_by_hand(draft, subject.effect if subject.late else None, repair)
     elif task is None:
@@ -507,6 +560,37 @@ def _carry_out(draft: Draft, case: Case, repair: Mapping[str, Json], reported: R
     else:
         _repair_task(draft, task, subject.effect, repair)
     return close_case(draft, case.case_id, "RESOLVED", action, repairs=(*case.repairs, repair))
+
+
+def _convert(draft: Draft, case: Case, task: Task | None, subject: Subject, repair: Mapping[str, Json]) -> Case:
+    """The case ends by an order of its own. What stands stays CONFIRMED, so the ledger says by itself that the
+    cancellation undid only a part; an undoing that waits for a person is over."""
+    reason = str(repair["reasonCode"])
+    wish = repair.get("input")
+    proposal = read_wish(wish, reason) if wish else _find_follow_up(draft, case, reason)
+    assert proposal is not None
+    staying = _find_staying(draft, subject)
+    created = convert(draft, proposal, reason)
+    if task is not None and not subject.late:
+        _end_undoing(draft, task, subject.effect, repair)
+        if staying is not None and staying.state == "CONFIRMED":
+            finish_original(draft, staying, undone=False)
+    made = {**repair, "createdOrderId": str(created), **({"because": str(staying.effect_id)} if staying else {})}
+    return close_case(draft, case.case_id, "RESOLVED", "CONVERT_TO_ORDER", repairs=(*case.repairs, made))
+
+
+def mark_made(draft: Draft, proposals: list[dict[str, Json]]) -> tuple[Mapping[str, Json], ...]:
+    """Proposals as they are kept; what a repair has made an order of already is not made again."""
+    made = {
+        repair["because"]: repair["createdOrderId"]
+        for case in draft.cases.values()
+        for repair in case.repairs
+        if "createdOrderId" in repair and "because" in repair
+    }
+    return tuple(
+        {**proposal, "createdOrderId": made[proposal["because"]]} if proposal["because"] in made else proposal
+        for proposal in proposals
+    )
 
 
 def _repair_task(draft: Draft, task: Task, effect: Effect | None, repair: Mapping[str, Json]) -> None:
@@ -577,16 +661,21 @@ def _force(draft: Draft, task: Task, effect: Effect | None, repair: Mapping[str,
 
 
 def _waive(draft: Draft, task: Task, effect: Effect | None, repair: Mapping[str, Json]) -> None:
+    _end_undoing(draft, task, effect, repair)
+    original = draft.effects[task.reverses] if task.reverses else None
+    if original is not None and original.state == "CONFIRMED":
+        draft.move_effect(original.effect_id, "WAIVED", reason=_proof(repair))
+        finish_original(draft, original, undone=False)
+
+
+def _end_undoing(draft: Draft, task: Task, effect: Effect | None, repair: Mapping[str, Json]) -> None:
+    """Nobody undoes it any more."""
     _abandon(draft, effect, repair)
     if task.state == "WAITING_EXTERNAL":
         draft.move_task(task.task_id, "OUTCOME_UNKNOWN")
     if draft.tasks[task.task_id].state == "OUTCOME_UNKNOWN":
         draft.move_task(task.task_id, "IN_FALLOUT")
     draft.move_task(task.task_id, "WAIVED")
-    original = draft.effects[task.reverses] if task.reverses else None
-    if original is not None and original.state == "CONFIRMED":
-        draft.move_effect(original.effect_id, "WAIVED", reason=_proof(repair))
-        finish_original(draft, original, undone=False)
 
 
 def _settle_by_hand(draft: Draft, effect: Effect | None, repair: Mapping[str, Json]) -> None:
@@ -633,7 +722,9 @@ def _told(draft: Draft, task: Task, repair: Mapping[str, Json]) -> dict[str, Jso
 
 
 def _proof(repair: Mapping[str, Json]) -> str:
-    evidence = repair["evidence"]
+    evidence = repair.get("evidence")
+    if not evidence:
+        return str(repair["reasonCode"])
     return f"{evidence['kind']}: {evidence['reference']}"
 
 
@@ -784,7 +875,9 @@ def record_repair(draft: Draft, command: RecordRepair, reported: Reported) -> Ma
     case = draft.cases.get(command.case_id)
     if case is None or not case.is_open or case.wait_key != command.wait_key:
         return {"verdict": "decided"}
-    if not command.repairer or command.action not in {*ACTIONS, "APPROVE", "REJECT"}:
+    # A new order may be refused by what other orders hold, which only who asks over HTTP can be told.
+    shown = {*ACTIONS, "APPROVE", "REJECT"} - {"CONVERT_TO_ORDER"}
+    if not command.repairer or command.action not in shown:
         return _refuse_repair(draft, case, command.action, "NO_DECISION")
     deciding = command.action in {"APPROVE", "REJECT"}
     if ("approver" if deciding else "operator") not in draft.actor.roles:

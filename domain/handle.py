@@ -58,7 +58,7 @@ from domain.store.previews import add_preview, find_preview
 from domain.values import CaseId, Json, OrderId, TenantId, derive_id, system_actor
 
 # Refusals of a repair that are about the repair itself; a stale or unread case is none.
-_TOLD: Final = (FourEyes, RoleRequired, CaseClosed, ChangeActive, RequestClosed, Unprocessable)
+_TOLD: Final = (AssetBusy, FourEyes, RoleRequired, CaseClosed, ChangeActive, RequestClosed, Unprocessable)
 
 _ETAG: Final = re.compile(r'(W/)?"([^"]*)"')
 
@@ -97,7 +97,10 @@ class Door:
                 raise
             raise RelationTargetUnknown(errors=(FieldError("/relations", "unknown target order"),)) from violation
         except UniqueViolation as violation:
-            raise await self._translate(envelope, command, violation, wanted) from violation
+            refusal = await self._translate(envelope, command, violation, wanted)
+            if isinstance(command, ask.RepairCase):  # the order that it would have made found its asset taken
+                await self.note_refusal(envelope, command, refusal.code)
+            raise refusal from violation
 
     async def preview(self, envelope: ask.Envelope, command: ask.RequestCancellation | ask.RequestAmendment) -> Answer:
         """What the command would find and do, as the order stands now. Locks nothing; keeps the preview and no more."""

@@ -35,7 +35,7 @@ from domain.cancellation import (
 from domain.compensation import advance_plan, find_type, mark_block, supersede_plan
 from domain.decomposition import takes_lock
 from domain.execution import wait_key
-from domain.fallout import mend_by_amendment, open_case, open_follow_up_cases, settle_cases
+from domain.fallout import mark_made, mend_by_amendment, open_case, open_follow_up_cases, settle_cases
 from domain.fulfillment import OPERATOR_HOLD, count_at_work, may_be_handed, undo_asset, write_asset
 from domain.ledger import Effect
 from domain.machines import check_move, has_ended
@@ -537,8 +537,9 @@ def _finish_cancellation(draft: Draft, request: Request) -> None:
         "PARTIALLY_COMPLETED" if keeping else "COMPLETED",
         "CANCELLATION_COMPLETED",
         outcome="PARTIALLY_CANCELLED" if keeping else "CANCELLED",
-        proposals=tuple(
-            propose_orders(draft, [draft.items[item_id] for item_id in keeping], closure.reduced, request.reason_code)
+        proposals=mark_made(
+            draft,
+            propose_orders(draft, [draft.items[item_id] for item_id in keeping], closure.reduced, request.reason_code),
         ),
     )
     _do_again(

@@ -20,7 +20,8 @@ from domain.errors import (
     RequestNotFound,
     Unprocessable,
 )
-from domain.order import Draft, Surroundings
+from domain.ledger import Effect
+from domain.order import Draft, Request, Surroundings
 from domain.values import Json, OrderId
 
 # What the source says where the new order's asker says nothing.
@@ -103,6 +104,93 @@ def make_proposed(draft: Draft, proposal: Mapping[str, Json], order_id: OrderId,
         reason_code=proposal["reasonCode"] or reason_code,
         proposed=True,
     )
+
+
+def follow_effect(draft: Draft, effect: Effect, request: Request | None, reason_code: str) -> dict[str, Json] | None:
+    """The proposal that an effect's own type names for what stays of it; None where it names none, or where the thing
+    that the new order would be about is no asset yet."""
+    task = draft.tasks[effect.task_id]
+    follow_up = draft.fulfillment_types[task.task_type].follow_up
+    if follow_up is None:
+        return None
+    given_up = request.quantities if request else {}
+    items: list[Json] = []
+    for item_id in task.item_ids:
+        item = draft.items[item_id]
+        asset = item.asset or item.target_asset
+        if asset is None and follow_up.action in {"MODIFY", "DISCONNECT"}:
+            return None
+        items.append(
+            {
+                "itemId": item_id,
+                "action": follow_up.action,
+                "productOfferingId": item.offering,
+                "quantity": given_up.get(item_id, item.quantity),
+                "configuration": item.content.get("configuration") or {},
+                "targetAssetId": str(asset) if asset and follow_up.action != "ADD" else None,
+            }
+        )
+    return {"orderType": follow_up.order_type, "reasonCode": reason_code, "items": items}
+
+
+_ORDER_TYPES: Final = ("SUPPLEMENTAL", "DISCONNECT", "RETURN", "REPAIR", "BILLING_ADJUSTMENT")
+_ITEM_ACTIONS: Final = ("ADD", "MODIFY", "DISCONNECT", "RETURN")
+_ITEM_PARTS: Final = frozenset({"itemId", "action", "productOfferingId", "quantity", "configuration", "targetAssetId"})
+
+
+def read_wish(wish: Mapping[str, Json], reason_code: str) -> dict[str, Json]:
+    """The order that a repair's `input` describes, in the shape of a proposal. Raises Unprocessable, naming each part
+    that cannot be read; whether such an order can be had, its own acceptance says."""
+    faults: list[FieldError] = []
+    if wish.get("orderType") not in _ORDER_TYPES:
+        faults.append(FieldError("/input/orderType", f"one of {', '.join(_ORDER_TYPES)}"))
+    faults += [FieldError(f"/input/{name}", "not known here") for name in sorted(wish.keys() - {"orderType", "items"})]
+    given = wish.get("items")
+    if not isinstance(given, list) or not 0 < len(given) <= 1000:
+        faults.append(FieldError("/input/items", "a list of 1 to 1000 items"))
+        given = []
+    items: list[Json] = []
+    for index, item in enumerate(given):
+        found = _find_faults(item)
+        faults += [FieldError(f"/input/items/{index}{where}", what) for where, what in found]
+        if not found:
+            items.append({"quantity": 1, "configuration": {}, "targetAssetId": None, **item})
+    if faults:
+        raise Unprocessable(errors=tuple(faults))
+    return {"orderType": wish["orderType"], "reasonCode": reason_code, "items": items}
+
+
+def _find_faults(item: Json) -> list[tuple[str, str]]:
+    """(pointer, what is wanted there) of what cannot be read as an item."""
+    if not isinstance(item, dict):
+        return [("", "an item")]
+    faults = [(f"/{name}", "not known here") for name in sorted(item.keys() - _ITEM_PARTS)]
+    faults += [
+        (f"/{name}", "a word")
+        for name in ("itemId", "productOfferingId")
+        if not isinstance(item.get(name), str) or not 0 < len(item[name]) <= 100
+    ]
+    if item.get("action") not in _ITEM_ACTIONS:
+        faults.append(("/action", f"one of {', '.join(_ITEM_ACTIONS)}"))
+    quantity = item.get("quantity", 1)
+    if type(quantity) is not int or not 0 < quantity <= 1_000_000:
+        faults.append(("/quantity", "a whole number from 1"))
+    if not isinstance(item.get("configuration", {}), dict):
+        faults.append(("/configuration", "an object"))
+    target = item.get("targetAssetId")
+    if target is not None:
+        try:
+            uuid.UUID(target)
+        except (AttributeError, TypeError, ValueError):
+            faults.append(("/targetAssetId", "the id of an asset"))
+    return faults
+
+
+def convert(draft: Draft, proposal: Mapping[str, Json], reason_code: str) -> OrderId:
+    """Ask for the order that does what a case cannot; a repair's order is exempt from what keeps others away (§7)."""
+    order_id = OrderId(draft.new_id("order"))
+    _follow_up(draft, make_proposed(draft, proposal, order_id, reason_code))
+    return order_id
 
 
 def _read_item(item: Mapping[str, Json]) -> OrderItem:

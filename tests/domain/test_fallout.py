@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,13 +25,16 @@ from domain.errors import (
 )
 from domain.fallout import foresee_repairs
 from domain.order import Case, Draft
-from domain.values import Actor, Money, system_actor
+from domain.values import Actor, EffectId, Money, system_actor
 from tests.builders import OPERATOR, TENANT, World, accepted, an_item, an_order, only, refused, silent
 from tests.stories import CONFIRMED, REFUSED, answers, approve, hear
 
 CHIEF = Actor("carla", frozenset({"approver", "operator"}))
 PROOF = {"kind": "TICKET", "reference": "INC-7", "note": "seen in the system"}
 REASON = "CONFIRMED_WITH_SYSTEM_OWNER"
+
+LINE = {"itemId": "1", "action": "ADD", "productOfferingId": "fiber-100"}
+WISH = {"orderType": "SUPPLEMENTAL", "items": [LINE]}
 
 
 def repair(world: World, action: str, actor: Actor = OPERATOR, **more: Any) -> Case:
@@ -311,7 +316,7 @@ def test_forced_work_that_happened_after_all_is_an_obligation() -> None:
     case = world.open_case()
     assert (case.context, case.blocking, world.state) == ("LATE_EFFECT", False, "IN_PROGRESS")
     assert world.effect("assign-resource").basis == "MANUAL"
-    assert possible(world).keys() == {"FORCE_COMPLETE", "WAIVE"}
+    assert possible(world).keys() == {"FORCE_COMPLETE", "WAIVE", "CONVERT_TO_ORDER"}
 
 
 @pytest.mark.parametrize(("action", "stands"), [("FORCE_COMPLETE", "REVERSED"), ("WAIVE", "WAIVED")])
@@ -342,6 +347,47 @@ def test_a_forced_undoing_that_happened_after_all_is_reversed_twice_and_nobody_i
     assert (case.status, world.effect("reserve-inventory").state) == ("RESOLVED", "REVERSED")
 
 
+@pytest.mark.parametrize("begin", [a_refused_undoing, an_undoing_by_hand])
+def test_what_could_not_be_undone_becomes_an_order_and_the_cancellation_ends_in_part(begin: Any) -> None:
+    world = begin()
+    calls = len(world.calls)
+    case = repair(world, "CONVERT_TO_ORDER", input=WISH)
+    [new] = world.followed
+    made = new.draft.head
+    assert (case.status, case.resolution, last(case)["status"]) == ("RESOLVED", "CONVERT_TO_ORDER", "DONE")
+    assert last(case)["createdOrderId"] == str(made.order_id) != str(world.order_id)
+    assert (made.order_type, [item.action for item in new.draft.items.values()]) == ("SUPPLEMENTAL", ["ADD"])
+    assert made.content["customer"] == world.the_order.head.content["customer"]
+    [relation] = new.draft.relations
+    assert (relation["type"], relation["targetOrderId"]) == ("SUPPLEMENTS", str(world.order_id))
+    world.run_flow()
+    original = next(e for e in world.the_order.effects.values() if str(e.effect_id) == last(case)["because"])
+    undoing = next(t for t in world.the_order.tasks.values() if t.reverses == original.effect_id)
+    assert (original.state, undoing.state) == ("CONFIRMED", "WAIVED")
+    assert world.the_order.tasks[original.task_id].state == "COMPLETED"
+    [request] = world.the_order.requests.values()
+    assert (world.state, request.status) == ("PARTIALLY_COMPLETED", "PARTIALLY_COMPLETED")
+    assert len(world.calls) == calls
+
+
+def test_a_late_effect_is_followed_by_the_order_of_its_type() -> None:
+    world = an_unknown("ship-device")
+    agreed(world, "FORCE_COMPLETE")
+    world.run_flow()
+    hear(world, "ship-device", CONFIRMED, nth=0)
+    head = world.the_order.head
+    assert possible(world)["CONVERT_TO_ORDER"] == (
+        "Makes a RETURN order (RETURN) that follows this one up; what stands stays, nothing is called."
+    )
+    case = repair(world, "CONVERT_TO_ORDER")
+    [new] = world.followed
+    assert (new.draft.head.order_type, new.draft.relations[0]["type"]) == ("RETURN", "ROLLS_BACK")
+    assert (case.status, last(case)["createdOrderId"]) == ("RESOLVED", str(new.draft.head.order_id))
+    late = world.the_order.effects[EffectId(uuid.UUID(last(case)["because"]))]
+    assert (late.task_type, late.state) == ("ship-device", "CONFIRMED")
+    assert replace(world.the_order.head, sequence=0, chain=b"") == replace(head, sequence=0, chain=b"")
+
+
 # -- as they must not go --------------------------------------------------------------------------------------------
 
 REFUSALS: list[tuple[Any, str, dict[str, Any], type[Breach]]] = [
@@ -354,6 +400,19 @@ REFUSALS: list[tuple[Any, str, dict[str, Any], type[Breach]]] = [
     (a_refusal, "VERIFY_OUTCOME", {}, RepairNotPossible),
     (a_refusal, "WAIVE", {"evidence": PROOF}, RepairNotPossible),
     (a_refusal, "CONVERT_TO_ORDER", {}, RepairNotPossible),
+    (an_unknown, "CONVERT_TO_ORDER", {"input": WISH}, RepairNotPossible),
+    (a_refused_undoing, "CONVERT_TO_ORDER", {}, Unprocessable),
+    (a_refused_undoing, "CONVERT_TO_ORDER", {"input": {"orderType": "REPAIR", "items": []}}, Unprocessable),
+    (a_refused_undoing, "CONVERT_TO_ORDER", {"input": {**WISH, "orderType": "STANDARD"}}, Unprocessable),
+    (a_refused_undoing, "CONVERT_TO_ORDER", {"input": {**WISH, "customer": {"id": "other"}}}, Unprocessable),
+    (a_refused_undoing, "CONVERT_TO_ORDER", {"input": {**WISH, "items": [{**LINE, "quantity": 0}]}}, Unprocessable),
+    (a_refused_undoing, "CONVERT_TO_ORDER", {"input": {**WISH, "items": [{**LINE, "quantity": True}]}}, Unprocessable),
+    (
+        a_refused_undoing,
+        "CONVERT_TO_ORDER",
+        {"input": {**WISH, "items": [{**LINE, "targetAssetId": 7}]}},
+        Unprocessable,
+    ),
     (a_refusal, "REPLACE_INPUT", {}, Unprocessable),
     (a_refusal, "REPLACE_INPUT", {"input": {"installationAddress": {"city": "Bonn"}}}, UseAmendment),
     (a_refusal, "REPLACE_INPUT", {"input": {"order": {}}}, UseAmendment),
@@ -415,9 +474,9 @@ FORESEEN: list[tuple[Any, set[str]]] = [
         an_unknown,
         {"RETRY", "VERIFY_OUTCOME", "MARK_TOOK_EFFECT", "MARK_NO_EFFECT", "FORCE_COMPLETE", "FAIL_ITEM"},
     ),
-    (a_refused_undoing, {"RETRY", "FORCE_COMPLETE", "WAIVE", "REPLACE_INPUT"}),
-    (an_undoing_by_hand, {"FORCE_COMPLETE", "WAIVE"}),
-    (a_late_effect, {"FORCE_COMPLETE", "WAIVE"}),
+    (a_refused_undoing, {"RETRY", "FORCE_COMPLETE", "WAIVE", "REPLACE_INPUT", "CONVERT_TO_ORDER"}),
+    (an_undoing_by_hand, {"FORCE_COMPLETE", "WAIVE", "CONVERT_TO_ORDER"}),
+    (a_late_effect, {"FORCE_COMPLETE", "WAIVE", "CONVERT_TO_ORDER"}),
 ]
 
 
@@ -461,3 +520,5 @@ def test_a_word_that_is_no_action_is_not_told_on() -> None:
     world = a_refusal()
     assert enter(world, "drop table", OPERATOR)["verdict"] == "again"
     assert world.events[-1].data == {"action": None, "code": "NO_DECISION"}
+    assert enter(world, "CONVERT_TO_ORDER", OPERATOR)["verdict"] == "again"  # asked for over HTTP only
+    assert world.events[-1].data == {"action": "CONVERT_TO_ORDER", "code": "NO_DECISION"}

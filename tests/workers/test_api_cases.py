@@ -183,6 +183,34 @@ async def test_an_item_is_given_up_and_its_order_ends_failed(world: ApiWorld) ->
     assert (case["status"], case["resolution"]) == ("RESOLVED", "FAIL_ITEM")
 
 
+async def test_what_could_not_be_undone_becomes_an_order_linked_to_its_source(world: ApiWorld) -> None:
+    order_id = await world.create()
+    await world.fulfil(order_id, only={"reserve-inventory"})
+    request_id = await world.cancel(order_id)
+    told = await world.judge(order_id, request_id)
+    await world.walk(OrderId(uuid.UUID(order_id)), told["plan_id"], told["plan_run"], refusing("release-inventory"))
+    found = await world.get(f"/fallout-cases?orderId={order_id}", as_=OPERATOR)
+    case_id = found.json()["items"][0]["caseId"]
+    line = {"itemId": "1", "action": "ADD", "productOfferingId": "fiber-100"}
+    wish = {"orderType": "SUPPLEMENTAL", "items": [line]}
+    strange = {"orderType": "SUPPLEMENTAL", "items": [line | {"targetAssetId": str(uuid.uuid4())}]}
+    orders = await world.rows("customer_order")
+    refused = await repair(world, case_id, a_repair("CONVERT_TO_ORDER", input=strange))
+    assert (refused.status_code, refused.json()["code"]) == (422, "ASSET_NOT_MODIFIABLE")
+    assert await world.rows("customer_order") == orders
+    assert await refusals(world, order_id) == [("olga", "CONVERT_TO_ORDER", "ASSET_NOT_MODIFIABLE")]
+    done = await repair(world, case_id, a_repair("CONVERT_TO_ORDER", input=wish))
+    assert (done.status_code, done.json()["status"]) == (202, "RESOLVED")
+    created = done.json()["createdOrderId"]
+    case = (await world.get(f"/fallout-cases/{case_id}", as_=OPERATOR)).json()
+    assert (case["resolution"], case["repairs"][0]["createdOrderId"]) == ("CONVERT_TO_ORDER", created)
+    made = (await world.get(f"/orders/{created}")).json()
+    assert (made["orderType"], made["state"]) == ("SUPPLEMENTAL", "ACKNOWLEDGED")
+    related = json.dumps((await world.get(f"/orders/{created}/related-orders")).json())
+    assert order_id in related
+    assert "SUPPLEMENTS" in related
+
+
 async def test_the_command_line_asks_the_api_like_everybody_else(world: ApiWorld, tmp_path: Path) -> None:
     order_id, case_id = await a_case(world)
     server, task, url = await serve(world.app)

@@ -358,7 +358,7 @@ ANSWERS: Final[Mapping[str, Schema]] = {
         links=_LINKS,
     ),
     "CaseAnswer": _object(
-        {"resolution": _TEXT, "n": _NUMBER},
+        {"resolution": _TEXT, "n": _NUMBER, "createdOrderId": _ID},
         caseId=_ID,
         orderId=_ID,
         status=_TEXT,
