@@ -19,6 +19,7 @@ from domain.commands import (
     RecordReview,
     RejectAmendment,
     RequestAmendment,
+    RestartFlow,
     WithdrawAmendment,
 )
 from domain.compensation import draw_graph, find_type, supersede_plan
@@ -132,6 +133,22 @@ def _send_start(draft: Draft, amendment: Amendment) -> None:
         request_id=amendment.request_id,
         run=amendment.run,
     )
+
+
+def restart_amendment(draft: Draft, command: RestartFlow) -> Mapping[str, Json]:
+    """An amendment whose flow is gone is taken up where it stands; once it is in the order only its plan can be, and
+    while it is queued it has no flow."""
+    assert command.request_id is not None
+    amendment = find_amendment(draft, command.request_id)
+    if amendment.has_ended or amendment.is_stored or amendment.status == "QUEUED":
+        return {"verdict": "stand_down"}
+    run = Run(draft.new_id("run"))
+    amendment = draft.change_amendment(amendment.request_id, run=run, waiting=False)
+    draft.record(
+        "FLOW_RESTARTED", "REQUEST", amendment.request_id, request_id=amendment.request_id, reason=command.reason
+    )
+    _send_start(draft, amendment)
+    return {"run": str(run)}
 
 
 def _check_body(draft: Draft, command: RequestAmendment, changes: tuple[Mapping[str, Json], ...]) -> None:

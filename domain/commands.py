@@ -262,14 +262,13 @@ class AnswerCharge:
 
 @dataclass(frozen=True, slots=True)
 class AskedChange:
-    """One change as asked for. path: JSON pointer into the order, items by id · has_old: whether the body says what
-    should stand there now"""
+    """One change as asked for. path: JSON pointer into the order, items by id · old: what stands there now as the
+    requester knows it, None for nothing"""
 
     path: str
     operation: str
     old: Json = None
     new: Json = None
-    has_old: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,7 +134,8 @@ def decide(draft: Draft, command: ask.Command, around: Surroundings) -> Decision
         case ask.RestartFlow(request_id=None):
             told = restart_plan(draft, command)
         case ask.RestartFlow():
-            told = restart_request(draft, command)
+            amended = command.request_id in draft.amendments
+            told = amending.restart_amendment(draft, command) if amended else restart_request(draft, command)
         case ask.ParkCase():
             told = park_case(draft, command)
         case ask.ResumeCase():

@@ -149,7 +149,7 @@ def read_changes(draft: Draft, asked: tuple[AskedChange, ...]) -> tuple[Mapping[
     matched = match_changes(draft, asked)
     for number, (change, match) in enumerate(matched):
         known = match is not None and (match.item_id is None or match.item_id in draft.items)
-        if match is not None and known and not _is_new_item(match) and change.has_old:
+        if match is not None and known and not _is_new_item(match):
             stands = value_at(draft, split_pointer(change.path))
             if stands != change.old:
                 raise OldValueMismatch(

@@ -68,7 +68,8 @@ group by tenant_id;
 
 -- name: find_silent_flows
 -- Flows without a plan: of orders before theirs (unless they wait for their date), of requests before they undo anything
--- and not with a person. A case about the order as a whole is a person's.
+-- and not with a person, of amendments before they are in the order: not with a person, and waiting neither for prices
+-- nor for another amendment. A case about the order as a whole is a person's.
 select o.tenant_id, o.order_id, null::uuid as request_id, o.state as status, entry.at as silent_since, (
     select count(*) from audit_entry r
     where r.tenant_id = o.tenant_id and r.order_id = o.order_id and r.entity_id = o.order_id::text
@@ -102,6 +103,26 @@ where q.ended_at is null and q.committed_at is null and entry.at < clock_timesta
         select from cancellation_request larger
         where larger.tenant_id = q.tenant_id and larger.order_id = q.order_id and larger.scope = 'ORDER'
             and larger.ended_at is null))
+union all
+select a.tenant_id, a.order_id, a.request_id, a.status, entry.at, (
+    select count(*) from audit_entry r
+    where r.tenant_id = a.tenant_id and r.order_id = a.order_id and r.entity_id = a.request_id::text
+        and r.kind = 'FLOW_RESTARTED')
+from amendment_request a
+join audit_head head using (tenant_id, order_id)
+join audit_entry entry
+    on entry.tenant_id = a.tenant_id and entry.order_id = a.order_id and entry.sequence = head.sequence
+where a.ended_at is null and a.applied_at is null and entry.at < clock_timestamp() - :settle::interval
+    and (a.status = 'REQUESTED'
+        or (a.status = 'ASSESSING' and not exists (
+            select from compensation_plan p
+            where p.tenant_id = a.tenant_id and p.plan_id = a.quote_plan and p.state not in ('COMPLETED', 'SUPERSEDED')))
+        or (a.status = 'APPROVED' and a.auto_apply and not exists (
+            select from amendment_request other
+            where other.tenant_id = a.tenant_id and other.order_id = a.order_id and other.status = 'APPLYING'))
+        or (a.status = 'APPLYING' and a.grace_until < clock_timestamp() - :settle::interval)
+        or (a.status = 'AWAITING_CHARGE_DECISION'
+            and (a.charge->>'respondBy')::timestamptz < clock_timestamp() - :settle::interval))
 limit :limit;
 
 -- name: find_oddities

@@ -63,7 +63,7 @@ def test_an_approver_reviews_and_approves_in_tasklist(consoles: Consoles, tenant
     key = consoles.find_task(order_id)
 
     consoles.log_in(page, consoles.tasklist, "bob")
-    page.wait_for("Review cancellation")
+    page.wait_for("Review change")
     page.open(f"{consoles.tasklist}/{key}")
     page.wait_for(re.compile("Feasibility: FULLY_CANCELLABLE"))
     consoles.decide(page, key, "Approve", "agreed by phone")
@@ -82,7 +82,7 @@ def test_the_requester_is_refused_and_the_task_comes_back(consoles: Consoles, te
     key = consoles.find_task(order_id)
 
     consoles.log_in(page, consoles.tasklist, "alice")
-    page.wait_for("Review cancellation")
+    page.wait_for("Review change")
     consoles.decide(page, key, "Approve", "my own wish")
 
     again = consoles.find_task(order_id, after=key)
@@ -91,7 +91,7 @@ def test_the_requester_is_refused_and_the_task_comes_back(consoles: Consoles, te
 
     with page.browser.tab() as other:
         consoles.log_in(other, consoles.tasklist, "carol")
-        other.wait_for("Review cancellation")
+        other.wait_for("Review change")
         consoles.decide(other, again, "Reject", "the device is on its way")
     wait_status(tenant, link, "REJECTED")
     assert decisions(tenant, order_id) == [("DECISION_REFUSED", "alice"), ("CANCELLATION_REJECTED", "carol")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -28,7 +28,7 @@ from domain.errors import (
     Unprocessable,
     UseCancellation,
 )
-from domain.order import Draft
+from domain.order import Amendment, Draft
 from domain.values import Actor, RequestId
 from tests.builders import (
     AGENT,
@@ -700,3 +700,109 @@ def test_a_change_of_the_whole_order_stands_in_its_way() -> None:
     with pytest.raises(ChangeActive) as refusal:
         world.amend(ask_for("installationAddress"))
     assert str(request.request_id) in (refusal.value.blocked_by or "")
+
+
+# -- failing midway, results that come too late, clocks ---------------------------------------------------------
+
+
+def reserving() -> tuple[World, Amendment, Mapping[str, Any]]:
+    """Another device while one is being reserved: agreed to, and waiting until that call has its outcome."""
+    world = come_to(RESERVING)
+    amendment = world.amend(ask_for("deviceModel"))
+    assert world.assess_amendment(amendment)["verdict"] == "apply"
+    told = world.carry_out(amendment)
+    assert (told["verdict"], world.state) == ("wait", "AMENDING")
+    return world, amendment, told
+
+
+def test_a_flow_that_is_lost_midway_is_taken_up_and_its_old_one_stands_down() -> None:
+    """EC27: nothing of the new plan is in the order yet, and the order is not stuck in AMENDING."""
+    world, amendment, _ = reserving()
+    world.do(ask.RestartFlow(world.order_id, None, "MESSAGE_NOT_RECEIVED", amendment.request_id))
+    assert len(world.sent("amendment-requested")) == 2
+    old = ask.CarryOutAmendment(world.order_id, amendment.request_id, amendment.run)
+    assert world.do(old).body == {"verdict": "stand_down"}
+    assert world.carry_out(amendment)["verdict"] == "wait"
+    assert world.the_order.head.plan_version == 1
+    world.report(world.calls_of("reserve-inventory")[0], dict(confirmed(world.calls[-1])), source="CALLBACK")
+    world.drive(amendment)
+    world.run_flow()
+    assert (world.amendment(amendment.request_id).status, world.state) == ("APPLIED", "COMPLETED")
+    stored = ask.RestartFlow(world.order_id, None, "MESSAGE_NOT_RECEIVED", amendment.request_id)
+    assert world.do(stored).body == {"verdict": "stand_down"}
+
+
+def test_what_turns_out_impossible_midway_leaves_the_old_plan_to_run_to_its_end() -> None:
+    """EC27: refused after it held work: its holds go, the order leaves AMENDING, and plan version 1 is carried out."""
+    world, amendment, _ = reserving()
+
+    def forbid(document: dict[str, Any]) -> None:
+        row = next(row for row in document["amendable_fields"] if row["field"] == "deviceModel")
+        row["safety"] = dict.fromkeys(row["safety"], "BLOCKED")
+
+    world.policy, world.policy_version = changed_telecom(forbid), 2
+    world.report(world.calls_of("reserve-inventory")[0], dict(confirmed(world.calls[-1])), source="CALLBACK")
+    world.carry_out(amendment)
+    amendment = world.amendment(amendment.request_id)
+    assert (amendment.status, amendment.outcome) == ("REJECTED", "NOT_APPLICABLE")
+    assert (world.state, dict(world.the_order.holds)) == ("IN_PROGRESS", {})
+    assert [task.plan_version for task in world.the_order.tasks.values()] == [1] * len(world.the_order.tasks)
+    world.run_flow()
+    assert (world.state, world.the_order.head.plan_version) == ("COMPLETED", 1)
+    assert world.called("reserve-inventory") == 1
+
+
+def test_an_undoing_that_fails_is_repaired_and_the_order_goes_on() -> None:
+    """EC27, after an outside effect: a case, not an order that stays in AMENDING for ever."""
+    world = come_to(BOOKED)
+    amendment = world.drive(world.amend(ask_for("appointment")))
+    world.run_flow(refused, only={"cancel-appointment"})
+    assert (world.open_case().context, world.state) == ("AMENDMENT", "FALLOUT")
+    assert world.called("create-appointment") == 1
+    world.retry()
+    world.run_flow()
+    assert (world.amendment(amendment.request_id).status, world.state) == ("APPLIED", "COMPLETED")
+    assert world.called("create-appointment") == 2
+
+
+def test_the_result_of_a_superseded_amendment_is_not_applied() -> None:
+    """EC33: the newer one stands; what the older one's flow still says changes nothing."""
+    world = come_to(PORT)
+    older = world.drive(world.amend(ask_for("installationAddress")))
+    newest = {**ADDRESS, "postalCode": "12950"}
+    newer = world.amend(change("/installationAddress", ADDRESS, newest))
+    assert world.amendment(older.request_id).status == "SUPERSEDED"
+    before = world.the_order
+    with pytest.raises(RequestClosed):
+        world.do(ask.ApproveAmendment(world.order_id, older.request_id), APPROVER)
+    assert world.assess_amendment(older)["verdict"] == "stand_down"
+    assert world.carry_out(older)["verdict"] == "stand_down"
+    assert (world.the_order.tasks, world.the_order.head.content) == (before.tasks, before.head.content)
+    world.agree(world.drive(newer))
+    world.run_flow()
+    assert world.the_order.head.content["installationAddress"] == newest
+
+
+@pytest.mark.parametrize(
+    ("start", "cut_off"),
+    [
+        # Berlin goes to summer time on 28 March 2027 and back on 31 October 2027, each in the night before the visit.
+        ("2027-03-28T09:00:00+02:00", "2027-03-27T07:00:00+00:00"),
+        ("2027-10-31T09:00:00+01:00", "2027-10-30T08:00:00+00:00"),
+        ("2027-10-31T02:30:00+02:00", "2027-10-30T00:30:00+00:00"),  # half past two comes twice: the first one
+        ("2027-10-31T02:30:00+01:00", "2027-10-30T01:30:00+00:00"),  # and the second one
+    ],
+)
+def test_an_appointment_moved_across_a_change_of_clocks(start: str, cut_off: str) -> None:
+    """EC34: moved to where the clocks change in between; until the cut-off it moves free of charge, then at a charge."""
+    moved = {"start": start, "end": "2027-10-31T12:00:00+01:00", "timeZone": "Europe/Berlin"}
+    for late in (False, True):
+        world = come_to("decomposed")
+        assert world.amend(change("/appointment", SLOT, moved)).status == "APPLIED"
+        world.run_to(*BOOKED.done)
+        booked = world.calls_of("create-appointment")[0]["body"]["input"]["order"]["appointment"]
+        assert booked == moved  # offset and zone as the customer said them
+        world.now = datetime.fromisoformat(cut_off) - timedelta(seconds=0 if late else 1)
+        amendment = world.drive(world.amend(change("/appointment", moved, LATER)))
+        expected = "AWAITING_CHARGE_DECISION" if late else "APPLYING"
+        assert amendment.status == expected

@@ -198,10 +198,7 @@ def test_nothing_new_never_touches_fulfillment(progress: tuple[tuple[str, ...] |
     world = come_to(progress)
     value = stands(world.the_order, path)
     before, calls, sent = world.the_order, len(world.calls), len(world.messages)
-    if value is None:
-        asked = change(path, None, None, "REMOVE")
-    else:
-        asked = change(path, value, value)
+    asked = change(path, value, value, "REMOVE" if value is None else "REPLACE")
     amendment = world.amend(asked)
     assert (amendment.status, amendment.outcome) == ("REJECTED", "NO_CHANGE")
     after = world.the_order

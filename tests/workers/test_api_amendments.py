@@ -118,6 +118,8 @@ async def test_review_apply_and_the_new_plan(world: ApiWorld) -> None:
     ("change", "status", "code"),
     [
         (replace("/contact/phone", "+1 2", "+49 30 1"), 409, "OLD_VALUE_MISMATCH"),
+        ({"path": "/contact/phone", "operation": "REPLACE", "newValue": "+49 30 1"}, 409, "OLD_VALUE_MISMATCH"),
+        ({"path": "/contact/phone", "operation": "REMOVE"}, 409, "OLD_VALUE_MISMATCH"),
         (replace("/quoteId", None, "q"), 422, "FIELD_NOT_AMENDABLE"),
         (replace("/items/7/quantity", 1, 2), 422, "ITEM_UNKNOWN"),
         ({"path": "/items/1", "operation": "REMOVE", "oldValue": None}, 422, "USE_CANCELLATION"),

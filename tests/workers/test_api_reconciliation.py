@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from domain import commands as ask
-from domain.values import OrderId, Run
+from domain.values import OrderId, RequestId, Run
 from tests.postgres import Database
 from tests.workers.api_world import ApiWorld
 
@@ -80,6 +80,37 @@ async def test_a_request_whose_flow_was_lost_is_taken_up_where_it_stands(
     told = await world.judge(order_id, request_id)
     await world.walk(OrderId(uuid.UUID(order_id)), told["plan_id"], told["plan_run"])
     assert (await world.get(f"/orders/{order_id}")).json()["state"] == "CANCELLED"
+
+
+async def test_an_amendment_whose_flow_was_lost_is_taken_up_where_it_stands(
+    world: ApiWorld, api_database: Database
+) -> None:
+    order_id = await world.create()
+    await world.fulfil(order_id, only={"reserve-inventory"})
+    path = f"/orders/{order_id}/amendment-requests"
+    change = {"path": "/deliveryAddress/postalCode", "oldValue": "12930", "newValue": "12940"}
+    body = {"reasonCode": "CUSTOMER_REQUEST", "changes": [change]}
+    asked = await world.post(path, body, if_match=await world.etag(f"/orders/{order_id}"))
+    request_id = asked.json()["amendmentRequestId"]
+    old = await world.value("select run from amendment_request where request_id = $1", uuid.UUID(request_id))
+    await age(api_database, world)
+    assert (await look(world, report_only=False))["byClass"]["MESSAGE_NOT_RECEIVED"] == 1
+    run = await world.value("select run from amendment_request where request_id = $1", uuid.UUID(request_id))
+    assert run != old
+    assert await world.value("select count(*) from engine_outbox where name = 'amendment-requested'") == 2
+    order, request = OrderId(uuid.UUID(order_id)), RequestId(uuid.UUID(request_id))
+    assert (await world.tell(ask.AssessAmendment(order, request, Run(old))))["verdict"] == "stand_down"
+    assert (await world.tell(ask.AssessAmendment(order, request, Run(run))))["verdict"] == "apply"
+    # Lost once more, between its assessment and the order: the same again.
+    await age(api_database, world, 600)
+    assert (await look(world, report_only=False))["byClass"]["MESSAGE_NOT_RECEIVED"] == 1
+    assert (await world.tell(ask.CarryOutAmendment(order, request, Run(run))))["verdict"] == "stand_down"
+    run = await world.value("select run from amendment_request where request_id = $1", uuid.UUID(request_id))
+    assert (await world.tell(ask.CarryOutAmendment(order, request, Run(run))))["verdict"] == "done"
+    assert (await world.get(f"{path}/{request_id}")).json()["status"] == "APPLIED"
+    # What is in the order is not lost: nothing of it is silent.
+    await age(api_database, world, 600)
+    assert "MESSAGE_NOT_RECEIVED" not in (await look(world, report_only=True))["byClass"]
 
 
 async def test_the_same_run_is_told_again_and_other_tenants_are_not_looked_at(

@@ -74,9 +74,7 @@ def amendment_command(asked: Asked[Any], order_id: OrderId) -> RequestAmendment:
 
 
 def _read_change(change: ChangeBody) -> AskedChange:
-    return AskedChange(
-        change.path, change.operation, change.old_value, change.new_value, "old_value" in change.model_fields_set
-    )
+    return AskedChange(change.path, change.operation, change.old_value, change.new_value)
 
 
 @routes.get(_REQUESTS, "AmendmentPage")
