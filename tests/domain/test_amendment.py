@@ -794,7 +794,7 @@ def test_the_result_of_a_superseded_amendment_is_not_applied() -> None:
     ],
 )
 def test_an_appointment_moved_across_a_change_of_clocks(start: str, cut_off: str) -> None:
-    """EC34: moved to where the clocks change in between; until the cut-off it moves free of charge, then at a charge."""
+    """EC34: moved to where the clocks change; until the cut-off it moves on free of charge, then at a charge."""
     moved = {"start": start, "end": "2027-10-31T12:00:00+01:00", "timeZone": "Europe/Berlin"}
     for late in (False, True):
         world = come_to("decomposed")

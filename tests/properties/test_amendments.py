@@ -42,9 +42,7 @@ SITUATIONS = (
     ("reserve-inventory", "assign-resource", "create-appointment"),
     ("reserve-inventory", "assign-resource", "create-appointment", "ship-device", "perform-visit"),
 )
-CHANGES = st.sampled_from(sorted(VALUES)).flatmap(
-    lambda path: st.tuples(st.just(path), st.sampled_from(VALUES[path]))
-)
+CHANGES = st.sampled_from(sorted(VALUES)).flatmap(lambda path: st.tuples(st.just(path), st.sampled_from(VALUES[path])))
 # How the work stands: not decomposed, or so much done, and whether what is free to start is then under way.
 PROGRESS = st.tuples(st.none() | st.sampled_from(SITUATIONS), st.booleans())
 

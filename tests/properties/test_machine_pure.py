@@ -14,8 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from domain import commands as ask
 from domain.errors import Breach
-from domain.order import Order, Request
-from domain.values import EffectId, TaskId
+from domain.order import Amendment, Order, Request
+from domain.values import EffectId, RequestId, TaskId
 from tests.builders import AGENT, APPROVER, OPERATOR, World, an_item, an_order
 from tests.properties.invariants import audit_tells_the_states, check_order
 
@@ -34,6 +34,22 @@ SHAPES = (
     (an_item(offering="home-bundle"), an_item("2", parent="1"), an_item("3", "router", parent="1")),
     (an_item(offering="legacy-contract"), an_item("2", "mobile-port-in")),
 )
+WISHES: Mapping[str, tuple[Any, ...]] = {
+    "phone": ("/contact/phone", "+49 30 1234567", "+49 30 7654321"),
+    "postal code": ("/deliveryAddress/postalCode", "12930", "12940"),
+    "place": ("/installationAddress/postalCode", "12930", "12940"),
+    "hour": ("/appointment/end", "2026-12-01T12:00:00+01:00", "2026-12-01T13:00:00+01:00"),
+    "device": ("/items/1/configuration/deviceModel", "R7", "R9"),
+    "quantity": ("/items/1/quantity", 2, 3),
+}
+
+
+def value_at(order: Order, parts: list[str]) -> Any:
+    """What an order says at a place, read from its documents as they are."""
+    value: Any = order.items[parts[1]].document() if parts[0] == "items" else order.head.content
+    for part in parts[2:] if parts[0] == "items" else parts:
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 class OrderMachine(RuleBasedStateMachine):
@@ -140,6 +156,46 @@ class OrderMachine(RuleBasedStateMachine):
 
     # -- people -------------------------------------------------------------------------------------------
 
+    @rule(wish=st.sampled_from(sorted(WISHES)), auto_apply=st.booleans(), allow_partial=st.booleans())
+    def amend(self, wish: str, auto_apply: bool, allow_partial: bool) -> None:
+        """One of a few fields to one of two values: the same again is no change, another one supersedes."""
+        path, *values = WISHES[wish]
+        parts = path.removeprefix("/").split("/")
+        stands = value_at(self.world.the_order, parts)
+        new = values[0] if stands != values[0] else values[1]
+        asked = ask.AskedChange(path, "REPLACE" if stands is not None else "ADD", stands, new)
+        request_id = RequestId(uuid.uuid4())
+        command = ask.RequestAmendment(
+            self.world.order_id,
+            request_id,
+            "CUSTOMER_REQUEST",
+            (asked,),
+            allow_partial=allow_partial,
+            auto_apply=auto_apply,
+        )
+        self.ask(command, AGENT)
+
+    @precondition(lambda self: self.world.the_order.amendments)
+    @rule(
+        number=st.integers(0, 9),
+        how=st.sampled_from(["assess", "carry_out", "restart", "approve", "reject", "withdraw", "apply", "accept"]),
+    )
+    def drive_amendment(self, number: int, how: str) -> None:
+        """Its flow and the people of it, in any order."""
+        amendment = self.pick(list(self.world.the_order.amendments.values()), number)
+        order_id, request_id = self.world.order_id, amendment.request_id
+        commands: dict[str, tuple[ask.Command, Any]] = {
+            "assess": (ask.AssessAmendment(order_id, request_id, amendment.run), None),
+            "carry_out": (ask.CarryOutAmendment(order_id, request_id, amendment.run), None),
+            "restart": (ask.RestartFlow(order_id, None, "lost", request_id), None),
+            "approve": (ask.ApproveAmendment(order_id, request_id), APPROVER),
+            "reject": (ask.RejectAmendment(order_id, request_id), APPROVER),
+            "withdraw": (ask.WithdrawAmendment(order_id, request_id), AGENT),
+            "apply": (ask.ApplyAmendment(order_id, request_id), AGENT),
+            "accept": (ask.AnswerAmendmentCharge(order_id, request_id, True), AGENT),
+        }
+        self.ask(*commands[how])
+
     @rule(
         reason=st.sampled_from(["CUSTOMER_CHANGED_MIND", "REGULATORY", "CANNOT_DELIVER"]),
         forced=st.booleans(),
@@ -228,6 +284,8 @@ class OrderMachine(RuleBasedStateMachine):
             world.wait(timedelta(seconds=30)).decompose()
             for request in list(world.the_order.requests.values()):
                 self._push(request)
+            for amendment in list(world.the_order.amendments.values()):
+                self._push_amendment(amendment)
             for case in list(world.the_order.cases.values()):
                 self.ask(ask.RepairCase(world.order_id, case.case_id, "RETRY", "SYSTEM_RECOVERED"), OPERATOR)
             self._work()
@@ -235,6 +293,8 @@ class OrderMachine(RuleBasedStateMachine):
             check_order(world.the_order, None)
             self.check_audit()
         assert world.the_order.head.has_ended or self._by_hand(), f"stuck in {world.state}"
+        left = [amendment.status for amendment in world.the_order.amendments.values() if not amendment.has_ended]
+        assert not left or self._by_hand(), f"amendments are left {left}"
         assert not self._open_work(), "work is left that nobody will do"
 
     def _by_hand(self) -> bool:
@@ -262,6 +322,20 @@ class OrderMachine(RuleBasedStateMachine):
         self.ask(ask.AnswerCharge(order_id, request_id, True), AGENT)
         if not world.request(request_id).has_ended:
             world.plan(request)
+
+    def _push_amendment(self, amendment: Amendment) -> None:
+        """The flow and the people of one amendment do their part."""
+        order_id, request_id = self.world.order_id, amendment.request_id
+        for command, actor in (
+            (ask.ApproveAmendment(order_id, request_id), APPROVER),
+            (ask.AnswerAmendmentCharge(order_id, request_id, True), AGENT),
+            (ask.ApplyAmendment(order_id, request_id), AGENT),
+        ):
+            self.ask(command, actor)
+        for _ in range(2):
+            run = self.world.amendment(request_id).run
+            self.ask(ask.AssessAmendment(order_id, request_id, run))
+            self.ask(ask.CarryOutAmendment(order_id, request_id, run))
 
     def _work(self) -> None:
         """Walkers ask, workers call, systems confirm; a job that waits is asked again."""
