@@ -728,8 +728,8 @@ def test_a_flow_that_is_lost_midway_is_taken_up_and_its_old_one_stands_down() ->
     world.drive(amendment)
     world.run_flow()
     assert (world.amendment(amendment.request_id).status, world.state) == ("APPLIED", "COMPLETED")
-    stored = ask.RestartFlow(world.order_id, None, "MESSAGE_NOT_RECEIVED", amendment.request_id)
-    assert world.do(stored).body == {"verdict": "stand_down"}
+    ended = ask.RestartFlow(world.order_id, None, "MESSAGE_NOT_RECEIVED", amendment.request_id)
+    assert world.do(ended).body == {"verdict": "stand_down"}
 
 
 def test_what_turns_out_impossible_midway_leaves_the_old_plan_to_run_to_its_end() -> None:
@@ -756,6 +756,8 @@ def test_an_undoing_that_fails_is_repaired_and_the_order_goes_on() -> None:
     """EC27, after an outside effect: a case, not an order that stays in AMENDING for ever."""
     world = come_to(BOOKED)
     amendment = world.drive(world.amend(ask_for("appointment")))
+    stored = ask.RestartFlow(world.order_id, None, "MESSAGE_NOT_RECEIVED", amendment.request_id)
+    assert world.do(stored).body == {"verdict": "stand_down"}  # only its plan's flow can be lost now
     world.run_flow(refused, only={"cancel-appointment"})
     assert (world.open_case().context, world.state) == ("AMENDMENT", "FALLOUT")
     assert world.called("create-appointment") == 1
