@@ -27,6 +27,8 @@ def check_items(policy: Policy, order_type: str, items: Iterable[OrderItem]) -> 
     problems: list[FieldError] = []
     for index, item in enumerate(items):
         at = f"/items/{index}"
+        if known[item.item_id] is not item:
+            problems.append(FieldError(f"{at}/itemId", "another item of this order has this id"))
         offering = policy.offerings.get(item.offering)
         if offering is None:
             raise OfferingUnknown(

@@ -43,6 +43,7 @@ def an_asset(**overrides: Any) -> Asset:
         ([an_item(offering="static-ip", action="RETURN")], OfferingUnknown),
         ([an_item(parent="9")], ItemUnknown),
         ([an_item(relies_on=("9",))], ItemUnknown),
+        ([an_item(), an_item()], Unprocessable),  # one id, two items
         ([an_item(), an_item("2", "static-ip")], Unprocessable),
         ([an_item(offering="home-bundle")], Unprocessable),
         ([an_item(offering="home-bundle"), an_item("2", "mobile-sim", parent="1")], Unprocessable),
