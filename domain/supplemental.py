@@ -135,7 +135,9 @@ def follow_effect(draft: Draft, effect: Effect, request: Request | None, reason_
 
 _ORDER_TYPES: Final = ("SUPPLEMENTAL", "DISCONNECT", "RETURN", "REPAIR", "BILLING_ADJUSTMENT")
 _ITEM_ACTIONS: Final = ("ADD", "MODIFY", "DISCONNECT", "RETURN")
-_ITEM_PARTS: Final = frozenset({"itemId", "action", "productOfferingId", "quantity", "configuration", "targetAssetId"})
+_ITEM_PARTS: Final = frozenset(
+    {"itemId", "action", "productOfferingId", "quantity", "configuration", "price", "targetAssetId"}
+)
 
 
 def read_wish(wish: Mapping[str, Json], reason_code: str) -> dict[str, Json]:
@@ -177,6 +179,9 @@ def _find_faults(item: Json) -> list[tuple[str, str]]:
         faults.append(("/quantity", "a whole number from 1"))
     if not isinstance(item.get("configuration", {}), dict):
         faults.append(("/configuration", "an object"))
+    price = item.get("price")
+    if price is not None and not _is_money(price):
+        faults.append(("/price", "an amount in minor units and a currency"))
     target = item.get("targetAssetId")
     if target is not None:
         try:
@@ -184,6 +189,16 @@ def _find_faults(item: Json) -> list[tuple[str, str]]:
         except (AttributeError, TypeError, ValueError):
             faults.append(("/targetAssetId", "the id of an asset"))
     return faults
+
+
+def _is_money(value: Json) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"amountMinor", "currency"}
+        and type(value["amountMinor"]) is int
+        and isinstance(value["currency"], str)
+        and len(value["currency"]) == 3  # ISO 4217
+    )
 
 
 def convert(draft: Draft, proposal: Mapping[str, Json], reason_code: str) -> OrderId:

@@ -34,6 +34,7 @@ PROOF = {"kind": "TICKET", "reference": "INC-7", "note": "seen in the system"}
 REASON = "CONFIRMED_WITH_SYSTEM_OWNER"
 
 LINE = {"itemId": "1", "action": "ADD", "productOfferingId": "fiber-100"}
+PRICE = {"amountMinor": 3999, "currency": "EUR"}
 WISH = {"orderType": "SUPPLEMENTAL", "items": [LINE]}
 
 
@@ -351,7 +352,7 @@ def test_a_forced_undoing_that_happened_after_all_is_reversed_twice_and_nobody_i
 def test_what_could_not_be_undone_becomes_an_order_and_the_cancellation_ends_in_part(begin: Any) -> None:
     world = begin()
     calls = len(world.calls)
-    case = repair(world, "CONVERT_TO_ORDER", input=WISH)
+    case = repair(world, "CONVERT_TO_ORDER", input={**WISH, "items": [{**LINE, "price": PRICE}]})
     [new] = world.followed
     made = new.draft.head
     assert (case.status, case.resolution, last(case)["status"]) == ("RESOLVED", "CONVERT_TO_ORDER", "DONE")
@@ -407,6 +408,7 @@ REFUSALS: list[tuple[Any, str, dict[str, Any], type[Breach]]] = [
     (a_refused_undoing, "CONVERT_TO_ORDER", {"input": {**WISH, "customer": {"id": "other"}}}, Unprocessable),
     (a_refused_undoing, "CONVERT_TO_ORDER", {"input": {**WISH, "items": [{**LINE, "quantity": 0}]}}, Unprocessable),
     (a_refused_undoing, "CONVERT_TO_ORDER", {"input": {**WISH, "items": [{**LINE, "quantity": True}]}}, Unprocessable),
+    (a_refused_undoing, "CONVERT_TO_ORDER", {"input": {**WISH, "items": [{**LINE, "price": 39.99}]}}, Unprocessable),
     (
         a_refused_undoing,
         "CONVERT_TO_ORDER",
