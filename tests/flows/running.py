@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
+import asyncpg
 import httpx
 from pyzeebe import ZeebeClient, create_insecure_channel
-from pyzeebe.errors import ZeebeBackPressureError
+from pyzeebe.errors import ProcessInstanceNotFoundError, ZeebeBackPressureError
 
 from workers.local.home import Home, read_json
 
@@ -127,6 +128,34 @@ class RunningStack:
             await channel.close()
 
         asyncio.run(send())
+
+    def flows_of(self, order_id: str) -> list[int]:
+        """The engine's instances that have worked for an order."""
+
+        async def ask() -> list[int]:
+            connection = await asyncpg.connect(self.told()["RECOURSE_OWNER_DATABASE_URL"])
+            try:
+                rows = await connection.fetch("select instance_key from flow where order_id = $1::uuid", order_id)
+            finally:
+                await connection.close()
+            return [int(row["instance_key"]) for row in rows]
+
+        return asyncio.run(ask())
+
+    def cancel_instances(self, keys: list[int]) -> int:
+        """As somebody would in Operate; how many were still there."""
+
+        async def cancel() -> int:
+            channel = create_insecure_channel(grpc_address=str(self.status()["engineGrpc"]))
+            client, cancelled = ZeebeClient(channel), 0
+            for key in keys:
+                with suppress(ProcessInstanceNotFoundError):
+                    await client.cancel_process_instance(key)
+                    cancelled += 1
+            await channel.close()
+            return cancelled
+
+        return asyncio.run(cancel())
 
     def tenant(self) -> Tenant:
         told = self.told()

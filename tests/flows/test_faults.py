@@ -116,3 +116,23 @@ def test_a_second_start_of_the_same_flow_changes_nothing(stack: RunningStack, te
     # The engine works in order: an order that came later and has ended says that the second flows have been served.
     tenant.wait_state(tenant.submit("router"), "IN_PROGRESS")
     assert tenant.items(f"/api/v1/orders/{order_id}/timeline") == before
+
+
+def test_instances_cancelled_in_the_engine_cost_time_and_no_undoing(stack: RunningStack, tenant: Tenant) -> None:
+    """EC14: an operator cancels every flow of an order that is being cancelled; what is left of the plan is found lying
+    and started again from the plan, and what had been undone is not undone again."""
+    tenant.fault(taskType="ship-device", fault="accept-silent")
+    tenant.fault(taskType="stop-shipment", fault="accept-silent")
+    order_id = tenant.submit()
+    tenant.wait_effect(order_id, "ship", "shipping", acceptedAt=...)
+    tenant.cancel(order_id)
+    stopping = tenant.wait_effect(order_id, "stop", "shipping", acceptedAt=...)
+
+    keys = stack.flows_of(order_id)
+    assert keys, "no flow of the order is known: the test would cancel nothing"
+    assert stack.cancel_instances(keys) > 0
+    tenant.call_back(stopping["effectId"])
+    tenant.wait_state(order_id, "CANCELLED", seconds=150)
+    done = tenant.done(order_id)
+    undoings = ("stop-shipment", "cancel-appointment", "release-inventory", "release-resource")
+    assert {name: done[name] for name in undoings} == dict.fromkeys(undoings, 1)
