@@ -97,7 +97,7 @@ def claims_of(subject: str, roles: tuple[str, ...], tenant: uuid.UUID, **more: A
         "tenant": str(tenant),
         "roles": list(roles),
         "nbf": now - 1,
-        "exp": now + 600,
+        "exp": now + 86_400,  # tables of tests are made when they are collected; a run lasts
     } | more
 
 

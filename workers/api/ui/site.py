@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from importlib.resources import files
 from typing import Final
 
+import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -30,6 +31,8 @@ from workers.api.ui.visits import (
     own_page,
     read_form,
 )
+
+log = structlog.get_logger(__name__)
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -58,7 +61,8 @@ def _make_endpoint(service: Service, desk: Desk, page: Page) -> Endpoint:
             return _problem_page(request, problem_of_refusal(refusal))
         except Breach as breach:
             return _problem_page(request, problem_of_breach(breach))
-        except OUTAGES:
+        except OUTAGES as outage:
+            log.warning("a page could not be made", error=type(outage).__name__)
             return _problem_page(request, problem_of_refusal(Refusal("UNAVAILABLE", headers={"Retry-After": "1"})))
 
     return endpoint
