@@ -58,7 +58,7 @@ from domain.impact import (
 )
 from domain.order import IN_FLIGHT, UNSTARTED, Amendment, CompensationPlan, Draft, Plan, Task
 from domain.policy import REVALIDATION, SAFETY_RESULTS, AmendableField, TaskType, format_duration
-from domain.values import EffectId, Json, PlanId, RequestId, Run, TaskId, derive_id, format_time
+from domain.values import EffectId, Json, Money, PlanId, RequestId, Run, TaskId, derive_id, format_time
 
 _OPEN: Final = frozenset({"REQUESTED", "ASSESSING", "REQUIRES_APPROVAL", "AWAITING_CHARGE_DECISION", "APPROVED"})
 _UNDONE_FIRST: Final = frozenset({"UNDO_THEN_DO", "MANUAL", "WITHDRAW"})
@@ -455,8 +455,8 @@ def _tell_charge(draft: Draft, amendment: Amendment, kind: str, **more: Json) ->
 
 def exhibit(amendment: Amendment) -> str:
     """What the review form shows: what would change and what becomes of each task, at most 2 kB, no personal data."""
-    found = amendment.assessment or {}
-    cost = found.get("estimatedCost") or {}
+    found = amendment.assessment
+    assert found is not None
     counts: dict[str, int] = {}
     for fate in found.get("strategy", ()):
         counts[fate["strategy"]] = counts.get(fate["strategy"], 0) + 1
@@ -464,7 +464,7 @@ def exhibit(amendment: Amendment) -> str:
         f"Amendment: {found.get('feasibility')}",
         f"Reason: {amendment.reason_code}",
         *(f"{change['path']}: {change['safetyResult']}" for change in amendment.changes[:20]),
-        f"Cost: {cost.get('amountMinor', 0) / 100:.2f} {cost.get('currency', '')}",
+        f"Cost: {Money.from_json(found['estimatedCost'])}",
         *(f"{count} × {strategy.replace('_', ' ').lower()}" for strategy, count in sorted(counts.items())),
         *(f"Blocker: {blocker['message']}" for blocker in found.get("blockers", ())[:5]),
     ]

@@ -803,8 +803,7 @@ def price_undoing(
             Rule(
                 "charge.soft_point",
                 "WAIVED" if waived else point.charge.code,
-                f"Undoing {impact.task.task_type} after {format_time(moment)} costs "
-                f"{point.charge.amount.amount_minor} {point.charge.amount.currency} (minor units)"
+                f"Undoing {impact.task.task_type} after {format_time(moment)} costs {point.charge.amount}"
                 + (", waived for this reason." if waived else "."),
                 {"taskId": str(impact.task.task_id), "askedAt": format_time(asked_at)},
                 "WARNING",

@@ -56,7 +56,7 @@ from domain.errors import (
 )
 from domain.order import Case, CompensationPlan, Draft, Item, Request, Task, tasks_by_item
 from domain.policy import format_duration
-from domain.values import Json, OrderId, PlanId, RequestId, Run, TaskId, derive_id, format_time
+from domain.values import Json, Money, OrderId, PlanId, RequestId, Run, TaskId, derive_id, format_time
 
 DISPOSITIONS: Final = frozenset({"RETAIN", "COMPENSATE", "MANUAL"})
 UNDECIDED: Final = frozenset({"ACCEPTED_FOR_ASSESSMENT", "ASSESSING", "REQUIRES_APPROVAL", "AWAITING_CHARGE_DECISION"})
@@ -618,8 +618,8 @@ def assessment_document(draft: Draft, request: Request, assessment: Assessment) 
 
 def exhibit(request: Request, order_id: OrderId) -> str:
     """What the review form shows: consequences and cost in words, at most 2 kB, no personal data."""
-    found = request.assessment or {}
-    cost = found.get("estimatedCost") or {}
+    found = request.assessment
+    assert found is not None
     counts: dict[str, int] = {}
     for impact in found.get("taskImpacts", ()):
         counts[impact["consequence"]] = counts.get(impact["consequence"], 0) + 1
@@ -627,7 +627,7 @@ def exhibit(request: Request, order_id: OrderId) -> str:
         f"Every rule, task and cost: /ui/orders/{order_id} at the address of Recourse",
         f"Feasibility: {found.get('feasibility')}",
         f"Reason: {request.reason_code}",
-        f"Cost: {cost.get('amountMinor', 0) / 100:.2f} {cost.get('currency', '')}",
+        f"Cost: {Money.from_json(found['estimatedCost'])}",
         *(f"{count} × {consequence.replace('_', ' ').lower()}" for consequence, count in sorted(counts.items())),
         *(f"Stays: {effect['taskType']}" for effect in found.get("retainedEffects", ())[:10]),
         *(f"Blocker: {blocker['message']}" for blocker in found.get("blockers", ())[:5]),

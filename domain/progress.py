@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from domain.machines import has_ended
 from domain.policy import parse_duration
-from domain.values import Json, format_time
+from domain.values import Json, Money, format_time
 
 Row = Mapping[str, Any]
 
@@ -120,9 +120,7 @@ def _find_decision(change: Row, noun: str) -> list[dict[str, Json]]:
             return [_blocker("APPROVAL", message, "an approver", change["sla_at"], about)]
         case "AWAITING_CHARGE_DECISION":
             charge = change["charge"] or {}
-            amount = charge.get("amount", {})
-            price = f"{amount.get('amountMinor', 0) / 100:.2f} {amount.get('currency', '')}".strip()
-            message = f"A charge of {price} for the {noun} waits for an answer"
+            message = f"A charge of {Money.from_json(charge['amount'])} for the {noun} waits for an answer"
             return [_blocker("CHARGE", message, "the customer", charge.get("respondBy"), about)]
         case "APPROVED" if noun == "change" and not change["auto_apply"]:
             return [

@@ -54,6 +54,14 @@ RELATION_TYPES: Final = (
 )
 ROLES: Final = ("agent", "approver", "operator", "auditor", "admin")
 
+# ISO 4217: how many decimals the minor unit of a currency stands for, where it is not two.
+_DECIMALS: Final[Mapping[str, int]] = {
+    **dict.fromkeys(("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG"), 0),
+    **dict.fromkeys(("RWF", "UGX", "UYI", "VND", "VUV", "XAF", "XOF", "XPF"), 0),
+    **dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3),
+    **dict.fromkeys(("CLF", "UYW"), 4),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Money:
@@ -66,6 +74,13 @@ class Money:
         if other.currency != self.currency:
             raise ValueError(f"cannot add {other.currency} to {self.currency}")
         return Money(self.amount_minor + other.amount_minor, self.currency)
+
+    def __str__(self) -> str:
+        """As people read it, with the decimals of its currency: 25.00 EUR, 1500 JPY, 1.250 KWD."""
+        decimals = _DECIMALS.get(self.currency, 2)
+        whole, part = divmod(abs(self.amount_minor), 10**decimals)
+        sign = "-" if self.amount_minor < 0 else ""
+        return f"{sign}{whole}{f'.{part:0{decimals}d}' if decimals else ''} {self.currency}"
 
     def to_json(self) -> dict[str, Json]:
         return {"amountMinor": self.amount_minor, "currency": self.currency}

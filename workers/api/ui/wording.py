@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from domain.values import Money
+
 ORDER: Final[Mapping[str, str]] = {
     "ACKNOWLEDGED": "received",
     "VALIDATED": "checked, about to start",
@@ -87,12 +89,6 @@ _TONES: Final[Mapping[str, str]] = {
     **dict.fromkeys(("CANCELLED", "REJECTED", "WITHDRAWN", "SUPERSEDED", "NO_EFFECT", "PENDING", "REVERSED"), "quiet"),
 }
 
-# ISO 4217: where a currency's smallest unit is not a hundredth.
-_DECIMALS: Final[Mapping[str, int]] = {
-    **dict.fromkeys(("CLP", "ISK", "JPY", "KRW", "PYG", "UGX", "VND", "XAF", "XOF", "XPF"), 0),
-    **dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3),
-}
-
 _KINDS: Final[Mapping[str, Mapping[str, str]]] = {
     "order": ORDER,
     "request": REQUEST,
@@ -117,10 +113,7 @@ def money(amount: Mapping[str, Any] | None) -> str:
     """`{"amountMinor": 2500, "currency": "EUR"}` as 25.00 EUR."""
     if not amount:
         return "nothing"
-    decimals = _DECIMALS.get(amount["currency"], 2)
-    whole, part = divmod(abs(amount["amountMinor"]), 10**decimals)
-    sign = "-" if amount["amountMinor"] < 0 else ""
-    return f"{sign}{whole}{f'.{part:0{decimals}d}' if decimals else ''} {amount['currency']}"
+    return str(Money.from_json(amount))
 
 
 def when(moment: str | None) -> str:
