@@ -21,6 +21,16 @@ ForeignKeyViolation = asyncpg.ForeignKeyViolationError
 LIMITS: Final = {"lock_timeout": "2s", "statement_timeout": "5s", "timezone": "UTC", "jit": "off"}
 
 
+# What asyncpg says of a connection whose other end is gone.
+_CUT: Final = (
+    ConnectionError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InternalClientError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+)
+
+
 async def _keep(connection: Any) -> None:
     """Nothing to reset between users: every setting of ours is local to its transaction."""
 
@@ -39,9 +49,14 @@ async def open_pool(database_url: str, *, size: int = 16, name: str = "recourse"
 @asynccontextmanager
 async def tenant_transaction(pool: Pool, tenant_id: TenantId, *, read_only: bool = False) -> AsyncIterator[Connection]:
     """One transaction that sees one tenant. The tenant is a parsed UUID, so it may stand in simple-protocol text."""
-    async with pool.acquire() as connection:
-        mode = "begin isolation level repeatable read read only" if read_only else "begin"
-        await connection.execute(f"{mode}; set local recourse.tenant = '{tenant_id}'")
+    mode = "begin isolation level repeatable read read only" if read_only else "begin"
+    begin = f"{mode}; set local recourse.tenant = '{tenant_id}'"
+    try:
+        connection = await _acquire(pool, begin)
+    except _CUT:
+        # It was cut while it lay in the pool, and only its first statement could notice. Nothing has happened yet.
+        connection = await _acquire(pool, begin)
+    try:
         try:
             yield connection
         except BaseException:
@@ -49,6 +64,18 @@ async def tenant_transaction(pool: Pool, tenant_id: TenantId, *, read_only: bool
                 await connection.execute("rollback")
             raise
         await connection.execute("commit")
+    finally:
+        await pool.release(connection)
+
+
+async def _acquire(pool: Pool, begin: str) -> Connection:
+    connection = await pool.acquire()
+    try:
+        await connection.execute(begin)
+    except BaseException:
+        await pool.release(connection)
+        raise
+    return connection
 
 
 async def fetch_row(connection: Connection, query: Query, **values: Any) -> asyncpg.Record | None:

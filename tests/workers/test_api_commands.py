@@ -13,7 +13,7 @@ import structlog
 
 from domain.store.policies import PolicyBook
 from domain.store.pool import tenant_transaction
-from tests.postgres import Database
+from tests.postgres import Database, PostgresServer
 from tests.workers.api_world import (
     BASE,
     ApiWorld,
@@ -189,6 +189,19 @@ async def test_without_a_database_the_answer_is_later(api_database: Database) ->
         ready = await alone.get("/readyz", as_=None)
         assert (ready.status_code, list(ready.json()["troubles"])) == (503, ["database"])
         assert (await alone.get("/healthz", as_=None)).status_code == 200
+
+
+async def test_connections_that_died_unnoticed_cost_nobody_an_answer(
+    world: ApiWorld, api_database: Database, postgres_server: PostgresServer
+) -> None:
+    """A restart of the server leaves a pool of dead connections; a process that was too busy to see them end meets them
+    with its next statement. Without the second `_acquire` of `tenant_transaction` both answers here are 503."""
+    order_id = await world.create()
+    end_all = f"select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = '{api_database.name}'"
+    postgres_server.execute(end_all)  # blocking on purpose: the loop that would see the connections end stands still
+    assert (await world.get(f"/orders/{order_id}")).status_code == 200
+    postgres_server.execute(end_all)
+    assert (await world.post("/orders", an_order_body())).status_code == 202
 
 
 async def test_a_defect_of_ours_says_nothing_of_the_customer(world: ApiWorld) -> None:

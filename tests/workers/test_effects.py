@@ -17,6 +17,12 @@ from tests.postgres import Database
 from tests.workers.fake_engine import Code
 from tests.workers.flow_world import FlowWorld, open_flow_world
 
+# Of this test's database only: what other tests keep open is none of its business.
+_END_SESSIONS = (
+    "select pg_terminate_backend(pid) from pg_stat_activity"
+    " where usename = 'recourse_app' and datname = current_database()"
+)
+
 
 @pytest.fixture
 async def world(database: Database, tmp_path: Path) -> AsyncIterator[FlowWorld]:
@@ -139,20 +145,14 @@ async def test_an_outcome_outlives_an_outage_of_the_database(world: FlowWorld) -
                 await asyncio.sleep(0.01)
         name = await world.owner.fetchval("select current_database()")
         await world.owner.execute(f"alter role recourse_app in database {name} set default_transaction_read_only = on")
-        await world.owner.execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'recourse_app'"
-        )
+        await world.owner.execute(_END_SESSIONS)
         await asyncio.sleep(1)
         assert given.done is None
         await world.owner.execute(f"alter role recourse_app in database {name} reset default_transaction_read_only")
-        await world.owner.execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'recourse_app'"
-        )
+        await world.owner.execute(_END_SESSIONS)
         assert await world.verdict(given) == {"verdict": "confirmed"}
     assert (len(world.book("CALLED")), given.errors) == (1, [])
 
-
-_END_SESSIONS = "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'recourse_app'"
 
 CRASHES = [
     ("before-claim:effect-inventory", 1),

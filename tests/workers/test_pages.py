@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import html
 import re
 
@@ -26,15 +25,6 @@ async def sign_in(world: ApiWorld, subject: str = "alice", *roles: str) -> dict[
     return {"Cookie": kept.partition(";")[0]}
 
 
-async def open_page(world: ApiWorld, path: str, cookie: dict[str, str]) -> httpx.Response:
-    """As a browser does: a page that cannot be made right now is asked for again, once, as Retry-After says."""
-    page = await world.client.get(path, headers=cookie)
-    if page.status_code == httpx.codes.SERVICE_UNAVAILABLE:
-        await asyncio.sleep(int(page.headers["retry-after"]))
-        page = await world.client.get(path, headers=cookie)
-    return page
-
-
 def fields_of(page: httpx.Response, action: str) -> dict[str, str]:
     """What the page's form with that action would send, untouched."""
     form = re.search(rf'<form[^>]*action="{re.escape(action)}".*?</form>', page.text, re.DOTALL)
@@ -44,7 +34,7 @@ def fields_of(page: httpx.Response, action: str) -> dict[str, str]:
 
 
 async def test_a_page_allows_nothing_but_its_own_files(world: ApiWorld) -> None:
-    page = await open_page(world, "/ui", await sign_in(world))
+    page = await world.client.get("/ui", headers=await sign_in(world))
     assert page.status_code == 200, page.text
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert page.headers["cache-control"] == "no-store"
