@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.postgres import Database, PostgresServer, serve_postgres
 
@@ -18,6 +19,12 @@ if TYPE_CHECKING:  # imported where they are used: the pure core's tests start w
     from tests.browser.chromium import Browser, Page
     from tests.browser.consoles import Consoles
     from tests.flows.running import RunningStack, Tenant
+
+# How long an example took tells how busy the machine was, and nothing here asserts that. `--hypothesis-profile=long`
+# draws many more of them.
+settings.register_profile("short", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("long", settings.get_profile("short"), max_examples=5000)
+settings.load_profile("short")
 
 
 def pytest_configure() -> None:

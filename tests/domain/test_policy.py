@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.policy import (
@@ -614,7 +614,6 @@ def test_a_policy_of_nothing_but_mistakes_is_still_only_refused() -> None:
         assert problems_of(dict.fromkeys(DOCUMENT, nonsense))
 
 
-@settings(deadline=None)  # whether it is refused is asked, not how busy the machine is
 @given(st.data())
 def test_whatever_stands_in_a_place_of_the_document_is_read_or_refused(data: st.DataObject) -> None:
     document: Any = copy.deepcopy(dict(DOCUMENT))

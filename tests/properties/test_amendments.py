@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from domain import commands as ask
@@ -127,7 +127,6 @@ def check(world: World) -> None:
     audit_tells_the_states(world.the_order, world.events)
 
 
-@settings(max_examples=60, deadline=None)
 @given(progress=PROGRESS, wishes=st.lists(CHANGES, min_size=1, max_size=4))
 def test_there_and_back_again_leaves_the_same_commercial_content(
     progress: tuple[tuple[str, ...] | None, bool], wishes: list[tuple[str, Any]]
@@ -162,7 +161,6 @@ def test_there_and_back_again_leaves_the_same_commercial_content(
     assert commercial(world.the_order) == before
 
 
-@settings(max_examples=60, deadline=None)
 @given(progress=PROGRESS, wish=CHANGES)
 def test_a_preview_is_what_the_request_then_finds_and_does(
     progress: tuple[tuple[str, ...] | None, bool], wish: tuple[str, Any]
@@ -192,7 +190,6 @@ def test_a_preview_is_what_the_request_then_finds_and_does(
         assert replaced == (strategy.get(str(task_id)) in DONE_ANEW), strategy.get(str(task_id))
 
 
-@settings(max_examples=40, deadline=None)
 @given(progress=PROGRESS, path=st.sampled_from(sorted(VALUES)))
 def test_nothing_new_never_touches_fulfillment(progress: tuple[tuple[str, ...] | None, bool], path: str) -> None:
     """EC28."""

@@ -361,6 +361,4 @@ class OrderMachine(RuleBasedStateMachine):
 
 
 TestOrder = OrderMachine.TestCase
-TestOrder.settings = settings(
-    max_examples=60, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
-)
+TestOrder.settings = settings(stateful_step_count=50, suppress_health_check=list(HealthCheck))

@@ -54,7 +54,7 @@ def test_an_order_in_postgresql_lives_through_every_interleaving(store: Store) -
     run_state_machine_as_test(
         Stored,
         settings=settings(
-            max_examples=12, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=settings().max_examples // 5, stateful_step_count=25, suppress_health_check=list(HealthCheck)
         ),
     )
     report = store.run(verify(store.database.auditor_url, tenant_id=None, limit=20, at_rest=False))
