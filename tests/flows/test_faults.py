@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import operator
 import os
 import signal
-from contextlib import ExitStack
 from functools import partial
 from uuid import uuid4
 
@@ -23,41 +21,6 @@ def held_shipment(tenant: Tenant) -> tuple[str, str]:
     order_id = tenant.submit("router")
     effect = tenant.wait_effect(order_id, "ship", "shipping", acceptedAt=...)
     return order_id, str(effect["effectId"])
-
-
-POINTS = (
-    "after-claim:release-inventory",
-    "after-call:release-inventory",
-    "after-outcome:release-inventory",
-    "before-complete:effect-inventory",
-)
-
-
-def test_workers_die_around_compensating_calls(stack: RunningStack, tenant: Tenant) -> None:
-    """EC11 and EC12. The supervised worker stands still; four others, each told to die at another point, do its work.
-
-    Without the intent's own id as idempotency key the book would show a release twice after `after-call`; without the
-    lease the dead worker's claim would never be taken over.
-    """
-    orders = [held_shipment(tenant)[0] for _ in POINTS]
-    with stack.stopped("workers"), ExitStack() as running:
-        doomed = [running.enter_context(stack.another("worker", "all", RECOURSE_CRASH_AT=point)) for point in POINTS]
-        for died, order_id in enumerate(orders, 1):
-            # One at a time: whoever takes its release dies of it, and the others are still there for the next.
-            tenant.cancel(order_id)
-            eventually(
-                lambda: sum(process.poll() is not None for process in doomed),
-                partial(operator.le, died),
-                f"worker {died} to die",
-                120,
-            )
-        assert {process.returncode for process in doomed} == {-signal.SIGKILL}
-    for order_id in orders:
-        tenant.wait_state(order_id, "CANCELLED", seconds=120)
-        assert tenant.done(order_id) == {"reserve-inventory": 1, "stop-shipment": 1, "release-inventory": 1}
-    calls = [tenant.calls(order_id, "release-inventory") for order_id in orders]
-    assert max(calls) >= 2, "the call whose answer died with its caller is made again, under the same id"
-    assert min(calls) == 1
 
 
 def test_with_the_engine_stopped_the_callback_alone_ends_the_order(stack: RunningStack, tenant: Tenant) -> None:

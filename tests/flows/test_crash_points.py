@@ -1,0 +1,145 @@
+"""The matrix of crash points on the running system: our own processes die by SIGKILL at each named place, on the way
+forward and on the way back; afterwards the outside world's own book shows each thing once, and `verify` finds nothing.
+
+docs/crash-points.md says what has happened by each point."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from subprocess import Popen
+from uuid import UUID
+
+import pytest
+
+from tests.flows.running import RunningStack, Tenant, eventually
+from tests.workers.outboxes import assert_in_order, read_topic
+from workers.settings import Settings
+
+pytestmark = pytest.mark.timeout(600)
+
+FORWARD = (
+    "before-claim:effect-inventory",
+    "after-claim:reserve-inventory",
+    "after-call:reserve-inventory",
+    "before-outcome:reserve-inventory",
+    "after-outcome:reserve-inventory",
+    "before-complete:effect-inventory",
+    "after-complete:effect-inventory",
+)
+BACKWARD = (
+    "before-claim:effect-inventory",
+    "after-claim:release-inventory",
+    "after-call:release-inventory",
+    "before-outcome:release-inventory",
+    "after-outcome:release-inventory",
+    "before-complete:effect-inventory",
+    "after-complete:effect-inventory",
+)
+RELAY = ("before-send", "after-send", "before-mark", "after-mark")
+UNDONE = {"reserve-inventory": 1, "stop-shipment": 1, "release-inventory": 1}
+
+Doomed = Mapping[str, Popen[bytes]]
+
+
+@contextmanager
+def doomed(stack: RunningStack, *command: str, points: tuple[str, ...]) -> Iterator[Doomed]:
+    """One process for each point, told to die there."""
+    with ExitStack() as running:
+        yield {point: running.enter_context(stack.another(*command, RECOURSE_CRASH_AT=point)) for point in points}
+
+
+def kill_all(processes: Doomed, act: Callable[[], object]) -> None:
+    """Act until all have died: one at a time, whoever takes the work dies of it, and the next is still there."""
+
+    def dead() -> int:
+        return sum(process.poll() is not None for process in processes.values())
+
+    while (before := dead()) < len(processes):
+        act()
+        eventually(dead, lambda now, before=before: now > before, f"the death of one more than {before}", 120)  # type: ignore[misc]
+    died = {point: process.returncode for point, process in processes.items()}
+    assert died == dict.fromkeys(processes, -signal.SIGKILL)
+
+
+@pytest.fixture
+def shipped_later(tenant: Tenant) -> Tenant:
+    """Routers are reserved at once and promised for later, so that a cancellation can still undo everything."""
+    tenant.fault(taskType="ship-device", fault="accept-silent")
+    return tenant
+
+
+def under_way(tenant: Tenant) -> str:
+    """A router order whose device is on its way."""
+    order_id = tenant.submit("router")
+    tenant.wait_effect(order_id, "ship", "shipping", acceptedAt=...)
+    return order_id
+
+
+def test_workers_die_around_a_call_on_the_way_forward(stack: RunningStack, shipped_later: Tenant) -> None:
+    """The supervised worker stands still; seven others, each told to die at another point, take its reservations.
+
+    Without the claim's own id as idempotency key at the outside system, the two that die with an answer in their hands
+    leave a second reservation in the book; without the lease a dead worker's claim is never taken over.
+    """
+    tenant, orders = shipped_later, list[str]()
+    with stack.stopped("workers"), doomed(stack, "worker", "all", points=FORWARD) as processes:
+        kill_all(processes, lambda: orders.append(tenant.submit("router")))
+    for order_id in orders:
+        tenant.wait_effect(order_id, "ship", "shipping", acceptedAt=...)
+        assert tenant.done(order_id) == {"reserve-inventory": 1}
+    assert sum(tenant.calls(order_id, "reserve-inventory") for order_id in orders) > len(orders)
+
+
+def test_workers_die_around_a_call_on_the_way_back(stack: RunningStack, shipped_later: Tenant) -> None:
+    """EC11 and EC12: the same around the release that undoes the reservation, while the order is being cancelled.
+
+    Without the ledger's answer to a job that comes again (`RecordOutcome` and `ClaimTask` decide on the effect's state)
+    those that die after the outcome release a second time.
+    """
+    tenant = shipped_later
+    orders = [under_way(tenant) for _ in BACKWARD]
+    waiting = list(orders)
+    with stack.stopped("workers"), doomed(stack, "worker", "all", points=BACKWARD) as processes:
+        kill_all(processes, lambda: tenant.cancel(waiting.pop()))
+    for order_id in waiting:
+        tenant.cancel(order_id)
+    for order_id in orders:
+        tenant.wait_state(order_id, "CANCELLED", seconds=120)
+        assert tenant.done(order_id) == UNDONE
+    calls = [tenant.calls(order_id, "release-inventory") for order_id in orders]
+    assert sum(calls) > len(orders), "the call whose answer died with its caller is made again, under the same id"
+
+
+@pytest.mark.parametrize("sink", ["kafka", "engine"])
+def test_relays_die_around_sending(stack: RunningStack, shipped_later: Tenant, sink: str) -> None:
+    """The leading relay stands still and loses its lead; four that stood by, each told to die at another point, lead
+    after each other until none is left, and the first one comes back to a pipe that others have used.
+
+    Without marking only what was acknowledged, events of the batch that died `before-send` never reach Kafka; without
+    the message's id a flow is started twice, which the book would show.
+    """
+    tenant, orders = shipped_later, list[str]()
+    points = tuple(f"{point}:{sink}" for point in RELAY)
+    with stack.stopped("relay"), doomed(stack, "relay", points=points) as processes:
+        stack.as_owner(
+            "select pg_terminate_backend(pid) from pg_locks join pg_stat_activity using (pid)"
+            " where locktype = 'advisory' and granted and usename = 'recourse_relay'"
+        )
+        kill_all(processes, lambda: orders.append(tenant.submit("router")))
+    for order_id in orders:
+        tenant.wait_effect(order_id, "ship", "shipping", acceptedAt=...)
+        tenant.cancel(order_id)
+    for order_id in orders:
+        tenant.wait_state(order_id, "CANCELLED", seconds=120)
+        assert tenant.done(order_id) == UNDONE
+    versions = {UUID(order_id): len(tenant.items(f"/api/v1/orders/{order_id}/timeline")) for order_id in orders}
+    settings = Settings(kafka_bootstrap=stack.status()["kafka"])
+    arrived = eventually(
+        lambda: [record for record in asyncio.run(read_topic(settings)) if record.key in orders],
+        lambda records: {UUID(record.key): record.version for record in records} == versions,
+        "the last event of every order in Kafka",
+    )
+    assert_in_order(arrived, versions)
