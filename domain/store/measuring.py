@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from domain.store.orders import write_rows
-from domain.store.pool import Pool, fetch_row, tenant_transaction
+from domain.store.pool import Pool, fetch_all, fetch_row, tenant_transaction
 from domain.store.queries import load_queries
 from domain.values import TenantId
 
@@ -39,6 +39,13 @@ async def count_unsent(pool: Pool) -> int:
         row = await fetch_row(connection, _SQL["count_unsent"])
     assert row is not None
     return int(row["unsent"])
+
+
+async def read_ends(pool: Pool, tenant_id: UUID) -> dict[UUID, float | None]:
+    """Order → when its cancellation ended, in seconds since 1970; None: it has not. For a role that sees them."""
+    async with pool.acquire() as connection:
+        rows = await fetch_all(connection, _SQL["read_ends"], tenant_id=tenant_id)
+    return {row["order_id"]: row["ended"] for row in rows}
 
 
 async def count_leftovers(pool: Pool, tenant_id: UUID) -> dict[str, int]:

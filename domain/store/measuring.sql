@@ -20,3 +20,7 @@ select
     (select count(*) from task_hold where tenant_id = :tenant_id) as task_holds,
     (select count(*) from fallout_case where tenant_id = :tenant_id and closed_at is null) as open_cases,
     (select count(*) from receipt where tenant_id = :tenant_id and answer is null) as receipts_without_answer;
+
+-- name: read_ends
+-- When each of the tenant's cancellations ended; null of one that has not.
+select order_id, extract(epoch from ended_at)::float8 as ended from cancellation_request where tenant_id = :tenant_id;

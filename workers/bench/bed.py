@@ -57,13 +57,14 @@ class Database:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What runs already and is used: the owner's URL of a server, the passwords of its roles, the addresses of a broker
-    and of an engine. What is not given is started."""
+    """What runs already and is used: the owner's URL of a server, the passwords of its roles, the addresses of a
+    broker, of an engine and of the engine's own metrics. What is not given is started."""
 
     owner_url: str = ""
     passwords: Mapping[str, str] = field(default_factory=dict)
     kafka: str = ""
     engine: str = ""
+    engine_metrics: str = ""
 
 
 NOTHING = Running()
@@ -79,6 +80,7 @@ class Bed:
     passwords: Mapping[str, str]
     server: dict[str, str] = field(default_factory=dict)
     verified: list[bool] = field(default_factory=list)
+    engine_metrics: str = ""
     _kafka: str = ""
     _engine: str = ""
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
@@ -152,7 +154,7 @@ class Bed:
             ports = EnginePorts(*(free_port() for _ in range(5)))
             engine = Engine(self.folder / "engine", ports, self.settings.cache)
             await self.stack.enter_async_context(self.running(engine.part()))
-            self._engine = engine.grpc_address
+            self._engine, self.engine_metrics = engine.grpc_address, engine.metrics_url
         return self._engine
 
     @asynccontextmanager
@@ -224,7 +226,15 @@ async def open_bed(settings: Settings, running: Running = NOTHING) -> AsyncItera
     """A bed for as long as the block runs. Raises UnfitError, or what the parts raise that do not start."""
     folder = _make_folder()
     passwords = running.passwords or {role: secrets.token_hex(12) for role in ROLE_SETTINGS}
-    bed = Bed(folder, settings, running.owner_url, passwords, _kafka=running.kafka, _engine=running.engine)
+    bed = Bed(
+        folder,
+        settings,
+        running.owner_url,
+        passwords,
+        engine_metrics=running.engine_metrics,
+        _kafka=running.kafka,
+        _engine=running.engine,
+    )
     try:
         async with bed.stack:
             if not bed.owner_url:

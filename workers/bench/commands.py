@@ -3,8 +3,9 @@ with the same key (`replay`). They must never leave out what a real request goes
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Final
 
 import orjson
@@ -18,12 +19,13 @@ from workers.bench.bed import Bed, Database
 from workers.bench.harness import Case, Run, Scale, interleave, run_clients
 from workers.bench.http import connections
 from workers.bench.pgbench import capture_command, open_script
-from workers.bench.seeds import TENANT, Seeds, cancel, etag, order_id
+from workers.bench.seeds import TENANT, Seeds, cancel, order_id
+from workers.bench.seeds import etag as seeded_etag
 from workers.local.home import free_port
 from workers.local.issuer import ensure_key, mint_token
 
 CLIENTS: Final = (8, 32)
-_BODY: Final = orjson.dumps(
+BODY: Final = orjson.dumps(
     {
         "reasonCode": "CUSTOMER_CHANGED_MIND",
         "reasonText": "Customer requested cancellation before installation",
@@ -63,10 +65,10 @@ async def measure_command(bed: Bed, scale: Scale) -> list[Case]:
     async with bed.database() as ours, bed.database(verifies=False) as bare, _pool(ours) as pool:
         seeds = Seeds(pool)
         sample = await capture_command(ours, await seeds.add(2))
-        async with _api(bed, ours) as ask, open_script(bed, bare, sample) as script:
+        async with open_api(bed, ours) as api, open_script(bed, bare, sample) as script:
 
             async def run(clients: int, amount: int) -> Run:
-                return await ask(clients, amount, await seeds.add(amount), 202)
+                return await api.cancel(clients, amount, await seeds.add(amount))
 
             return await _compare(scale, run, script.run)
 
@@ -75,15 +77,15 @@ async def measure_replay(bed: Bed, scale: Scale) -> list[Case]:
     """The same requests with the same keys again ÷ their first execution."""
     async with bed.database() as ours, _pool(ours) as pool:
         seeds = Seeds(pool)
-        async with _api(bed, ours) as ask:
-            await ask(CLIENTS[0], _WARM, await seeds.add(_WARM), 202)
+        async with open_api(bed, ours) as api:
+            await api.cancel(CLIENTS[0], _WARM, await seeds.add(_WARM))
             first: dict[int, int] = {}
 
             async def execute(number: int) -> Run:
-                return await ask(CLIENTS[0], scale.amount, first[number], 202)
+                return await api.cancel(CLIENTS[0], scale.amount, first[number])
 
             async def replay(number: int) -> Run:
-                return await ask(CLIENTS[0], scale.amount, first[number], 200)
+                return await api.cancel(CLIENTS[0], scale.amount, first[number], 200)
 
             pairs = []
             for number in range(scale.repetitions):
@@ -122,38 +124,50 @@ async def _pool(database: Database) -> AsyncIterator[Pool]:
         await pool.close()
 
 
-Ask = Callable[[int, int, int, int], Awaitable[Run]]
+@dataclass(frozen=True, slots=True)
+class Api:
+    """One process of the API. headers: a token, the type of the body"""
 
+    url: str
+    headers: Mapping[str, str]
 
-@asynccontextmanager
-async def _api(bed: Bed, database: Database) -> AsyncIterator[Ask]:
-    """One process of the API over a database; what is yielded sends cancellations of seeded orders from `first` on."""
-    port, key = free_port(), bed.folder / "issuer.pem"
-    ensure_key(key)
-    url = f"http://127.0.0.1:{port}"
-    told = {
-        "database_url": database.app_url,
-        "api_port": port,
-        "public_url": url,
-        "issuer": f"{url}/issuer",
-        "issuer_key_file": key,
-    }
-    token = mint_token(
-        key, subject="alice", roles=["agent"], tenant=TENANT, issuer=f"{url}/issuer", audience="recourse", ttl=36_000
-    )
-    fixed = {"Authorization": f"Bearer {token}", "Content-Type": "application/json", "If-Match": etag()}
-
-    async def ask(clients: int, amount: int, first: int, wanted: int) -> Run:
-        async with connections(url, clients) as opened:
+    async def cancel(self, clients: int, amount: int, first: int, wanted: int = 202, *, etag: str | None = None) -> Run:
+        """Cancellations of the seeded orders from `first` on, each with a key of its own."""
+        fixed = {**self.headers, "If-Match": etag or seeded_etag()}
+        async with connections(self.url, clients) as opened:
 
             async def do(piece: int) -> str | None:
                 number = first + piece
                 headers = fixed | {"Idempotency-Key": f"cancel-{number}"}
                 path = f"/api/v1/orders/{order_id(number)}/cancellation-requests"
-                status, _ = await opened[piece % clients].ask("POST", path, headers, _BODY)
+                status, _ = await opened[piece % clients].ask("POST", path, headers, BODY)
                 return None if status == wanted else str(status)
 
             return await run_clients(clients, amount, do)
 
-    async with bed.running(bed.our_part("api", ("api",), port, told)):
-        yield ask
+
+@asynccontextmanager
+async def open_api(bed: Bed, database: Database, **told: object) -> AsyncIterator[Api]:
+    """The API over a database for as long as the block runs. told: more settings"""
+    port, key = free_port(), bed.folder / "issuer.pem"
+    ensure_key(key)
+    url = f"http://127.0.0.1:{port}"
+    settings = {
+        "database_url": database.app_url,
+        "api_port": port,
+        "public_url": url,
+        "issuer": f"{url}/issuer",
+        "issuer_key_file": key,
+        **told,
+    }
+    token = mint_token(
+        key,
+        subject="alice",
+        roles=["agent", "operator"],
+        tenant=TENANT,
+        issuer=f"{url}/issuer",
+        audience="recourse",
+        ttl=36_000,
+    )
+    async with bed.running(bed.our_part("api", ("api",), port, settings)):
+        yield Api(url, {"Authorization": f"Bearer {token}", "Content-Type": "application/json"})

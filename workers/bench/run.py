@@ -11,6 +11,7 @@ from typing import Final
 
 from workers.bench.bed import NOTHING, Bed, Running, open_bed
 from workers.bench.commands import measure_command, measure_replay, measure_store
+from workers.bench.flow import measure_flow, measure_latency
 from workers.bench.harness import Case, Outcome, Scale, Target
 from workers.bench.plan import SMALL, measure_plan
 from workers.bench.relay import measure_relay
@@ -64,6 +65,18 @@ BENCHES: Final[Mapping[str, Bench]] = {
         measure_worker,
         Scale(3, 800),
         _quick(32),
+    ),
+    "flow": Bench(
+        Target("whole cancellations per second ÷ the same models with workers that do nothing", 0.5, 0.7),
+        measure_flow,
+        Scale(3, 100),
+        _quick(4),
+    ),
+    "latency": Bench(
+        Target("p50 of one whole cancellation, without outside time ÷ with workers that do nothing", 2.0, 1.5, "less"),
+        measure_latency,
+        Scale(3, 15),
+        _quick(3),
     ),
     "plan": Bench(
         Target("planning a compensation over 10 000 effects ÷ over 1 000", 13.0, 10.5, "less"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Final
@@ -20,11 +20,13 @@ from domain.policy import Policy, parse_policy, read_policy_text
 from domain.store.measuring import merge_rows, write_many
 from domain.store.orders import draft_rows, dump_rows
 from domain.store.pool import Pool
-from domain.values import Actor, OrderId, RequestId, TenantId, system_actor
+from domain.values import Actor, EffectId, Json, OrderId, RequestId, TaskId, TenantId, system_actor
 from workers.runtime import project_file
 
 TENANT: Final = TenantId(uuid.UUID("00000000-0000-4000-8000-0000000000be"))
 AGENT: Final = Actor("alice", frozenset({"agent"}))
+NONE: Final[frozenset[str]] = frozenset()
+_SYSTEM: Final = system_actor("bench")
 
 # What an id carries in its last twelve digits, so that a script can count orders; the digits never change in number.
 FIRST: Final = 100_000_000_000
@@ -88,15 +90,20 @@ def cancel(number: int) -> tuple[ask.Envelope, ask.RequestCancellation]:
 
 
 @cache
-def etag() -> str:
-    """That of every seeded order: all of them have come the same way."""
-    return order_etag(decided_order(0).head.version)
+def etag(done: frozenset[str] = NONE) -> str:
+    """That of every order seeded so: all of them have come the same way."""
+    return order_etag(decided_order(0, done).head.version)
 
 
 class Seeds:
-    """Seeded orders: accepted, validated and decomposed, their plan not yet begun."""
+    """Seeded orders: accepted, validated and decomposed.
 
-    def __init__(self, pool: Pool) -> None:
+    done: types of the tasks that have had their effect. None: the plan has not begun. Where it has, no flow of the
+    order is started any more: it is there, one says, and waits.
+    """
+
+    def __init__(self, pool: Pool, done: frozenset[str] = NONE) -> None:
+        self.done = done
         self._pool = pool
         self._next = 0
 
@@ -105,9 +112,10 @@ class Seeds:
         first = self._next
         self._next += count
         for start in range(first, first + count, _AT_ONCE):
-            decided = [_decide(number)[0] for number in range(start, min(start + _AT_ONCE, first + count))]
+            decided = [_decide(number, self.done)[0] for number in range(start, min(start + _AT_ONCE, first + count))]
             for rows in zip(*decided, strict=True):
-                await write_many(self._pool, TENANT, merge_rows(rows))
+                merged = merge_rows(rows)
+                await write_many(self._pool, TENANT, merged | {"engine_outbox": []} if self.done else merged)
         return first
 
 
@@ -153,26 +161,41 @@ def policy() -> Policy:
     return parse_policy(read_policy_text(project_file("domain/telecom.policy.yaml").read_bytes()))
 
 
-def decided_order(number: int) -> Order:
+def decided_order(number: int, done: frozenset[str] = NONE) -> Order:
     """A seeded order as the core left it."""
-    return _decide(number)[1]
+    return _decide(number, done)[1]
 
 
-def _decide(number: int) -> tuple[list[dict[str, Any]], Order]:
-    """The rows of each decision that leads one order to its plan, and the order as it stands then."""
+def _decide(number: int, done: frozenset[str] = NONE) -> tuple[list[dict[str, Any]], Order]:
+    """The rows of each decision that leads one order to where it is to stand, and the order as it stands then."""
     command = accept(number)
     now = datetime.now(UTC)
     order = blank_order(TENANT, command, _POLICY_VERSION, now)
-    flow: list[ask.Command] = [
-        step(order.head.order_id, order.head.run)
-        for step in (ask.ValidateOrder, ask.CheckStartDate, ask.DecomposeOrder)
-    ]
     rows: list[dict[str, Any]] = []
-    for place, (asked, actor) in enumerate([(command, AGENT), *((one, system_actor("bench")) for one in flow)]):
-        draft = make_draft(order, actor, uuid.uuid5(TENANT, f"seed {number} {place}"), now)
-        decide(draft, asked, Surroundings())
+
+    def do(asked: ask.Command, actor: Actor = _SYSTEM) -> Mapping[str, Json]:
+        nonlocal order
+        draft = make_draft(order, actor, uuid.uuid5(TENANT, f"seed {number} {len(rows)}"), now)
+        decision = decide(draft, asked, Surroundings())
         rows.append(draft_rows(draft, None))
         order = draft.result()
+        return decision.body
+
+    do(command, AGENT)
+    order_id = order.head.order_id
+    for step in (ask.ValidateOrder, ask.CheckStartDate, ask.DecomposeOrder):
+        do(step(order_id, order.head.run))
+    plan = order.plan
+    assert plan is not None
+    left = set(done)
+    while left:
+        for handed in do(ask.ReleaseTasks(order_id, plan.plan_id, plan.run))["tasks"]:
+            task = order.tasks[TaskId(uuid.UUID(str(handed["task_id"])))]
+            if task.task_type in left:
+                left.remove(task.task_type)
+                claim = do(ask.ClaimTask(order_id, task.task_id, int(handed["release"]), plan.run))
+                effect_id = EffectId(uuid.UUID(str(claim["effect_id"])))
+                do(ask.RecordOutcome(order_id, effect_id, "CONFIRMED", "CALL", int(claim["attempt"]), "seeded"))
     return rows, order
 
 

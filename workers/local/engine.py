@@ -69,6 +69,10 @@ class Engine:
     def rest_url(self) -> str:
         return f"http://{_LOCALHOST}:{self.ports.rest}"
 
+    @property
+    def metrics_url(self) -> str:
+        return f"http://{_LOCALHOST}:{self.ports.management}/actuator/prometheus"
+
     def part(self) -> Part:
         return Part(
             name="engine",
