@@ -3,18 +3,26 @@ over the wire. It must never be part of a running service."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
+
+import asyncpg
 
 from domain.store.orders import write_rows
 from domain.store.pool import Pool, fetch_all, fetch_row, tenant_transaction
 from domain.store.queries import load_queries
-from domain.values import TenantId
+from domain.values import OrderId, TenantId
 
 _SQL = load_queries("measuring")
+
+# What an order is, and what has been said about it.
+STATE: Final = ("customer_order", "audit_head", "order_item", "fulfillment_plan", "fulfillment_task", "effect")
+HISTORY: Final = ("audit_entry", "outbox", "order_history", "external_call_attempt")
+_CLONES: Final = 5_000
+_CLONED: Final = UUID("00000000-0000-4000-8000-00000000c10e")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +56,67 @@ async def read_ends(pool: Pool, tenant_id: UUID) -> dict[UUID, float | None]:
     return {row["order_id"]: row["ended"] for row in rows}
 
 
+async def read_sent(pool: Pool, order_ids: Sequence[UUID]) -> dict[UUID, float | None]:
+    """Order → when its last event was marked as taken by Kafka, in seconds since 1970; None: one waits. For a role that
+    sees them."""
+    async with pool.acquire() as connection:
+        rows = await fetch_all(connection, _SQL["read_sent"], order_ids=list(order_ids))
+    return {row["order_id"]: row["sent"] for row in rows}
+
+
+async def read_parked(pool: Pool, tenant_id: UUID) -> dict[str, UUID]:
+    """Incident → the order whose open case says that it waits there. For a role that reads all tenants."""
+    async with pool.acquire() as connection:
+        rows = await fetch_all(connection, _SQL["read_parked"], tenant_id=tenant_id)
+    return {row["incident_key"]: row["order_id"] for row in rows}
+
+
 async def count_leftovers(pool: Pool, tenant_id: UUID) -> dict[str, int]:
     """What must be nothing at rest, by name; for a role that reads all tenants."""
     async with pool.acquire() as connection:
         row = await fetch_row(connection, _SQL["count_leftovers"], tenant_id=tenant_id)
     assert row is not None
     return dict(row)
+
+
+async def clone_orders(owner_url: str, order_id: OrderId, count: int, tables: Sequence[str]) -> None:
+    """So many copies of an order's rows in these tables, for a tenant of their own: every id another, all else alike.
+    Only the server's owner may: references are not looked at one by one."""
+    connection = await asyncpg.connect(owner_url, server_settings={"session_replication_role": "replica"})
+    try:
+        statements = [await _clone_statement(connection, table) for table in tables]
+        for first in range(0, count, _CLONES):
+            async with connection.transaction():
+                for statement in statements:
+                    await connection.execute(statement, order_id, first, min(first + _CLONES, count) - 1)
+        for table in tables:
+            await connection.execute(f"vacuum analyze {table}")
+    finally:
+        await connection.close()
+
+
+async def _clone_statement(connection: asyncpg.Connection, table: str) -> str:
+    """Copies numbers $2 to $3 of the rows of order $1. Names come from the catalogue and from the lists above."""
+    values: dict[str, str] = {}
+    for row in await connection.fetch(_SQL["list_columns"].text, table):
+        name = row["name"]
+        if name == "tenant_id":
+            values[name] = f"'{_CLONED}'::uuid"
+        elif row["is_id"]:
+            values[name] = f"md5(r.{name}::text || g)::uuid"
+        elif row["is_ids"]:
+            values[name] = f"array(select md5(one::text || g)::uuid from unnest(r.{name}) one)"  # noqa: S608 - as below
+        elif name == "published_at":
+            values[name] = "clock_timestamp()"
+        else:
+            values[name] = f"r.{name}"
+    whose = "r.order_id = $1"
+    if "order_id" not in values:
+        whose = "r.effect_id in (select effect_id from effect where order_id = $1)"
+    return (
+        f"insert into {table} ({', '.join(values)}) select {', '.join(values.values())} "  # noqa: S608 - see above
+        f"from {table} r cross join generate_series($2::int, $3::int) g where {whose}"
+    )
 
 
 def merge_rows(decisions: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -24,3 +24,17 @@ select
 -- name: read_ends
 -- When each of the tenant's cancellations ended; null of one that has not.
 select order_id, extract(epoch from ended_at)::float8 as ended from cancellation_request where tenant_id = :tenant_id;
+
+-- name: list_columns
+-- What a copy of a row must be given.
+select column_name as name, data_type = 'uuid' as is_id, udt_name = '_uuid' as is_ids
+from information_schema.columns
+where table_schema = 'public' and table_name = :table and is_identity = 'NO' and is_generated = 'NEVER'
+order by ordinal_position;
+
+-- name: read_sent
+select order_id, case when bool_and(published_at is not null) then extract(epoch from max(published_at))::float8 end as sent
+from outbox where order_id = any(:order_ids::uuid[]) group by order_id;
+
+-- name: read_parked
+select incident_key, order_id from fallout_case where tenant_id = :tenant_id and incident_key is not null;

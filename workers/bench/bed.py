@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from domain.store.measuring import read_server
 from domain.store.pool import open_pool
+from workers.bench.seeds import TENANT
 from workers.local.artifacts import fetch_artifacts, read_lock
 from workers.local.engine import Engine, EnginePorts
 from workers.local.home import free_port
@@ -58,13 +59,14 @@ class Database:
 @dataclass(frozen=True, slots=True)
 class Running:
     """What runs already and is used: the owner's URL of a server, the passwords of its roles, the addresses of a
-    broker, of an engine and of the engine's own metrics. What is not given is started."""
+    broker, of an engine and of the engine's own metrics; the folder of a whole stack. What is not given is started."""
 
     owner_url: str = ""
     passwords: Mapping[str, str] = field(default_factory=dict)
     kafka: str = ""
     engine: str = ""
     engine_metrics: str = ""
+    home: Path | None = None
 
 
 NOTHING = Running()
@@ -81,13 +83,14 @@ class Bed:
     server: dict[str, str] = field(default_factory=dict)
     verified: list[bool] = field(default_factory=list)
     engine_metrics: str = ""
+    home: Path | None = None
     _kafka: str = ""
     _engine: str = ""
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     @asynccontextmanager
     async def database(self, *, verifies: bool = True) -> AsyncIterator[Database]:
-        """A fresh database; afterwards every invariant is looked at in it.
+        """A fresh database; afterwards every invariant is looked at in what the benches' tenant has in it.
 
         verifies: False for one that a denominator writes nonsense into. Raises UnfitError where the server would not
         keep what it has promised.
@@ -102,7 +105,7 @@ class Bed:
             await self._check_server(database)
             yield database
             if verifies:
-                self.verified.append((await verify(database.auditor_url)).valid)
+                self.verified.append((await verify(database.auditor_url, tenant_id=TENANT)).valid)
         finally:
             await self._psql(f"drop database {name} with (force)")
 
@@ -173,14 +176,21 @@ class Bed:
         finally:
             await child.stop(signal.SIGINT if part.name == "postgres" else signal.SIGTERM, 20)
 
-    def our_part(self, name: str, arguments: tuple[str, ...], port: int, settings: Mapping[str, object]) -> Part:
+    def our_part(
+        self,
+        name: str,
+        arguments: tuple[str, ...],
+        port: int,
+        settings: Mapping[str, object],
+        module: str = "workers.cli",
+    ) -> Part:
         """One process of ours with these settings and no others; `port` is where it says that it is ready."""
         told = {variable_name(setting): str(value) for setting, value in settings.items()}
         ours = {key: value for key, value in os.environ.items() if not key.startswith("RECOURSE_")}
         cache = {variable_name("cache"): str(self.settings.cache)}
 
         async def prepare() -> Command:
-            return Command([sys.executable, "-m", "workers.cli", *arguments], {**ours, **cache, **told})
+            return Command([sys.executable, "-m", module, *arguments], {**ours, **cache, **told})
 
         return Part(
             name=name,
@@ -232,6 +242,7 @@ async def open_bed(settings: Settings, running: Running = NOTHING) -> AsyncItera
         running.owner_url,
         passwords,
         engine_metrics=running.engine_metrics,
+        home=running.home,
         _kafka=running.kafka,
         _engine=running.engine,
     )

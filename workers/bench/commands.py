@@ -32,12 +32,12 @@ BODY: Final = orjson.dumps(
         "scope": {"type": "ORDER", "orderItemIds": []},
     }
 )
-_WARM: Final = 64
+WARM: Final = 64
 
 
 async def measure_store(bed: Bed, scale: Scale) -> list[Case]:
     """The door's transaction without HTTP ÷ pgbench running the same SQL."""
-    async with bed.database() as ours, bed.database(verifies=False) as bare, _pool(ours) as pool:
+    async with bed.database() as ours, bed.database(verifies=False) as bare, app_pool(ours) as pool:
         seeds = Seeds(pool)
         sample = await capture_command(ours, await seeds.add(2))
         door = Door(pool)
@@ -62,7 +62,7 @@ async def measure_store(bed: Bed, scale: Scale) -> list[Case]:
 
 async def measure_command(bed: Bed, scale: Scale) -> list[Case]:
     """Requests per second over HTTP, one process of the API with everything on ÷ pgbench running the same SQL."""
-    async with bed.database() as ours, bed.database(verifies=False) as bare, _pool(ours) as pool:
+    async with bed.database() as ours, bed.database(verifies=False) as bare, app_pool(ours) as pool:
         seeds = Seeds(pool)
         sample = await capture_command(ours, await seeds.add(2))
         async with open_api(bed, ours) as api, open_script(bed, bare, sample) as script:
@@ -75,10 +75,10 @@ async def measure_command(bed: Bed, scale: Scale) -> list[Case]:
 
 async def measure_replay(bed: Bed, scale: Scale) -> list[Case]:
     """The same requests with the same keys again ÷ their first execution."""
-    async with bed.database() as ours, _pool(ours) as pool:
+    async with bed.database() as ours, app_pool(ours) as pool:
         seeds = Seeds(pool)
         async with open_api(bed, ours) as api:
-            await api.cancel(CLIENTS[0], _WARM, await seeds.add(_WARM))
+            await api.cancel(CLIENTS[0], WARM, await seeds.add(WARM))
             first: dict[int, int] = {}
 
             async def execute(number: int) -> Run:
@@ -102,7 +102,7 @@ async def _compare(scale: Scale, ours: Measure, bare: Measure) -> list[Case]:
     cases = []
     for clients in CLIENTS:
         for side in (ours, bare):
-            await side(clients, _WARM)
+            await side(clients, WARM)
 
         async def measure_ours(_: int, clients: int = clients) -> Run:
             return await ours(clients, scale.amount)
@@ -116,7 +116,8 @@ async def _compare(scale: Scale, ours: Measure, bare: Measure) -> list[Case]:
 
 
 @asynccontextmanager
-async def _pool(database: Database) -> AsyncIterator[Pool]:
+async def app_pool(database: Database) -> AsyncIterator[Pool]:
+    """As the API has one."""
     pool = await open_pool(database.app_url, size=POOL_SIZE, name="bench")
     try:
         yield pool
@@ -147,8 +148,8 @@ class Api:
 
 
 @asynccontextmanager
-async def open_api(bed: Bed, database: Database, **told: object) -> AsyncIterator[Api]:
-    """The API over a database for as long as the block runs. told: more settings"""
+async def open_api(bed: Bed, database: Database, module: str = "workers.cli", **told: object) -> AsyncIterator[Api]:
+    """The API over a database for as long as the block runs. module: whose command `api` it is · told: more settings"""
     port, key = free_port(), bed.folder / "issuer.pem"
     ensure_key(key)
     url = f"http://127.0.0.1:{port}"
@@ -169,5 +170,5 @@ async def open_api(bed: Bed, database: Database, **told: object) -> AsyncIterato
         audience="recourse",
         ttl=36_000,
     )
-    async with bed.running(bed.our_part("api", ("api",), port, settings)):
+    async with bed.running(bed.our_part("api", ("api",), port, settings, module)):
         yield Api(url, {"Authorization": f"Bearer {token}", "Content-Type": "application/json"})

@@ -22,10 +22,12 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much is measured. repetitions: of the interleaved pairs · amount: commands, rows or flows per run."""
+    """How much is measured. repetitions: of the interleaved pairs · amount: commands, rows or flows per run · size: how
+    much lies there already, where that is what is measured"""
 
     repetitions: int
     amount: int
+    size: int = 0
     quick: bool = False
 
     def __post_init__(self) -> None:
@@ -140,6 +142,7 @@ class Outcome:
             "seconds": round(self.seconds, 1),
             "repetitions": self.scale.repetitions,
             "amount": self.scale.amount,
+            **({"size": self.scale.size} if self.scale.size else {}),
             "quick": self.scale.quick,
             "cases": [_case_json(case) for case in self.cases],
             "machine": machine_facts(),

@@ -1,5 +1,5 @@
-"""The bench about the relay: events from the outbox to the topic against a bare producer that sends the very same. It
-must never count a run in which an event came before an earlier one of its order."""
+"""The benches about the relay: events from the outbox to the topic against a bare producer that sends the very same,
+and how long one event takes. It must never count a run in which an event came before an earlier one of its order."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import asyncio
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import Final
+from uuid import UUID
 
 from aiokafka import AIOKafkaProducer
 
-from domain.store.measuring import count_unsent
+from domain.handle import Door
+from domain.store.measuring import count_unsent, read_sent
 from domain.store.outbox import OutboxEvent, open_session, take_lead
 from domain.store.pool import Pool, open_pool
 from workers.bench.bed import Bed, Database
-from workers.bench.harness import Case, Run, Scale, interleave
-from workers.bench.seeds import Seeds
+from workers.bench.harness import Case, Run, Scale, interleave, percentile, run_clients
+from workers.bench.seeds import Seeds, cancel, order_id
+from workers.local.home import free_port
 from workers.relay.kafka import BATCH, KafkaSink, event_headers
 from workers.relay.reading import read_versions
 from workers.relay.run import Loop
@@ -24,6 +28,8 @@ from workers.settings import Settings
 
 _LOOK: Final = 0.005
 _PATIENCE: Final = 300.0
+_ASKERS: Final = 8
+_SHARE: Final = 0.2
 
 
 async def measure_relay(bed: Bed, scale: Scale) -> list[Case]:
@@ -58,6 +64,74 @@ async def measure_relay(bed: Bed, scale: Scale) -> list[Case]:
     return [Case("backlog", pairs, "rate", {"events": [len(events) for events in waiting.values()]})]
 
 
+async def measure_lag(bed: Bed, scale: Scale) -> list[Case]:
+    """From a command's commit until Kafka has acknowledged its event and the relay has marked it, p99 ÷ the relay's
+    poll interval; at a fifth of the rate at which eight askers can have commands carried out.
+
+    scale.amount: commands per run
+    """
+    kafka, engine = await bed.kafka(), await bed.engine()
+    interval = bed.settings.poll_interval
+    rates: list[float] = []
+    async with bed.database() as database, AsyncExitStack() as stack:
+        app = await open_pool(database.app_url, size=_ASKERS, name="bench")
+        stack.push_async_callback(app.close)
+        relay = await open_pool(database.relay_url, size=1, name="bench")
+        stack.push_async_callback(relay.close)
+        seeds, door, port = Seeds(app), Door(app), free_port()
+        told = {
+            "relay_database_url": database.relay_url,
+            "kafka_bootstrap": kafka,
+            "kafka_topic": f"bench-{database.name}",
+            "engine_grpc": engine,
+            "health_port": port,
+        }
+        await stack.enter_async_context(bed.running(bed.our_part("relay", ("relay",), port, told)))
+
+        async def ask(number: int) -> float:
+            await door.handle(*cancel(number))
+            return time.time()
+
+        async def saturate() -> float:
+            first = await seeds.add(scale.amount)
+
+            async def do(piece: int) -> str | None:
+                await ask(first + piece)
+                return None
+
+            return (await run_clients(_ASKERS, scale.amount, do)).rate
+
+        async def follow(_: int) -> Run:
+            rates.append(await saturate() * _SHARE)
+            first = await seeds.add(scale.amount)
+            names = [order_id(first + piece) for piece in range(scale.amount)]
+            await _until_sent(relay)
+            committed: dict[UUID, float] = {}
+
+            async def one(piece: int) -> None:
+                committed[names[piece]] = await ask(first + piece)
+
+            started = time.perf_counter()
+            async with asyncio.TaskGroup() as group:
+                for piece in range(scale.amount):
+                    await asyncio.sleep(max(started + piece / rates[-1] - time.perf_counter(), 0))
+                    group.create_task(one(piece))
+            await _until_sent(relay)
+            sent = await read_sent(relay, names)
+            lags = tuple((sent[name] or 0.0) - committed[name] for name in names)
+            return Run(len(lags), percentile(lags, 99), lags)
+
+        pairs = [(await follow(number), Run(1, interval)) for number in range(scale.repetitions)]
+    notes = {"pollIntervalms": interval * 1000, "perSecond": [round(rate, 1) for rate in rates]}
+    return [Case(f"{_SHARE:.0%} load", tuple(pairs), "time", notes)]
+
+
+async def _until_sent(relay: Pool) -> None:
+    async with asyncio.timeout(_PATIENCE):
+        while await count_unsent(relay):  # noqa: ASYNC110 - as it is marked, nobody is told
+            await asyncio.sleep(_LOOK)
+
+
 async def _read_waiting(database: Database) -> list[OutboxEvent]:
     """All that waits, as the leader reads it; its lead ends with the session."""
     async with open_session(database.relay_url, "bench") as connection:
@@ -77,8 +151,7 @@ async def _drain(settings: Settings, database: Database, kafka: str, relay: Pool
         async with asyncio.timeout(_PATIENCE):
             await loop.leads.wait()
             started = time.perf_counter()
-            while await count_unsent(relay):  # noqa: ASYNC110 - as it is marked, nobody is told
-                await asyncio.sleep(_LOOK)
+            await _until_sent(relay)
             seconds = time.perf_counter() - started
     finally:
         carrying.cancel()

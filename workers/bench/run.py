@@ -11,10 +11,13 @@ from typing import Final
 
 from workers.bench.bed import NOTHING, Bed, Running, open_bed
 from workers.bench.commands import measure_command, measure_replay, measure_store
+from workers.bench.conditions import measure_growth, measure_hot_order, measure_observability
 from workers.bench.flow import measure_flow, measure_latency
 from workers.bench.harness import Case, Outcome, Scale, Target
 from workers.bench.plan import SMALL, measure_plan
-from workers.bench.relay import measure_relay
+from workers.bench.reconcile import measure_reconcile
+from workers.bench.relay import measure_lag, measure_relay
+from workers.bench.stack import measure_start
 from workers.bench.worker import measure_worker
 from workers.settings import Settings
 
@@ -77,6 +80,47 @@ BENCHES: Final[Mapping[str, Bench]] = {
         measure_latency,
         Scale(3, 15),
         _quick(3),
+    ),
+    "lag": Bench(
+        Target("commit to Kafka's acknowledgement, p99 ÷ the relay's poll interval, at 20 % load", 5.0, 2.5, "less"),
+        measure_lag,
+        Scale(3, 400),
+        _quick(20),
+    ),
+    "reconcile": Bench(
+        Target(
+            "incident shown to case told, p99 ÷ sweep interval; a sweep over many orders ÷ 1 000",
+            2.0,
+            1.1,
+            "less",
+        ),
+        measure_reconcile,
+        Scale(3, 12, 100_000),
+        Scale(1, 0, 200, quick=True),
+    ),
+    "hot-order": Bench(
+        Target("fifty clients that hold and release one order ÷ an order each", 0.2, 0.25),
+        measure_hot_order,
+        Scale(3, 1000),
+        _quick(100),
+    ),
+    "observability": Bench(
+        Target("cancellation requests per second with metrics and JSON logs ÷ with neither", 0.8, 0.9),
+        measure_observability,
+        Scale(3, 400),
+        _quick(32),
+    ),
+    "growth": Bench(
+        Target("cancellation requests per second among very many orders and their history ÷ among 2 000", 0.8, 0.95),
+        measure_growth,
+        Scale(3, 400, 50_000),
+        Scale(1, 32, 200, quick=True),
+    ),
+    "start": Bench(
+        Target("seconds from `recourse up` to the first finished cancellation, everything downloaded", 90, 45, "less"),
+        measure_start,
+        Scale(3, 1),
+        _quick(1),
     ),
     "plan": Bench(
         Target("planning a compensation over 10 000 effects ÷ over 1 000", 13.0, 10.5, "less"),

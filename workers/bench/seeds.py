@@ -26,11 +26,24 @@ from workers.runtime import project_file
 TENANT: Final = TenantId(uuid.UUID("00000000-0000-4000-8000-0000000000be"))
 AGENT: Final = Actor("alice", frozenset({"agent"}))
 NONE: Final[frozenset[str]] = frozenset()
+# Every task of the order: it has been completed.
+ALL: Final = frozenset(
+    {
+        "reserve-inventory",
+        "assign-resource",
+        "create-appointment",
+        "ship-device",
+        "perform-visit",
+        "activate-service",
+        "start-billing",
+    }
+)
 _SYSTEM: Final = system_actor("bench")
 
 # What an id carries in its last twelve digits, so that a script can count orders; the digits never change in number.
 FIRST: Final = 100_000_000_000
 _AT_ONCE: Final = 100
+_COMPLETED: Final = 10**9  # where the numbers of completed orders begin, in the same database
 _POLICY_VERSION: Final = 1
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -103,19 +116,19 @@ class Seeds:
     """
 
     def __init__(self, pool: Pool, done: frozenset[str] = NONE) -> None:
-        self.done = done
+        self._done = done
         self._pool = pool
-        self._next = 0
+        self._next = _COMPLETED if done == ALL else 0
 
     async def add(self, count: int) -> int:
         """The number of the first of `count` more orders, with their history as it would have been written."""
         first = self._next
         self._next += count
         for start in range(first, first + count, _AT_ONCE):
-            decided = [_decide(number, self.done)[0] for number in range(start, min(start + _AT_ONCE, first + count))]
+            decided = [_decide(number, self._done)[0] for number in range(start, min(start + _AT_ONCE, first + count))]
             for rows in zip(*decided, strict=True):
                 merged = merge_rows(rows)
-                await write_many(self._pool, TENANT, merged | {"engine_outbox": []} if self.done else merged)
+                await write_many(self._pool, TENANT, merged | {"engine_outbox": []} if self._done else merged)
         return first
 
 
