@@ -22,7 +22,7 @@ from workers.bench.run import BENCHES, run_benches
 from workers.bench.seeds import Seeds, cancel
 from workers.settings import Settings
 
-ON_POSTGRES = ("command", "store", "replay", "plan")
+ON_POSTGRES = ("command", "store", "replay", "plan", "hot-order", "observability", "growth", "reconcile")
 TABLES = """
     select table_name from information_schema.tables
     where table_schema = 'public' and table_type = 'BASE TABLE' order by 1"""
@@ -73,6 +73,14 @@ def test_the_benches_promise_what_was_agreed() -> None:
         "replay": (1.0, 2.0, "more"),
         "relay": (0.35, 0.45, "more"),
         "worker": (0.7, 0.8, "more"),
+        "flow": (0.5, 0.7, "more"),
+        "latency": (2.0, 1.5, "less"),
+        "lag": (5.0, 2.5, "less"),
+        "reconcile": (2.0, 1.1, "less"),
+        "hot-order": (0.2, 0.25, "more"),
+        "observability": (0.8, 0.9, "more"),
+        "growth": (0.8, 0.95, "more"),
+        "start": (90.0, 45.0, "less"),
         "plan": (13.0, 10.5, "less"),
     }
     assert all(bench.scale.repetitions >= 3 for bench in BENCHES.values())

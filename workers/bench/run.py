@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from workers.bench.bed import NOTHING, Bed, Running, open_bed
@@ -138,26 +138,29 @@ async def run_benches(
     quick: bool,
     say: Callable[[str], None],
     running: Running = NOTHING,
+    size: int = 0,
 ) -> list[Outcome]:
-    """Measure them one after the other on one bed.
+    """Measure them one after the other on one bed. size: how many orders `growth` and `reconcile` fill a database with
 
     Raises UnfitError where nothing can be measured.
     """
     outcomes: list[Outcome] = []
     async with AsyncExitStack() as stack:
         bed = await stack.enter_async_context(open_bed(settings, running))
-        for name in names:
-            say(f"{name}: {BENCHES[name].target.ratio}")
-            outcome = await _run_bench(bed, name, quick=quick)
+        for place, name in enumerate(names, 1):
+            say(f"{name} ({place} of {len(names)}): {BENCHES[name].target.ratio}")
+            outcome = await _run_bench(bed, name, quick=quick, size=size)
             outcomes.append(outcome)
             for line in describe(outcome):
                 say(line)
     return outcomes
 
 
-async def _run_bench(bed: Bed, name: str, *, quick: bool) -> Outcome:
+async def _run_bench(bed: Bed, name: str, *, quick: bool, size: int) -> Outcome:
     bench = BENCHES[name]
     scale = bench.quick if quick else bench.scale
+    if size and scale.size:
+        scale = replace(scale, size=size)
     bed.verified.clear()
     started = time.monotonic()
     cases = tuple(await bench.measure(bed, scale))

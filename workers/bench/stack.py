@@ -13,7 +13,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import httpx
@@ -29,6 +28,7 @@ from workers.local.home import Home, read_json
 from workers.local.issuer import mint_token
 from workers.local.processes import Command, run_command
 from workers.local.status import read_status
+from workers.policies import load_policy
 from workers.reconciler import SWEEP_SECONDS
 from workers.runtime import project_file
 from workers.settings import variable_name
@@ -85,10 +85,10 @@ async def measure_incidents(bed: Bed, scale: Scale) -> list[Case]:
 
     scale.amount: incidents per repetition
     """
-    policy = bed.folder / "impatient.policy.yaml"
-    await asyncio.to_thread(_write_policy, policy)
     pairs = []
-    async with open_stack(bed, "incidents", policy=policy) as stack, AsyncExitStack() as closing:
+    async with open_stack(bed, "incidents") as stack, AsyncExitStack() as closing:
+        settings = bed.settings.model_copy(update={"database_url": stack.told("database_url")})
+        await load_policy(settings, _impatient(), TENANT)
         await stack.until(stack.has_consoles, bool)
         channel = open_channel(stack.told("engine_grpc"))
         closing.push_async_callback(channel.close)
@@ -122,14 +122,14 @@ async def measure_incidents(bed: Bed, scale: Scale) -> list[Case]:
     return [Case("incident to case", tuple(pairs), "time", {"sweepSeconds": SWEEP_SECONDS})]
 
 
-def _write_policy(path: Path) -> None:
+def _impatient() -> bytes:
     """The policy that ships, with one system that is given up at once."""
     document = yaml.safe_load(project_file("domain/telecom.policy.yaml").read_bytes())
     document["task_types"]["reserve-inventory"] |= {
         "attempts": 1,
         "verify": {"every": "PT1S", "give_up_after": "PT2S"},
     }
-    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    return yaml.safe_dump(document, encoding="utf-8")
 
 
 @dataclass
@@ -190,9 +190,9 @@ class Stack:
 
 
 @asynccontextmanager
-async def open_stack(bed: Bed, name: str, *, light: bool = False, policy: Path | None = None) -> AsyncIterator[Stack]:
-    """`recourse up` in a folder of the bed, for as long as the block runs."""
-    folder = bed.folder / name
+async def open_stack(bed: Bed, name: str, *, light: bool = False) -> AsyncIterator[Stack]:
+    """`recourse up` in a folder of the bed, for as long as the block runs; or the stack that is given."""
+    folder = bed.home or bed.folder / name
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RECOURSE_")} | {
         variable_name("state_dir"): str(folder),
         variable_name("cache"): str(bed.settings.cache),
@@ -202,9 +202,8 @@ async def open_stack(bed: Bed, name: str, *, light: bool = False, policy: Path |
         command = Command([sys.executable, "-m", "workers.cli", *arguments], environment)
         await elsewhere(lambda: run_command(command))
 
-    options = [*(["--light"] if light else []), *(["--policy", str(policy)] if policy else [])]
     try:
-        await call("up", "--detach", *options)
+        await call("up", "--detach", *(["--light"] if light else []))
         home = Home(folder)
         told: Mapping[str, Any] = read_json(home.environment_file)
         api = str(told[variable_name("public_url")])
@@ -225,4 +224,5 @@ async def open_stack(bed: Bed, name: str, *, light: bool = False, policy: Path |
         ):
             yield Stack(home, client, outside)
     finally:
-        await call("down")
+        if bed.home is None:
+            await call("down")
