@@ -612,13 +612,22 @@ def api() -> None:
 
 
 @app.command()
-def worker(name: Annotated[str, typer.Argument(help="`all`, or one family of jobs.")]) -> None:
-    """Work on the engine's jobs."""
-    from workers.jobs.fleet import run
+def worker(
+    name: Annotated[str, typer.Argument(help="`all`, or one family of jobs: orders, changes, people, effects.")],
+) -> None:
+    """Work on the engine's jobs: one family, so that it can be scaled and fall ill alone, or all.
 
-    if name != "all":
-        raise fail(f"there is no family {name}: say `all`", _USAGE)
-    _serve("workers", run, "database_url", "engine_grpc", "systems")
+    `recourse worker effects`
+    """
+    from functools import partial
+
+    from workers.jobs.fleet import needed_by, run
+    from workers.jobs.registry import ALL
+
+    if name not in {"all", *ALL}:
+        raise fail(f"there is no family {name}: say `all`, {', '.join(sorted(ALL))}", _USAGE)
+    families = ALL if name == "all" else frozenset({name})
+    _serve("workers" if name == "all" else f"worker-{name}", partial(run, families=families), *needed_by(families))
 
 
 @app.command()

@@ -49,6 +49,7 @@ _MEANING: Final[Mapping[str, str]] = {
     "rate_limit": "requests a second that one tenant may send to one API process, twice as many at once; more: 429",
     "log_level": "`debug`, `info`, `warning` or `error`",
     "log_format": "`json` or `console`",
+    "jobs_at_once": "jobs that one worker process has at work; over all processes about 64 per partition of the engine",
     "window": "tasks of one plan in flight at once; fixed at 50 for now",
     "heartbeat": "the flows' heartbeat, as the reconciler knows it: one and a half of it without a sign is silence",
     "poll_interval": "seconds between two looks of the relay into an empty outbox",

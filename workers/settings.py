@@ -145,6 +145,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
 
+    jobs_at_once: Annotated[int, Field(ge=1, le=1_000)] = 48
     window: Annotated[int, Field(ge=1, le=10_000)] = 50
     heartbeat: Annotated[timedelta, Field(gt=timedelta(0))] = timedelta(minutes=10)
     poll_interval: Annotated[float, Field(gt=0, le=60)] = 0.02

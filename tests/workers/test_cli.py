@@ -32,6 +32,7 @@ def recourse(folder: Path, *arguments: str, **settings: str) -> subprocess.Compl
     [
         (["api"], {}, 2, "RECOURSE_DATABASE_URL: is not set"),
         (["worker", "all"], {"RECOURSE_ENGINE_GRPC": "http://x"}, 2, "RECOURSE_ENGINE_GRPC: wants host:port"),
+        (["worker", "none"], {}, 2, "there is no family none: say `all`, changes, effects, orders, people"),
         (["up"], {"RECOURSE_ENGINE_GRPC": "engine:1"}, 2, "RECOURSE_ENGINE_REST: is needed beside"),
         (["up"], {"RECOURSE_API_PORT": "no"}, 2, "RECOURSE_API_PORT: should be a valid integer"),
         (["up", "--systems", "{"], {}, 2, "--systems: wants JSON"),
@@ -46,6 +47,23 @@ def test_what_may_go_wrong_is_told_without_a_traceback(
 ) -> None:
     done = recourse(open_folder, *arguments, **settings)
     assert (done.returncode, said in done.stderr, "Traceback" in done.stderr) == (code, True, False), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [
+        ("orders", set()),
+        ("changes", set()),
+        ("people", set()),
+        ("effects", {"RECOURSE_AUDITOR_DATABASE_URL", "RECOURSE_SYSTEMS"}),
+        ("all", {"RECOURSE_AUDITOR_DATABASE_URL", "RECOURSE_SYSTEMS"}),
+    ],
+)
+def test_a_family_asks_only_for_what_its_jobs_need(open_folder: Path, family: str, more: set[str]) -> None:
+    """Where outside systems are, and their secrets, is known only to those who call them."""
+    done = recourse(open_folder, "worker", family)
+    asked = {line.partition(":")[0] for line in done.stderr.splitlines() if line.endswith("is not set")}
+    assert (done.returncode, asked) == (2, {"RECOURSE_DATABASE_URL", "RECOURSE_ENGINE_GRPC", *more})
 
 
 def test_a_stack_that_does_not_run_has_a_status_too(open_folder: Path) -> None:

@@ -293,7 +293,7 @@ async def test_one_hanging_type_leaves_the_others_at_work(engine: FakeEngine) ->
         for spec in hanging:
             for _ in range(40):
                 await engine.add_job(spec.job_type, **IDS)
-        await engine.until(lambda: fleet.at_work >= fleet_module.RUNNING)
+        await engine.until(lambda: fleet.at_work >= Settings().jobs_at_once)
         started = time.monotonic()
         given = [await engine.add_job("work", **IDS) for _ in range(20)]
         await engine.until(lambda: all(job.done is not None for job in given))

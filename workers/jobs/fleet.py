@@ -16,7 +16,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any, Final
@@ -44,14 +44,12 @@ from workers.gateways.engine import Engine, Pressure, open_channel
 from workers.gateways.systems import Systems
 from workers.jobs.job import Context, JobSpec, Means
 from workers.jobs.outcome import Again, Done, Later, OutageClock, Reply, Stuck, VariableError, describe, judge
-from workers.jobs.registry import handlers
+from workers.jobs.registry import ALL, EFFECTS, handlers
 from workers.settings import Settings, SettingsError, variable_name
 from workers.telemetry import serve_health
 
 log = structlog.get_logger(__name__)
 
-# Handlers at work at once, over all job types; beyond it a type gets one place at a time, so none can starve another.
-RUNNING: Final = 48
 # Commands on the wire to the engine at once; fewer while it pushes back.
 COMMANDS: Final = 24
 # A poll that finds nothing stays open this long. Stopping waits for it: the engine may be handing jobs to it.
@@ -76,6 +74,8 @@ _LATE_VERSIONS: Final = 3
 _FINISHED = Counter("recourse_jobs_finished", "Jobs by what became of them", ["job_type", "reply"])
 _LOST = Counter("recourse_jobs_lost", "Jobs that the engine had given to another worker when we finished", ["job_type"])
 _AT_WORK = Gauge("recourse_jobs_at_work", "Jobs at work", ["job_type"])
+_PLACES = Gauge("recourse_jobs_places", "Jobs that this process has at work at most", ["job_type"])
+_POLLED = Gauge("recourse_jobs_polled_at", "When a poll last came back well, in seconds since 1970", ["job_type"])
 _SECONDS = Histogram("recourse_job_seconds", "From a job's arrival to the end of its handler", ["job_type"])
 
 
@@ -110,6 +110,7 @@ class Fleet:
                 )
             else:
                 poller.spec = spec  # a newer policy may allow longer calls
+            _PLACES.labels(spec.job_type).set(min(spec.limit, self._means.settings.jobs_at_once))
 
     def troubles(self) -> dict[str, str]:
         """Job type → why it is not served. A poll that came back lately is the only sign of life that counts."""
@@ -131,8 +132,9 @@ class Fleet:
             log.warning("stopped with jobs at work; the engine will hand them out again", jobs=self.at_work)
 
     def _room(self) -> int:
-        """Places that one more poll may fill; at least one, so that a crowd elsewhere stops nobody."""
-        return max(RUNNING - self.at_work, 1)
+        """Places that one more poll may fill. Beyond `jobs_at_once` over all types a type still gets one at a time, so
+        that a crowd elsewhere stops nobody."""
+        return max(self._means.settings.jobs_at_once - self.at_work, 1)
 
     async def _finish_within(self, spec: JobSpec, job: Job, places: asyncio.Semaphore) -> None:
         started = time.monotonic()
@@ -315,6 +317,7 @@ class _Poller:
             else:
                 failures = 0
                 self.last_good = time.monotonic()
+                _POLLED.labels(self.spec.job_type).set_to_current_time()
 
     async def _gather_room(self) -> int:
         """How many jobs to ask for: a handful at once is cheaper for the engine than one and one and one; 0 when
@@ -351,10 +354,11 @@ class _Poller:
 # -- the process -------------------------------------------------------------------------------------------------
 
 
-async def run(settings: Settings) -> None:
-    """`recourse worker all`: every job type of the models and of every policy, until cancelled; then drain."""
-    if not settings.auditor_database_url:
-        raise SettingsError({variable_name("auditor_database_url"): "is not set"})
+async def run(settings: Settings, families: Collection[str] = ALL) -> None:
+    """`recourse worker NAME`: the job types of one family or of all, until cancelled; then drain."""
+    missing = {variable_name(name): "is not set" for name in needed_by(families) if not getattr(settings, name)}
+    if missing:
+        raise SettingsError(missing)
     troubles: dict[str, str] = {"database": "not reached yet"}
     fleet: Fleet | None = None
 
@@ -365,8 +369,6 @@ async def run(settings: Settings) -> None:
         await stack.enter_async_context(serve_health(settings, tell_troubles))
         pool = await _reach(settings.database_url, _POOL_SIZE)
         stack.push_async_callback(_close_pool, pool)
-        auditor = await _reach(settings.auditor_database_url, 1)
-        stack.push_async_callback(_close_pool, auditor)
         channel = open_channel(settings.engine_grpc)
         stack.push_async_callback(channel.close)
         engine = Engine(channel, settings.engine_rest)
@@ -378,8 +380,22 @@ async def run(settings: Settings) -> None:
         fleet = Fleet(ZeebeAdapter(channel, max_connection_retries=-1), means)
         stack.push_async_callback(fleet.drain)
         troubles.clear()
-        fleet.employ(handlers())
-        await _follow_policies(auditor, fleet)
+        fleet.employ(handlers(families=families))
+        if EFFECTS not in families:
+            await asyncio.Event().wait()
+        auditor = await _reach(settings.auditor_database_url, 1)
+        stack.push_async_callback(_close_pool, auditor)
+        await _follow_policies(auditor, fleet, families)
+
+
+def needed_by(families: Collection[str]) -> tuple[str, ...]:
+    """The settings without which these families cannot work. Only who calls outside systems knows where they are, and
+    reads every tenant's policy to know which there are."""
+    return (
+        "database_url",
+        "engine_grpc",
+        *(("auditor_database_url", "systems") if EFFECTS in families else ()),
+    )
 
 
 async def _reach(database_url: str, size: int) -> Pool:
@@ -401,7 +417,7 @@ async def _close_pool(pool: Pool) -> None:
         pool.terminate()
 
 
-async def _follow_policies(auditor: Pool, fleet: Fleet) -> None:
+async def _follow_policies(auditor: Pool, fleet: Fleet, families: Collection[str]) -> None:
     """Serve the systems of every policy that was ever in force: plans carry the types of their day with them."""
     calls: dict[str, timedelta] = {}
     known: set[int] = set()
@@ -416,7 +432,7 @@ async def _follow_policies(auditor: Pool, fleet: Fleet) -> None:
             if version not in known:
                 known.add(version)
                 _note_calls(calls, version, document)
-        fleet.employ(handlers(calls))
+        fleet.employ(handlers(calls, families))
         await asyncio.sleep(POLICY_REFRESH.total_seconds())
 
 
