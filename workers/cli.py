@@ -37,12 +37,14 @@ app = typer.Typer(
 models = typer.Typer(help="The BPMN models.", no_args_is_help=True)
 policy = typer.Typer(help="The business rules.", no_args_is_help=True)
 audit = typer.Typer(help="The history of orders, as chains of hashes.", no_args_is_help=True)
+outbox = typer.Typer(help="What Kafka or the engine would not take.", no_args_is_help=True)
 staff = typer.Typer(help="Who may decide what in Tasklist.", no_args_is_help=True)
 app.add_typer(models, name="models")
 app.add_typer(policy, name="policy")
 app.add_typer(audit, name="audit")
 app.add_typer(order, name="order")
 app.add_typer(case, name="case")
+app.add_typer(outbox, name="outbox")
 app.add_typer(staff, name="staff")
 
 PolicyFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="YAML or JSON.")]
@@ -598,6 +600,64 @@ def staff_list(
 
 def _describe_staff(person: dict[str, Any]) -> str:
     return f"{person['subject']:<16} {', '.join(person['roles']) or 'no role'} (by {person['changedBy']})"
+
+
+@outbox.command("parked")
+def outbox_parked(
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, longest held first.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """The rows that are held back, each with the reason; a parked event holds all that its order says after it.
+
+    `recourse outbox parked`
+    """
+    from domain.store.outbox import Parked, list_parked, open_session
+
+    url = local_settings("relay_database_url").relay_database_url
+
+    async def read() -> list[Parked]:
+        async with open_session(url, "outbox") as connection:
+            return await list_parked(connection, limit)
+
+    rows = asyncio.run(read())
+    lines = [f"{row.sink:<7}{row.id:<9} order {row.order_id}  {row.name}: {row.parked_reason}" for row in rows]
+    told = [
+        {
+            "sink": row.sink,
+            "id": row.id,
+            "tenantId": row.tenant_id,
+            "orderId": row.order_id,
+            "name": row.name,
+            "parkedAt": row.parked_at,
+            "reason": row.parked_reason,
+        }
+        for row in rows
+    ]
+    show(told, as_json, "\n".join(lines) or "nothing is held back")
+
+
+@outbox.command("release")
+def outbox_release(
+    sink: Annotated[str, typer.Argument(help="kafka or engine.")],
+    number: Annotated[int, typer.Argument(help="The row's number, as `parked` lists it.")],
+) -> None:
+    """Offer a row again, once its reason is gone.
+
+    `recourse outbox release kafka 4711`
+    """
+    from domain.store.outbox import open_session, release_parked
+
+    if sink not in {"kafka", "engine"}:
+        raise fail(f"there is no outbox for {sink}: say kafka or engine", _USAGE)
+    url = local_settings("relay_database_url").relay_database_url
+
+    async def release() -> bool:
+        async with open_session(url, "outbox") as connection:
+            return await release_parked(connection, "kafka" if sink == "kafka" else "engine", number)
+
+    if not asyncio.run(release()):
+        raise fail(f"nothing is held back under {sink} {number}")
+    typer.echo("it is offered again")
 
 
 # -- our processes --------------------------------------------------------------------------------

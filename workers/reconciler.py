@@ -23,7 +23,13 @@ from domain.handle import Door
 from domain.reconciliation import EXPLANATIONS, INCIDENT_CLASSES, Finding, Incident, Observed, Repair, compare
 from domain.store.outages import OUTAGES
 from domain.store.pool import Connection, Pool, open_pool
-from domain.store.reconcile import find_tenants_with_findings, keep_findings, read_canonical, take_watch
+from domain.store.reconcile import (
+    find_tenants_with_findings,
+    keep_findings,
+    measure_waiting,
+    read_canonical,
+    take_watch,
+)
 from domain.values import CaseId, TenantId, system_actor
 from workers.bulk import work
 from workers.gateways.engine import Engine, EngineRefusedError, NoSearchError, SeenIncident, open_channel
@@ -44,6 +50,9 @@ _CASE: Final = re.compile(r"EFFECT_EXHAUSTED\W+([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[
 _STANDBY_SECONDS: Final = 2.0
 
 _FINDINGS = Gauge("recourse_findings", "Differences that the last sweep found", ["klass"])
+_WAITING = Gauge("recourse_waiting", "What waits for a process of ours or for a person, up to 10000", ["kind"])
+_WAITED = Gauge("recourse_waiting_seconds", "How long the oldest of it has waited", ["kind"])
+_SWEPT = Gauge("recourse_swept_at", "When the last sweep ended, in seconds since 1970; 0 while standing by")
 _REPAIRS = Counter("recourse_restarts", "Flows that were started anew")
 _INCIDENTS = Counter("recourse_incidents_mended", "Incidents of the engine that were told or resolved", ["kind"])
 
@@ -56,7 +65,18 @@ async def sweep(connection: Connection, settle: timedelta, observed: Observed) -
     _FINDINGS.clear()
     for finding in findings:
         _FINDINGS.labels(finding.klass).inc()
+    for waiting in await measure_waiting(connection):
+        _WAITING.labels(waiting.kind).set(waiting.rows)
+        _WAITED.labels(waiting.kind).set((now - waiting.since).total_seconds() if waiting.since else 0)
+    _SWEPT.set_to_current_time()
     return findings
+
+
+def _forget() -> None:
+    """Who stands by has seen nothing, and must not show for ever what was true when it lost the watch."""
+    for gauge in (_FINDINGS, _WAITING, _WAITED):
+        gauge.clear()
+    _SWEPT.set(0)
 
 
 async def observe(engine: Engine) -> Observed:
@@ -186,6 +206,7 @@ async def _watch(
         stack.callback(auditor.terminate)
         pool = await open_pool(settings.database_url, size=2, name="reconciler")
         stack.callback(pool.terminate)
+        stack.callback(_forget)
         channel = open_channel(settings.engine_grpc)
         stack.push_async_callback(channel.close)
         engine, door = Engine(channel, settings.engine_rest), Door(pool)

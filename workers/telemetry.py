@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Gauge, generate_latest
 
 from workers.settings import Settings
 
@@ -15,6 +15,8 @@ from workers.settings import Settings
 Troubles = Callable[[], Mapping[str, str]]
 
 _JSON = "application/json"
+
+_READY = Gauge("recourse_ready", "Whether the process says that it is ready (1 or 0)")
 
 
 @asynccontextmanager
@@ -26,6 +28,8 @@ async def serve_health(settings: Settings, troubles: Troubles) -> AsyncIterator[
     if settings.health_port is None:
         yield
         return
+
+    _READY.set_function(lambda: not troubles())
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

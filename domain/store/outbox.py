@@ -93,6 +93,31 @@ class Outbox:
         return len(rows)
 
 
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """A row that is held back. name: the event's type, or the message's name"""
+
+    sink: Sink
+    id: int
+    tenant_id: UUID
+    order_id: UUID
+    name: str
+    parked_at: datetime
+    parked_reason: str
+
+
+async def list_parked(connection: asyncpg.Connection, limit: int) -> list[Parked]:
+    """What is held back, longest first."""
+    rows = await connection.fetch(_SQL["list_parked"].text, limit)
+    return [Parked(**row) for row in rows]
+
+
+async def release_parked(connection: asyncpg.Connection, sink: Sink, row_id: int) -> bool:
+    """Let it be carried again; False where no such row is held back."""
+    query = _SQL["release_event" if sink == "kafka" else "release_message"]
+    return await connection.fetchval(query.text, row_id) is not None
+
+
 @asynccontextmanager
 async def open_session(relay_url: str, name: str) -> AsyncIterator[asyncpg.Connection]:
     """A connection of the relay's role. Raises OSError or asyncpg.PostgresError where no database answers."""

@@ -34,6 +34,22 @@ update engine_outbox set published_at = clock_timestamp() where id = any(:ids::b
 -- name: park_message
 update engine_outbox set parked_at = clock_timestamp(), parked_reason = :reason where id = :id;
 
+-- name: list_parked
+select 'kafka' as sink, id, tenant_id, order_id, type as name, parked_at, parked_reason from outbox
+where published_at is null and parked_at is not null
+union all
+select 'engine', id, tenant_id, order_id, name, parked_at, parked_reason from engine_outbox
+where published_at is null and parked_at is not null
+order by parked_at, id limit :limit;
+
+-- name: release_event
+update outbox set parked_at = null, parked_reason = null
+where id = :id and published_at is null and parked_at is not null returning id;
+
+-- name: release_message
+update engine_outbox set parked_at = null, parked_reason = null
+where id = :id and published_at is null and parked_at is not null returning id;
+
 -- name: prune_events
 -- The oldest that were sent, a batch at a time; the look at the primary key's low end costs the same however much is kept.
 delete from outbox where id in (

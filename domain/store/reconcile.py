@@ -4,6 +4,7 @@ beside the orders. It must never change an order's row."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -56,6 +57,24 @@ async def read_canonical(
         medians=await _find_medians(connection, {task.task_type for plan in plans for task in plan.tasks}),
     )
     return canonical, row["now"]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waits, of one kind: `tasks`, `events`, `messages` (for a process of ours), `cases` (for a person) and so on.
+
+    since: when the oldest began to wait; None where nothing waits, or the kind does not tell
+    """
+
+    kind: str
+    rows: int
+    since: datetime | None
+
+
+async def measure_waiting(connection: Connection) -> list[Waiting]:
+    """One row a kind, over all tenants."""
+    rows = await fetch_all(connection, _SQL["measure_waiting"])
+    return [Waiting(row["kind"], row["rows"], row["since"]) for row in rows]
 
 
 async def _find_running_plans(connection: Connection) -> list[RunningPlan]:

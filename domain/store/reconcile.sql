@@ -172,6 +172,31 @@ order by first_seen_at desc, finding_id desc limit :limit;
 -- name: read_clock
 select clock_timestamp() as now;
 
+-- name: measure_waiting
+-- How much waits for a process of ours and since when, up to 10 000 of each: enough to see that it is too much. What is
+-- held or parked waits for somebody else.
+select 'tasks' as kind, count(*) as rows, null::timestamptz as since from (
+    select from fulfillment_task t where state = 'READY'
+        and not exists (select from task_hold h where h.tenant_id = t.tenant_id and h.task_id = t.task_id)
+    union all
+    select from compensation_task where state = 'READY' and purpose <> 'MANUAL'
+    limit 10000) ready
+union all
+select 'events', count(*), min(at) from (
+    select at from outbox where published_at is null and parked_at is null order by id limit 10000) waiting
+union all
+select 'messages', count(*), min(created_at) from (
+    select created_at from engine_outbox where published_at is null and parked_at is null order by id limit 10000) waiting
+union all
+select 'cases', count(*), min(opened_at) from fallout_case where closed_at is null
+union all
+select 'overdue_cases', count(*), min(sla_at) from fallout_case where closed_at is null and sla_at < clock_timestamp()
+union all
+select 'parked_events', count(*), min(at) from outbox where published_at is null and parked_at is not null
+union all
+select 'parked_messages', count(*), min(created_at) from engine_outbox
+where published_at is null and parked_at is not null;
+
 -- name: find_running_plans
 -- Undoings under way, with what is left of them and by when the policy wants them done.
 select q.tenant_id, q.order_id, q.request_id, q.jeopardy as told, p.created_at as started_at,

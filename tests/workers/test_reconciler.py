@@ -15,6 +15,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from prometheus_client import REGISTRY
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -129,6 +130,31 @@ async def test_a_held_task_is_not_silent(world: FlowWorld) -> None:
     await age(world, 20)
     await run(world.settings, once=True, settle=SETTLE)
     assert await restarts(world) == []
+
+
+def seen(name: str, **labels: str) -> float | None:
+    return REGISTRY.get_sample_value(name, labels)
+
+
+async def test_it_tells_how_much_waits_and_forgets_it_with_the_watch(world: FlowWorld) -> None:
+    tasks = await world.owner.fetchval("select count(*) from fulfillment_task where state = 'READY'")
+    await world.owner.execute("update outbox set at = at - interval '1 hour', parked_at = null, published_at = null")
+    await world.owner.execute("update outbox set parked_at = now() where id = (select max(id) from outbox)")
+    events = await world.owner.fetchval("select count(*) from outbox where parked_at is null")
+    await run(world.settings, report_only=True, once=True)
+    assert seen("recourse_waiting", kind="tasks") is None  # the watch has ended with the sweep
+    assert seen("recourse_swept_at") == 0
+    async with asyncio.timeout(20):
+        watching = asyncio.create_task(run(world.settings, report_only=True))
+        while not seen("recourse_swept_at"):
+            await asyncio.sleep(0.02)
+    assert (seen("recourse_waiting", kind="tasks"), seen("recourse_waiting_seconds", kind="tasks")) == (tasks, 0)
+    assert seen("recourse_waiting", kind="events") == events
+    assert 3600 <= (seen("recourse_waiting_seconds", kind="events") or 0) < 3700
+    assert seen("recourse_waiting", kind="parked_events") == 1
+    watching.cancel()
+    await asyncio.wait([watching])
+    assert seen("recourse_waiting", kind="events") is None
 
 
 async def test_one_of_two_reconcilers_watches(world: FlowWorld, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -18,7 +19,7 @@ from tests.workers.fake_engine import open_engine
 from tests.workers.outboxes import TENANT, Outboxes, assert_in_order, open_outboxes, read_topic, relaying
 from workers.relay.kafka import KafkaSink
 from workers.relay.run import run
-from workers.settings import variable_name
+from workers.settings import Settings, variable_name
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +102,27 @@ async def test_a_poisoned_event_is_held_back_with_its_order_and_the_others_pass(
         assert_in_order(await read_topic(settings), {sick: 1, well: 31})
         # Mended and let go by a person: the order goes on where it stopped.
         await outboxes.as_owner.execute(
-            'update outbox set parked_at = null, payload = payload || \'{"data": ""}\' where parked_at is not null'
+            'update outbox set payload = payload || \'{"data": ""}\' where parked_at is not null'
         )
+        (held,) = json.loads(await recourse(settings, "outbox", "parked", "--json"))
+        assert (held["sink"], held["orderId"]) == ("kafka", str(sick))
+        assert held["reason"]
+        assert "offered again" in await recourse(settings, "outbox", "release", "kafka", str(held["id"]))
         await outboxes.until_sent("outbox")
+        assert "nothing is held back" in await recourse(settings, "outbox", "parked")
+        assert "nothing is held back under" in await recourse(settings, "outbox", "release", "kafka", str(held["id"]))
     assert_in_order(await read_topic(settings), outboxes.versions)
+
+
+async def recourse(settings: Settings, *arguments: str) -> str:
+    """What a command of ours says to somebody who has the relay's settings."""
+    environment = {variable_name("relay_database_url"): settings.relay_database_url}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "workers.cli", *arguments,
+        env={**os.environ, **environment}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    said, _ = await process.communicate()
+    return said.decode()
 
 
 async def test_one_of_two_relays_leads_and_the_other_takes_over_without_an_inversion(

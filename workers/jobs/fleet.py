@@ -105,6 +105,8 @@ class Fleet:
         for spec in specs.values():
             poller = self._pollers.get(spec.job_type)
             if poller is None:
+                for reply in (Done, Later, Again, Stuck):  # the first of a kind shall be seen as a rise from none
+                    _FINISHED.labels(spec.job_type, _kind(reply))
                 self._pollers[spec.job_type] = _Poller(
                     self._wire, spec, self._name, self._finish_within, self._room, self._stopping
                 )
@@ -147,7 +149,7 @@ class Fleet:
                     return  # too little of the lease is left to begin; it comes again
                 reply = await self._carry_out(spec, context)
             _SECONDS.labels(job.type).observe(time.monotonic() - started)
-            _FINISHED.labels(job.type, type(reply).__name__.lower()).inc()
+            _FINISHED.labels(job.type, _kind(type(reply))).inc()
             context.crash("before-complete")
             await self._send(job, reply, ends)
             context.crash("after-complete")
@@ -229,6 +231,10 @@ class Fleet:
             retry_back_off_ms=math.ceil(seconds * 1000),
             variables={},
         )
+
+
+def _kind(reply: type[Reply]) -> str:
+    return reply.__name__.lower()
 
 
 def _correlation(means: Means, job: Job) -> str:

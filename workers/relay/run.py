@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Final
 
 import structlog
+from prometheus_client import Gauge
 
 from domain.store.outages import OUTAGES
 from domain.store.outbox import Outbox, open_session, take_lead
@@ -30,6 +31,8 @@ _PRUNE_SECONDS: Final = 10.0
 _PRUNE_ROWS: Final = 2_000
 _SHORTEST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 5.0
+
+_LEADS = Gauge("recourse_relay_leads", "Whether this process carries to that end (1), or stands by (0)", ["sink"])
 
 
 async def run(settings: Settings) -> None:
@@ -52,6 +55,7 @@ class Loop:
         self.trouble = "not started"
         self.leads = asyncio.Event()
         self._settings = settings
+        self._leading = _LEADS.labels(sink.name)
         self._failures = 0
         self._prune_at = time.monotonic() + _PRUNE_SECONDS
 
@@ -71,6 +75,7 @@ class Loop:
     async def _lead(self, outbox: Outbox) -> None:
         async with self.sink.opened():
             self.leads.set()
+            self._leading.set(1)
             log.info("leading", sink=self.sink.name)
             try:
                 while not _is_cancelled():
@@ -82,6 +87,7 @@ class Loop:
                         await asyncio.sleep(self._settings.poll_interval)
             finally:
                 self.leads.clear()
+                self._leading.set(0)
         raise asyncio.CancelledError
 
     async def _prune(self, outbox: Outbox) -> None:
