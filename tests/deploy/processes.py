@@ -17,7 +17,7 @@ from workers.local.home import free_port
 ROOT = Path(__file__).parents[2]
 
 # How long a process may take to come as far as to need the others.
-_SECONDS = 60.0
+_SECONDS = 100.0
 
 
 @dataclass(frozen=True, slots=True)
