@@ -254,6 +254,9 @@ async def _load_slice(
     match command:
         case ask.ClaimTask(order_id=order_id, task_id=task_id):
             near = await load_neighbourhood(connection, envelope.tenant_id, order_id, task_id=task_id)
+        # "Accepted" said again to a verification may be said once too often: then it opens a case, which is the order's.
+        case ask.RecordOutcome(source="VERIFICATION", state="ACCEPTED"):
+            pass
         case ask.RecordOutcome(order_id=order_id, effect_id=effect_id, state="CONFIRMED" | "ACCEPTED" | "UNKNOWN"):
             near = await load_neighbourhood(connection, envelope.tenant_id, order_id, effect_id=effect_id)
     if near is not None and not near[0].head.has_ended:

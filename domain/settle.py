@@ -65,6 +65,8 @@ _ENDED_EVENTS: Final = {
 
 def settle(draft: Draft, reported: Reported) -> None:
     """Carry a draft to rest. Idempotent: settling a settled draft changes nothing."""
+    # A case changes what the order shows; whoever can report one must have been given the whole order.
+    assert draft.beyond is None or not (reported.failures or reported.late or reported.twice)
     for case_id in reported.given_up:
         give_up_items(draft, draft.cases[case_id])
     _reopen_waiting(draft)
