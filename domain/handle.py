@@ -254,7 +254,7 @@ async def _load_slice(
     match command:
         case ask.ClaimTask(order_id=order_id, task_id=task_id):
             near = await load_neighbourhood(connection, envelope.tenant_id, order_id, task_id=task_id)
-        # "Accepted" said again to a verification may be said once too often: then it opens a case, which is the order's.
+        # Said once too often to a verification, it opens a case, and a case is the whole order's.
         case ask.RecordOutcome(source="VERIFICATION", state="ACCEPTED"):
             pass
         case ask.RecordOutcome(order_id=order_id, effect_id=effect_id, state="CONFIRMED" | "ACCEPTED" | "UNKNOWN"):

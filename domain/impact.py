@@ -31,6 +31,8 @@ from domain.policy import (
     SafetyRule,
     TaskInState,
     TaskType,
+    member_errors,
+    member_of,
     split_pointer,
 )
 from domain.values import Json, Money, PlanId, TaskId, derive_id, format_time, is_external
@@ -192,6 +194,9 @@ def _read_change(draft: Draft, number: int, change: AskedChange, match: FieldMat
         wrong = (
             () if value is None and match.item_id is None else match.field.value_errors(value)
         )  # what an item is made of is not left out
+        if not wrong and value is not None:
+            member = member_of(parts)
+            wrong = member_errors(member, _set_in(value_at(draft, member), parts[len(member) :], after))
         if wrong:
             raise Unprocessable(
                 errors=tuple(FieldError(f"{at}/newValue{problem.path}", problem.message) for problem in wrong)

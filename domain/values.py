@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, NewType
 
 TenantId = NewType("TenantId", uuid.UUID)
@@ -120,6 +121,18 @@ def derive_id(namespace: uuid.UUID, *parts: object) -> uuid.UUID:
 def format_time(moment: datetime) -> str:
     """RFC 3339 with offset, as the API and the engine spell time."""
     return moment.isoformat().replace("+00:00", "Z")
+
+
+_DATED: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def is_dated(text: str) -> bool:
+    """Whether an order may hold this time: RFC 3339 in the one spelling that all readers take, and far enough from the
+    ends of the calendar, since deadlines are computed from it."""
+    try:
+        return bool(_DATED.fullmatch(text)) and 1900 <= parse_time(text).astimezone(UTC).year < 3000
+    except (ValueError, OverflowError):
+        return False
 
 
 def parse_time(text: str) -> datetime:

@@ -13,7 +13,7 @@ from domain.policy.documents import PolicyInvalid, Spot, policy_to_json, read_po
 from domain.policy.durations import format_duration, parse_duration
 from domain.policy.reading import Draft, read_draft
 from domain.policy.rules import check_draft, resolve_offerings
-from domain.policy.schemas import SHAPES
+from domain.policy.schemas import SHAPES, member_errors, member_of
 from domain.policy.terms import (
     AMENDMENT_CLASSES,
     APPROVALS,
@@ -112,6 +112,8 @@ __all__ = [
     "TaskType",
     "VerifyRule",
     "format_duration",
+    "member_errors",
+    "member_of",
     "parse_duration",
     "parse_policy",
     "policy_to_json",

@@ -7,19 +7,29 @@ from typing import Any, Final
 
 from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import ValidationError
+from jsonschema.validators import extend
 from referencing import Registry
 
 from domain.errors import FieldError
 from domain.policy.documents import Refused, Spot, describe, point, suggest
-from domain.values import ITEM_ACTIONS, Json, parse_time
+from domain.values import ITEM_ACTIONS, Json, is_dated, parse_time
 
 _TEXT: Final[Json] = {"type": "string", "minLength": 1, "maxLength": 200}
+_TIME: Final[Json] = {"type": "string", "format": "date-time"}
+
+
+def _or_null(schema: Mapping[str, Json]) -> Json:
+    return {**schema, "type": [schema["type"], "null"]}
 
 
 def _object(required: str, optional: str = "", **properties: Json) -> Json:
     return {
         "type": "object",
-        "properties": {**dict.fromkeys((required + " " + optional).split(), _TEXT), **properties},
+        "properties": {
+            **dict.fromkeys(required.split(), _TEXT),
+            **{name: _or_null(_TEXT) for name in optional.split()},
+            **properties,
+        },
         "required": required.split(),
         "additionalProperties": False,
     }
@@ -31,25 +41,49 @@ _MONEY: Final = _object(
     amountMinor={"type": "integer", "minimum": 0, "maximum": 10**15},
     currency={"type": "string", "pattern": "^[A-Z]{3}$"},
 )
+_COUNT: Final[Json] = {"type": "integer", "minimum": 1, "maximum": 1_000_000}
 SHAPES: Final[Mapping[str, Json]] = {
     "address": _object("street city postalCode country"),
     "money": _MONEY,
     "window": _object(
         "start end",
         "timeZone",
-        start={"type": "string", "format": "date-time"},
-        end={"type": "string", "format": "date-time"},
-    ),
+        start=_TIME,
+        end=_TIME,
+    )
+    | {"format": "window"},
     "item": _object(
         "itemId action productOfferingId",
+        itemId={"type": "string", "maxLength": 64, "pattern": r"^[!-~]+\Z"},
         action={"enum": [action for action in ITEM_ACTIONS if action != "NO_CHANGE"]},
-        quantity={"type": "integer", "minimum": 1},
-        configuration={"type": "object"},
-        price=_MONEY,
+        quantity=_COUNT,
+        configuration={"type": ["object", "null"]},
+        price=_or_null(_MONEY),
         targetAssetId={"type": ["string", "null"]},
         parentItemId={"type": ["string", "null"]},
         reliesOn={"type": "array", "items": _TEXT, "uniqueItems": True},
     ),
+}
+
+# What an order and an item of it must be made of, however loose the policy's own schema of a field is: what is sent,
+# shown and computed with later relies on it (POST /orders).
+_MEMBERS: Final[Mapping[str, Json]] = {
+    "customer": _object("id", "name"),
+    "contact": _object("", "name phone email"),
+    "deliveryNote": {"type": "string", "maxLength": 500},
+    "deliveryAddress": SHAPES["address"],
+    "installationAddress": SHAPES["address"],
+    "appointment": SHAPES["window"],
+    "requestedStartDate": _TIME,
+    "startOnRequestedDate": {"type": "boolean"},
+    "quoteId": _TEXT,
+    "priceAccepted": {"type": "boolean"},
+}
+_ITEM_MEMBERS: Final[Mapping[str, Json]] = {
+    "productOfferingId": _TEXT,
+    "quantity": _COUNT,
+    "configuration": {"type": "object"},
+    "price": _MONEY,
 }
 
 _ONE_SCHEMA: Final = frozenset(
@@ -108,10 +142,33 @@ _FORMATS: Final = FormatChecker(formats=["date", "email", "ipv4", "ipv6", "regex
 
 
 def _is_time(value: object) -> bool:
-    return not isinstance(value, str) or parse_time(value) is not None
+    return not isinstance(value, str) or is_dated(value)
 
 
-_FORMATS.checks("date-time", raises=ValueError)(_is_time)
+_FORMATS.checks("date-time")(_is_time)
+
+
+def _is_window(value: object) -> bool:
+    if not isinstance(value, dict):
+        return True
+    start, end = value.get("start"), value.get("end")
+    if not (isinstance(start, str) and isinstance(end, str) and is_dated(start) and is_dated(end)):
+        return True  # that is said of the times themselves
+    return parse_time(start) < parse_time(end)
+
+
+# Of our own shapes; a policy's author has no use for it.
+_WITH_WINDOW: Final = FormatChecker(formats=())
+_WITH_WINDOW.checkers = dict(_FORMATS.checkers)
+_WITH_WINDOW.checks("window")(_is_window)
+
+# JSON Schema counts 2.0 as an integer; the contract's amounts and counts are written as integers only.
+_Validator: Final = extend(  # type: ignore[no-untyped-call]
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    ),
+)
 
 
 def value_schema(spot: Spot) -> Mapping[str, Json]:
@@ -167,7 +224,7 @@ def _write_keyword(spot: Spot) -> Json:
 
 def schema_errors(schema: Mapping[str, Json], value: Json) -> tuple[FieldError, ...]:
     """What is wrong with a value, by its schema; paths begin at the value."""
-    validator = Draft202012Validator(schema, registry=_NOTHING_ELSE, format_checker=_FORMATS)
+    validator = _Validator(schema, registry=_NOTHING_ELSE, format_checker=_WITH_WINDOW)
     return tuple(
         FieldError(point("", *error.absolute_path), _sentence(error)) for error in validator.iter_errors(value)
     )
@@ -176,5 +233,18 @@ def schema_errors(schema: Mapping[str, Json], value: Json) -> tuple[FieldError, 
 _NOTHING_ELSE: Final[Registry[Any]] = Registry()
 
 
+def member_of(parts: tuple[str, ...]) -> tuple[str, ...]:
+    """The member of the order, or of an item, that a pointer is about."""
+    return parts[:3] if parts[0] == "items" else parts[:1]
+
+
+def member_errors(member: tuple[str, ...], value: Json) -> tuple[FieldError, ...]:
+    """Whether an order may hold this value there at all; paths begin at the value."""
+    schema = (_ITEM_MEMBERS if member[0] == "items" else _MEMBERS).get(member[-1])
+    return schema_errors(schema, value) if schema is not None else ()
+
+
 def _sentence(error: ValidationError) -> str:
+    if error.validator_value == "window":
+        return "must end after it has begun"
     return error.message if len(error.message) <= 300 else f"{error.message[:300]}…"

@@ -281,6 +281,33 @@ def test_what_is_refused_leaves_nothing_behind(changes: list[ask.AskedChange], b
     assert world.the_order is before
 
 
+@pytest.mark.parametrize(
+    ("path", "old", "new"),
+    [
+        ("/requestedStartDate", None, "soon"),
+        ("/requestedStartDate", None, "0001-01-01T00:00:00+14:00"),
+        ("/appointment", SLOT, {**SLOT, "end": SLOT["start"]}),
+        ("/appointment/start", SLOT["start"], SLOT["end"]),
+        ("/installationAddress", ADDRESS, "over there"),
+        ("/items/1/price/amountMinor", 3999, 39.5),
+        ("/items/1/quantity", 1, 2.0),
+        ("/items/1/quantity", 1, 2**40),
+    ],
+)
+def test_what_no_order_may_hold_is_refused_whatever_the_policy_lets_through(path: str, old: Any, new: Any) -> None:
+    def loosen(document: dict[str, Any]) -> None:
+        for field in document["amendable_fields"]:
+            if field["path"] != "/items/-":
+                field["schema"] = {}
+
+    world = World(policy=changed_telecom(loosen)).accept(
+        an_order(an_item(content={"price": PRICE}), appointment=SLOT, installationAddress=ADDRESS)
+    )
+    with pytest.raises(Unprocessable) as refusal:
+        world.amend(change(path, old, new))
+    assert refusal.value.errors[0].path.startswith("/changes/0/newValue")
+
+
 def test_a_reason_of_the_policy_is_needed() -> None:
     with pytest.raises(ReasonUnknown):
         come_to("accepted").amend(ask_for("contactPhone"), reason="BECAUSE")

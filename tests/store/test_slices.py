@@ -1,4 +1,4 @@
-"""Claims and outcomes are decided on a slice of the order; what they cannot settle there, they are given the order for."""
+"""Claims and outcomes are decided on a slice of the order; what that cannot settle needs the whole."""
 
 from __future__ import annotations
 

@@ -228,6 +228,7 @@ HOSTILE: list[tuple[str, bytes, int, str]] = [
     ("no JSON", b"{", 400, "MALFORMED"),
     ("two values", b"{} {}", 400, "MALFORMED"),
     ("no UTF-8", b'{"a": "\xff"}', 400, "MALFORMED"),
+    ("UTF-16", '{"customer": {}}'.encode("utf-16"), 400, "MALFORMED"),
     ("NaN", b'{"customer": NaN}', 400, "MALFORMED"),
     ("Infinity", b'{"customer": -Infinity}', 400, "MALFORMED"),
     ("a number without end", b'{"customer": 1e999}', 422, "INVALID_BODY"),

@@ -99,6 +99,13 @@ REFUSED: list[tuple[str, dict[str, Any], int, str, str]] = [
     ),
     ("unknown reference", {"items": [a_line(reliesOn=["9"])]}, 422, "ITEM_UNKNOWN", "/items/0/reliesOn"),
     ("time without offset", {"requestedStartDate": "2026-12-01T00:00:00"}, 422, "INVALID_BODY", "/requestedStartDate"),
+    (
+        "a window that ends before it begins",
+        {"appointment": {"start": "2026-12-01T12:00:00+01:00", "end": "2026-12-01T11:00:00Z"}},
+        422,
+        "INVALID_BODY",
+        "/appointment",
+    ),
     ("a week as time", {"requestedStartDate": "2026-W01-1"}, 422, "INVALID_BODY", "/requestedStartDate"),
     ("order type of a change", {"orderType": "CANCELLATION"}, 422, "INVALID_BODY", "/orderType"),
     ("address half", {"deliveryAddress": {"street": "Weg 1"}}, 422, "INVALID_BODY", "/deliveryAddress/city"),

@@ -236,7 +236,8 @@ def _read_odd(raw: bytes) -> Json:
         raise ValueError
 
     try:
-        return json.loads(raw, parse_constant=refuse)
+        # Decoded here: the parser itself would guess at other encodings than the contract's.
+        return json.loads(raw.decode("utf-8"), parse_constant=refuse)
     except (ValueError, RecursionError):
         raise Malformed("The body is not JSON.") from None
 

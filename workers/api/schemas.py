@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.alias_generators import to_camel
 
 from domain.errors import FieldError
-from domain.values import Json
+from domain.values import Json, is_dated
 
 MAX_DEPTH: Final = 32
 MAX_INTEGER: Final = 2**53 - 1  # beyond it, clients that read numbers as doubles see another number
@@ -46,8 +46,7 @@ def _check_claimed(text: str) -> str:
 
 
 def _check_dated(text: str) -> str:
-    # Deadlines are computed from it: far from the ends of the calendar, and in the one spelling that all readers take.
-    if not 1900 <= read_time(text).year < 3000 or text != text.upper() or text[17:19] == "60":
+    if not is_dated(text):
         raise ValueError("write a time between 1900 and 2999 with offset, e.g. 2026-12-01T09:00:00+01:00")
     return text
 
@@ -144,6 +143,12 @@ class Window(Body):
     start: Time
     end: Time
     time_zone: Word | None = None
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if read_time(self.end) <= read_time(self.start):
+            raise ValueError("must end after it has begun")
+        return self
 
 
 class OrderItemBody(Body):
