@@ -59,6 +59,8 @@ from domain.policy import format_duration
 from domain.values import Json, Money, OrderId, PlanId, RequestId, Run, TaskId, derive_id, format_time
 
 DISPOSITIONS: Final = frozenset({"RETAIN", "COMPENSATE", "MANUAL"})
+# What the assessment says of an order that depends on what goes, by the policy's `dependent_order`.
+PROPOSALS: Final = {"PROPOSE": "CANCEL", "HOLD": "HOLD", "BLOCK": "BLOCKED"}
 UNDECIDED: Final = frozenset({"ACCEPTED_FOR_ASSESSMENT", "ASSESSING", "REQUIRES_APPROVAL", "AWAITING_CHARGE_DECISION"})
 
 
@@ -606,7 +608,7 @@ def assessment_document(draft: Draft, request: Request, assessment: Assessment) 
             {
                 "orderId": str(order_id),
                 "because": because,
-                "proposal": "BLOCKED" if rules.dependent_order == "BLOCK" else "CANCEL",
+                "proposal": PROPOSALS[rules.dependent_order],
                 "links": {"order": f"/api/v1/orders/{order_id}"},
             }
             for order_id, because in assessment.closure.dependents.items()
@@ -757,7 +759,6 @@ def reject_request(draft: Draft, request: Request, outcome: str, blockers: list[
 
 def let_go(draft: Draft, request: Request) -> None:
     draft.unhold(str(request.request_id))
-    draft.order_holds = draft.order_holds - {str(request.request_id)}
     for case in draft.open_cases():
         if case.request_id == request.request_id and case.context == "FULFILLMENT" and not case.blocking:
             # A fact for the assessment no more: the order goes on, and this stands in its way.

@@ -114,6 +114,16 @@ class ReleaseOrder:
     invalid: tuple[FieldError, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class FollowCancellation:
+    """Another order, which this one depends on, is being cancelled, or is not any more: look how that stands now.
+    Whoever asks twice, or in the wrong order, gets the same."""
+
+    order_id: OrderId
+    source_id: OrderId
+    request_id: RequestId
+
+
 # -- fulfillment, asked by the flow --------------------------------------------------------------------------
 
 
@@ -465,6 +475,7 @@ Command = (
     | AddRelation
     | HoldOrder
     | ReleaseOrder
+    | FollowCancellation
     | ValidateOrder
     | CheckStartDate
     | DecomposeOrder

@@ -19,6 +19,7 @@ from domain.cancellation import (
     restart_request,
     withdraw,
 )
+from domain.dependence import follow_cancellation
 from domain.execution import claim_task, claim_verification, record_outcome
 from domain.fallout import (
     assign_case,
@@ -68,12 +69,14 @@ def decide(draft: Draft, command: ask.Command, around: Surroundings) -> Decision
             hold_order(draft, command)
         case ask.ReleaseOrder():
             release_order(draft, command)
+        case ask.FollowCancellation():
+            told = follow_cancellation(draft, command, around)
         case ask.ValidateOrder():
             told = validate_order(draft, command)
         case ask.CheckStartDate():
             told = check_start_date(draft, command)
         case ask.DecomposeOrder():
-            told = decompose_order(draft, command, reported)
+            told = decompose_order(draft, command, around, reported)
         case ask.ReleaseTasks():
             told = release_tasks(draft, command)
         case ask.ClaimTask():

@@ -24,6 +24,7 @@ EVENT_TYPES: Final[Mapping[str, str]] = MappingProxyType(
         "ORDER_FAILED": "OrderFailed",
         "ORDER_HELD": "OrderHeld",
         "ORDER_RELEASED": "OrderReleased",
+        "DEPENDENTS_HELD": "OrderDependentsHeld",
         "ITEM_STATE_CHANGED": "OrderItemStateChanged",
         "TASK_STATE_CHANGED": "OrderTaskStateChanged",
         "EFFECT_STATE_CHANGED": "OrderEffectStateChanged",

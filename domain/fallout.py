@@ -70,10 +70,12 @@ def open_case(
     blocking: bool | None = None,
     effect_id: EffectId | None = None,
     request_id: RequestId | None = None,
+    case_id: CaseId | None = None,
 ) -> Case:
     """One open case per task (None: one about the order as a whole): a second failure is told on the one there is.
 
-    effect_id: the one effect that the case is about, where that is not the task's own; it has a case to itself
+    case_id: of a new case, where what it is about names it · effect_id: the one effect that the case is about, where
+    that is not the task's own; it has a case to itself
     """
     present = find_case_of(draft, task.task_id if task else None, effect_id)
     if present is not None:
@@ -93,7 +95,7 @@ def open_case(
     if blocking is None and task is not None and task.purpose == "QUOTE":
         blocking = False  # nothing waits for the price but the amendment that asks
     case = Case(
-        case_id=CaseId(draft.new_id("case")),
+        case_id=case_id or CaseId(draft.new_id("case")),
         status="OPEN",
         context=context or ("AMENDMENT" if amending else "COMPENSATION" if undoing or stage else "FULFILLMENT"),
         category=category,
@@ -329,9 +331,9 @@ def _check_retry(draft: Draft, case: Case) -> None:
     task = draft.tasks.get(case.task_id) if case.task_id else None
     if case.context == "LATE_EFFECT":
         raise RepairNotPossible("It has happened; there is nothing to try again.")
-    if draft.is_held(task) if task else draft.order_holds:
+    if draft.is_held(task) if task else draft.order_holds - {str(case.case_id)}:
         raise ChangeActive("Another change holds this work; it decides what becomes of it.")
-    if _is_false_start(draft, case):
+    if _is_false_start(draft, case) or _holds(draft, case):
         return
     if task is not None and task.purpose == "MANUAL":
         raise RepairNotPossible("There is no call to repeat: a person undoes this.")
@@ -438,6 +440,11 @@ def _is_false_start(draft: Draft, case: Case) -> bool:
     return case.task_id is None and case.context == "FULFILLMENT" and draft.plan is None and not draft.head.has_ended
 
 
+def _holds(draft: Draft, case: Case) -> bool:
+    """A case that holds the whole order until somebody says that it may go on."""
+    return str(case.case_id) in draft.order_holds
+
+
 def _check_means(draft: Draft, case: Case, command: RepairCase) -> None:
     """What the action needs beside its reason."""
     if command.action in SECOND_PERSON and not command.evidence:
@@ -492,6 +499,7 @@ _CONVERTED: Final = "Makes a {type} order ({action}) that follows this one up; w
 _CONVERTED_AS_SAID: Final = (
     "Makes the order that you describe in the input (orderType, items), which follows this one up; nothing is called."
 )
+_LETTING_GO: Final = "Lets the order go on, although what it depended on is gone."
 _STARTING: Final = "Starts the order's flow again; it is checked and planned anew."
 _SETTLED_BY_HAND: Final = "Records that a person has dealt with it, and closes the case; nothing is called."
 _LATE_UNDONE: Final = "Records that a person has undone what happened too late; nothing is called."
@@ -533,7 +541,8 @@ def _foretell(draft: Draft, case: Case, action: str) -> str:
         return _LATE_UNDONE if action == "FORCE_COMPLETE" else _LATE_WAIVED
     task = subject.task
     if task is None:
-        return _STARTING if action == "RETRY" else _SETTLED_BY_HAND
+        again = _LETTING_GO if _holds(draft, case) else _STARTING
+        return again if action == "RETRY" else _SETTLED_BY_HAND
     kept = subject.effect is not None and subject.effect.is_open
     return _SENTENCES[action].format(
         system=draft.task_type(task).system,
@@ -555,8 +564,10 @@ def _carry_out(draft: Draft, case: Case, repair: Mapping[str, Json], reported: R
         return _convert(draft, case, task, subject, repair)
     if action in {"FORCE_COMPLETE", "WAIVE"} and (subject.late or task is None):
         _settle_by_hand(draft, subject.effect if subject.late else None, repair)
-    elif task is None:
+    elif task is None and not _holds(draft, case):
         restart_fulfillment(draft)
+    elif task is None:
+        pass  # the case's own end lets the order go on
     else:
         _repair_task(draft, task, subject.effect, repair)
     return close_case(draft, case.case_id, "RESOLVED", action, repairs=(*case.repairs, repair))
@@ -760,6 +771,7 @@ def close_case(draft: Draft, case_id: CaseId, status: str, resolution: str, **ch
         repairs=tuple({**repair, "status": over.get(repair["status"], repair["status"])} for repair in repairs),
         **changes,
     )
+    draft.unhold_all(str(case_id))
     draft.send("case-decided", case.wait_key)
     return case
 
@@ -769,7 +781,9 @@ def settle_cases(draft: Draft) -> bool:
     ended = False
     for case in draft.open_cases():
         task = draft.tasks.get(case.task_id) if case.task_id else None
-        if _is_false_start(draft, case) and all(has_ended("ITEM", item.base) for item in draft.items.values()):
+        if (_is_false_start(draft, case) or _holds(draft, case)) and all(
+            has_ended("ITEM", item.base) and item.base != "COMPLETED" for item in draft.items.values()
+        ):
             close_case(draft, case.case_id, "CANCELLED", "CAUSE_VANISHED")  # nobody wants it started any more
             ended = True
         late = draft.effects.get(case.effect_id) if case.effect_id and case.context == "LATE_EFFECT" else None

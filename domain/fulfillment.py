@@ -3,10 +3,9 @@ It must never judge a cancellation, and never know what an engine is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import Final
 
 from domain.assessment import closure_of
 from domain.commands import (
@@ -32,7 +31,21 @@ from domain.errors import (
     Unprocessable,
 )
 from domain.machines import check_move, has_ended
-from domain.order import IN_FLIGHT, WINDOW, Asset, Draft, Failure, Head, Item, Order, Plan, Reported, Surroundings, Task
+from domain.order import (
+    IN_FLIGHT,
+    OPERATOR_HOLD,
+    WINDOW,
+    Asset,
+    Draft,
+    Failure,
+    Head,
+    Item,
+    Order,
+    Plan,
+    Reported,
+    Surroundings,
+    Task,
+)
 from domain.policy import Policy
 from domain.values import (
     AssetId,
@@ -45,9 +58,6 @@ from domain.values import (
     format_time,
     parse_time,
 )
-
-OPERATOR_HOLD: Final = "operator"
-
 
 # -- the door -------------------------------------------------------------------------------------------------
 
@@ -188,13 +198,18 @@ def check_assets(
         if careful and asset.asset_id in around.doubtful:
             raise AssetNotModifiable("The order that installed it has delivered only a part.", errors=where)
         if item.action == "DISCONNECT":
-            left = [a for a in around.relying.get(asset.asset_id, ()) if a.asset_id not in ended]
+            left = _find_left_behind(asset, around, ended)
             if left:
                 raise DependentAsset(
-                    f"Asset {left[0].asset_id} ({left[0].offering}) relies on it; end both in one order.",
+                    f"Asset {left.asset_id} ({left.offering}) relies on it; end both in one order.",
                     errors=where,
-                    blocked_by=f"/api/v1/assets/{left[0].asset_id}",
+                    blocked_by=f"/api/v1/assets/{left.asset_id}",
                 )
+
+
+def _find_left_behind(asset: Asset, around: Surroundings, ended: Container[object]) -> Asset | None:
+    """An active asset that relies on one which is to end, and does not end with it."""
+    return next((other for other in around.relying.get(asset.asset_id, ()) if other.asset_id not in ended), None)
 
 
 def find_asset_problem(
@@ -256,9 +271,10 @@ def _find_missing_plan(draft: Draft) -> str | None:
     return None
 
 
-def _find_lost_asset(draft: Draft) -> str | None:
-    """T03: an asset that could be changed at the door and cannot be any more."""
+def _find_lost_asset(draft: Draft, around: Surroundings) -> str | None:
+    """T03: an asset that could be changed at the door and cannot be any more, with what could be done."""
     customer = draft.head.content.get("customer", {}).get("id")
+    ended = {item.target_asset for item in _live_items(draft) if item.action == "DISCONNECT"}
     for item in _live_items(draft):
         if item.target_asset is None:
             continue
@@ -268,6 +284,12 @@ def _find_lost_asset(draft: Draft) -> str | None:
         problem = find_asset_problem(draft.policy, draft.head.order_type, item.offering, item.action, asset, customer)
         if problem:
             return f"Item {item.item_id}: {problem}"
+        left = _find_left_behind(asset, around, ended) if item.action == "DISCONNECT" else None
+        if left:
+            return (
+                f"Item {item.item_id}: asset {left.asset_id} ({left.offering}) has come to rely on what would end; "
+                "disconnect it first and try again, or cancel this order and end both in one."
+            )
     return None
 
 
@@ -296,13 +318,15 @@ def check_start_date(draft: Draft, command: CheckStartDate) -> Mapping[str, Json
     return {"verdict": "go"}
 
 
-def decompose_order(draft: Draft, command: DecomposeOrder, reported: Reported) -> Mapping[str, Json]:
+def decompose_order(
+    draft: Draft, command: DecomposeOrder, around: Surroundings, reported: Reported
+) -> Mapping[str, Json]:
     """Store plan version 1 as a whole and start the items; a repeated question gets the plan that is there. What can
     no longer be carried out is a case; the flow that comes back from its repair asks again."""
     if _is_foreign(draft, command.run) or draft.head.base == "ACKNOWLEDGED":
         return {"verdict": "stand_down"}
     if draft.head.base == "VALIDATED":
-        problem = _find_missing_plan(draft) or _find_lost_asset(draft)
+        problem = _find_missing_plan(draft) or _find_lost_asset(draft, around)
         if problem:
             reported.failures.append(Failure(None, "DATA", problem))
             return {"verdict": "stand_down"}
@@ -332,8 +356,8 @@ def _store_plan(draft: Draft) -> None:
     )
     for task in tasks:
         draft.add_task(task)
-    if OPERATOR_HOLD in draft.order_holds:
-        draft.hold((task.task_id for task in tasks), OPERATOR_HOLD)
+    for holder in draft.order_holds:
+        draft.hold((task.task_id for task in tasks), holder)
     for request in draft.requests.values():
         if not request.has_ended:  # what a waiting cancellation covers does not start under its hands
             draft.hold(closure_of(draft, request).tasks, str(request.request_id))
@@ -421,9 +445,7 @@ def hold_order(draft: Draft, command: HoldOrder) -> None:
         raise ChangeActive("The order is on hold already.")
     if command.invalid:
         raise Unprocessable(errors=command.invalid)
-    draft.order_holds = draft.order_holds | {OPERATOR_HOLD}
-    draft.hold((task.task_id for task in draft.fulfillment_tasks() if not task.has_ended), OPERATOR_HOLD)
-    draft.record("ORDER_HELD", "ORDER", draft.head.order_id, spoken=command.reason)
+    draft.hold_all(OPERATOR_HOLD, command.reason)
 
 
 def release_order(draft: Draft, command: ReleaseOrder) -> None:
@@ -433,9 +455,7 @@ def release_order(draft: Draft, command: ReleaseOrder) -> None:
         raise ChangeActive("The order is not on hold.")
     if command.invalid:
         raise Unprocessable(errors=command.invalid)
-    draft.order_holds = draft.order_holds - {OPERATOR_HOLD}
-    draft.unhold(OPERATOR_HOLD)
-    draft.record("ORDER_RELEASED", "ORDER", draft.head.order_id, spoken=command.reason)
+    draft.unhold_all(OPERATOR_HOLD, command.reason)
 
 
 # -- the installed base ---------------------------------------------------------------------------------------------

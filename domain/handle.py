@@ -44,6 +44,7 @@ from domain.store.orders import (
     claim_receipt,
     find_asset_holder,
     find_external_id_holder,
+    load_cause,
     load_neighbourhood,
     load_order,
     load_surroundings,
@@ -206,6 +207,14 @@ class Door:
         around = Surroundings()
         if isinstance(command, ask.AddRelation):
             around = await load_target(connection, envelope.tenant_id, command.order_id, command.target, command.type)
+        elif isinstance(command, ask.DecomposeOrder):
+            wanted = {item.target_asset for item in order.items.values() if item.target_asset}
+            if wanted and order.plan is None:
+                around, _, _ = await load_surroundings(connection, envelope.tenant_id, wanted)
+        elif isinstance(command, ask.FollowCancellation):
+            around = await load_cause(
+                connection, envelope.tenant_id, command.order_id, command.source_id, command.request_id
+            )
         return _draft(order, envelope, now, policy, version), around
 
     async def _replay(self, connection: Connection, envelope: ask.Envelope) -> Answer:

@@ -41,6 +41,9 @@ MACHINE_OF: Final[Mapping[TaskKind, str]] = {"FULFILLMENT": "TASK", "COMPENSATIO
 IN_FLIGHT: Final = frozenset({"IN_PROGRESS", "DISPATCHED", "WAITING_EXTERNAL", "OUTCOME_UNKNOWN"})
 UNSTARTED: Final = frozenset({"PENDING", "READY"})
 
+# Who holds the whole order: a person, the cancellation of another order (`dependence`), or a case, by its id.
+OPERATOR_HOLD: Final = "operator"
+
 # How many tasks of one plan may be with the engine and not yet waiting for the world: a wave of a thousand
 # blocks every other flow of the engine for seconds.
 WINDOW: Final = 50
@@ -207,6 +210,7 @@ class Request:
     request's flow was told to make · waiting: that wait is still on
     closure: the tasks it holds · approval: what was agreed to (feasibility, retained, cost), by whom
     repairs_case: the case whose repair FAIL_ITEM this is; its items end FAILED
+    dependents: other orders that have been told to follow it, and are told again when it ends
     """
 
     request_id: RequestId
@@ -243,6 +247,7 @@ class Request:
     committed_at: datetime | None = None
     ended_at: datetime | None = None
     repairs_case: CaseId | None = None
+    dependents: tuple[OrderId, ...] = ()
 
     @property
     def has_ended(self) -> bool:
@@ -372,13 +377,28 @@ class Asset:
 
 
 @dataclass(frozen=True, slots=True)
+class Cause:
+    """How the cancellation of another order stands: its status, and the states of the assets which that order installed
+    and this one is about."""
+
+    status: str
+    grounds: tuple[str, ...] = ()
+
+    @property
+    def has_ended(self) -> bool:
+        return has_ended("REQUEST", self.status)
+
+
+@dataclass(frozen=True, slots=True)
 class Surroundings:
     """What a command looks at beside its order.
 
-    For a new order, by asset that it aims at: assets · relying: the active assets that rely on it · holders: the live
-    order that is changing it · doubtful: those whose installing order kept only a part, or still owes an undoing
+    For a new order, or one that is about to be planned, by asset that it aims at: assets · relying: the active assets
+    that rely on it · holders: the live order that is changing it · doubtful: those whose installing order kept only a
+    part, or still owes an undoing
     source_state: of the order that the new one follows up · target: (created_at, id) of the order that a relation
-    would point to, None where there is none · related: that relation stands already
+    would point to, None where there is none · related: that relation stands already · cause: the cancellation of
+    another order that this one is to follow, None where there is no such request
     """
 
     assets: Mapping[AssetId, Asset] = field(default_factory=dict)
@@ -388,6 +408,7 @@ class Surroundings:
     source_state: str | None = None
     target: tuple[datetime, OrderId] | None = None
     related: bool = False
+    cause: Cause | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -744,7 +765,7 @@ class Draft:
     def change_request(self, request_id: RequestId, **changes: Any) -> Request:
         """A change that the asker can see raises the request's version; the flow's own bookkeeping does not."""
         request = self.requests[request_id]
-        seen = changes.keys() - {"round", "waiting", "run"}
+        seen = changes.keys() - {"round", "waiting", "run", "dependents"}
         changed = replace(request, version=request.version + (1 if seen else 0), **changes)
         self.requests[request_id] = changed
         return changed
@@ -872,8 +893,25 @@ class Draft:
         for task_id in task_ids:
             self.holds[task_id] = self.holds.get(task_id, frozenset()) | {holder}
 
+    def hold_all(self, holder: str, spoken: str | None = None) -> None:
+        """Hold the order as a whole: all that has not ended, and what is planned while the hold stands."""
+        self.order_holds = self.order_holds | {holder}
+        self.hold((task.task_id for task in self.fulfillment_tasks() if not task.has_ended), holder)
+        self._tell_hold("ORDER_HELD", holder, spoken)
+
+    def unhold_all(self, holder: str, spoken: str | None = None) -> None:
+        """The reverse of `hold_all`; nothing where this holder holds nothing."""
+        if holder in self.order_holds:
+            self.unhold(holder)
+            self._tell_hold("ORDER_RELEASED", holder, spoken)
+
+    def _tell_hold(self, kind: str, holder: str, spoken: str | None) -> None:
+        named: dict[str, Json] = {} if holder == OPERATOR_HOLD else {"holder": holder}
+        self.record(kind, "ORDER", self.head.order_id, spoken=spoken, **named)
+
     def unhold(self, holder: str) -> None:
         """Take away one holder's holds. Tasks that a job was told to leave alone go out again under a new release."""
+        self.order_holds = self.order_holds - {holder}
         for task_id, holders in list(self.holds.items()):
             if holder in holders:
                 self.holds[task_id] = holders - {holder}

@@ -100,6 +100,12 @@ def find_blockers(found: Row, *, undoing: bool) -> list[dict[str, Json]]:
         blockers += _find_decision(change, "change" if found["request"] is None else "cancellation")
     if found["operator_hold"]:
         blockers.append(_blocker("HOLD", "The order is on hold", "an operator", None))
+    blockers += [
+        _blocker(
+            "DEPENDENCE", "The order depends on another one, which is being cancelled", "nobody", None, _source_of(h)
+        )
+        for h in found["cause_holds"] or ()
+    ]
     for case in found["cases"] or ():
         actor = case["owner"] or "an operator"
         blocker = _blocker("CASE", case["title"], actor, case["sla_at"], case["case_id"])
@@ -109,6 +115,11 @@ def find_blockers(found: Row, *, undoing: bool) -> list[dict[str, Json]]:
     if found["request"] is None and found["starts_at"] and not found["tasks"]:
         blockers.append(_blocker("DATE", "The order waits for its start date", "nobody", found["starts_at"]))
     return blockers
+
+
+def _source_of(holder: str) -> str:
+    """The order whose cancellation holds this one (`domain/dependence`)."""
+    return holder.removeprefix("order:").partition("/")[0]
 
 
 def _find_decision(change: Row, noun: str) -> list[dict[str, Json]]:
@@ -204,7 +215,7 @@ def _say(blocker: Mapping[str, Json]) -> str:
     match blocker["kind"]:
         case "DATE":
             return f"{message}, {blocker['by']}."
-        case "QUEUE":
+        case "QUEUE" | "DEPENDENCE":
             return f"{message}."
         case "OUTCOME":
             return f"{message}; {blocker['actor']} must finish it{by}."

@@ -34,9 +34,10 @@ from domain.cancellation import (
 )
 from domain.compensation import advance_plan, find_type, mark_block, supersede_plan
 from domain.decomposition import takes_lock
+from domain.dependence import holds_order, tell_dependents
 from domain.execution import wait_key
 from domain.fallout import mark_made, mend_by_amendment, open_case, open_follow_up_cases, settle_cases
-from domain.fulfillment import OPERATOR_HOLD, count_at_work, may_be_handed, undo_asset, write_asset
+from domain.fulfillment import count_at_work, may_be_handed, undo_asset, write_asset
 from domain.ledger import Effect
 from domain.machines import check_move, has_ended
 from domain.order import (
@@ -99,6 +100,7 @@ def settle(draft: Draft, reported: Reported) -> None:
             _end_order(draft)
         _show_items(draft)
         _show_order(draft)
+        tell_dependents(draft)
     _wake(draft)
 
 
@@ -773,7 +775,7 @@ def _standing(draft: Draft) -> list[str]:
         and any(case.request_id == request.request_id and case.context == "COMPENSATION" for case in cases),
         amending=draft.applying() is not None,
         amendment_stuck=any(case.context == "AMENDMENT" for case in cases),
-        on_hold=OPERATOR_HOLD in draft.order_holds,
+        on_hold=any(map(holds_order, draft.order_holds)),
         work_stuck=any(case.context in {"FULFILLMENT", "RECONCILIATION"} for case in cases),
     )
 

@@ -174,12 +174,12 @@ class World:
         self.do(command or an_order(), AGENT)
         return self
 
-    def decompose(self) -> World:
+    def decompose(self, around: Surroundings | None = None) -> World:
         run = self.the_order.head.run
         order_id = self.the_order.head.order_id
         self.do(ask.ValidateOrder(order_id, run))
         self.do(ask.CheckStartDate(order_id, run))
-        self.do(ask.DecomposeOrder(order_id, run))
+        self.do(ask.DecomposeOrder(order_id, run), around=around)
         return self
 
     def wait(self, span: timedelta) -> World:

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from domain import commands as ask
-from domain.order import Asset, Decision, Request, Surroundings
+from domain.order import Asset, Cause, Decision, Order, Request, Surroundings
 from domain.store.orders import _plain, draft_rows
 from domain.values import Actor, AssetId, EffectId, Money, OrderId, Run, TaskId
 from tests.builders import (
@@ -175,6 +175,46 @@ def related_to_an_older_one(world: Stage) -> None:
     older = world.accept().order_id
     relation = {"type": "SUPPLEMENTS", "targetOrderId": str(older), "reasonCode": "ADD_ON"}
     world.accept(replace(an_order(), relations=(relation,)))
+
+
+def held_by_another(world: Stage) -> tuple[Order, Request]:
+    """EC51: what supplements an order waits while that one is being cancelled; (that order, its cancellation)."""
+    world.change_policy(lambda doc: doc["cancellation"]["closure"].update(dependent_order="HOLD"))
+    source = world.accept().the_order
+    relation = {"type": "SUPPLEMENTS", "targetOrderId": str(source.head.order_id), "reasonCode": "ADD_ON"}
+    dependent = world.accept(replace(an_order(), relations=(relation,))).the_order
+    world.order = replace(source, dependents={dependent.head.order_id: "SUPPLEMENTS"})
+    request = world.cancel()
+    follow = ask.FollowCancellation(dependent.head.order_id, source.head.order_id, request.request_id)
+    source, world.order = world.the_order, dependent
+    world.do(follow, around=Surroundings(cause=Cause(request.status)))
+    assert world.state == "ON_HOLD"
+    return source, request
+
+
+def held_while_another_is_cancelled(world: Stage) -> None:
+    """This time nothing comes of it."""
+    source, request = held_by_another(world)
+    dependent, world.order = world.the_order, source
+    world.do(ask.WithdrawCancellation(world.order_id, request.request_id), AGENT)
+    world.order = dependent
+    follow = ask.FollowCancellation(dependent.head.order_id, source.head.order_id, request.request_id)
+    world.do(follow, around=Surroundings(cause=Cause("WITHDRAWN")))
+    assert world.state == "ACKNOWLEDGED"
+
+
+def let_go_after_another_was_cancelled(world: Stage) -> None:
+    """What it supplements is gone; a person lets it go on all the same."""
+    source, request = held_by_another(world)
+    dependent, world.order = world.the_order, source
+    assert world.judge(request).status == "COMPLETED"
+    world.order = dependent
+    follow = ask.FollowCancellation(dependent.head.order_id, source.head.order_id, request.request_id)
+    world.do(follow, around=Surroundings(cause=Cause("COMPLETED")))
+    assert world.state == "FALLOUT"
+    retry(world)
+    world.decompose().run_flow()
+    assert world.state == "COMPLETED"
 
 
 def flow_restarted(world: Stage) -> None:
@@ -591,6 +631,8 @@ STORIES: tuple[Story, ...] = (
     held_and_released,
     asset_modified,
     related_to_an_older_one,
+    held_while_another_is_cancelled,
+    let_go_after_another_was_cancelled,
     flow_restarted,
     bundle_loses_a_part,
     refused_and_repaired,
@@ -663,7 +705,12 @@ def asset_being_modified(world: Stage) -> None:
     world.decompose()
 
 
+def waiting_for_another(world: Stage) -> None:
+    held_by_another(world)
+
+
 UNFINISHED: tuple[Story, ...] = (
+    waiting_for_another,
     being_cancelled,
     being_reviewed,
     being_undone,

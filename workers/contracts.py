@@ -74,6 +74,9 @@ _CASE: Final[Mapping[str, Schema]] = {
     "taskId": _nullable(ID),
 }
 
+# Who holds, where it is not an operator: `order:{orderId}/{cancellationRequestId}`, or the id of a case.
+_HOLDER: Final[Mapping[str, Schema]] = {"holder": TEXT}
+
 CONTRACTS: Final[Mapping[str, Contract]] = {
     # -- the order
     "ORDER_ACCEPTED": Contract(
@@ -95,8 +98,14 @@ CONTRACTS: Final[Mapping[str, Contract]] = {
     "ORDER_PARTIALLY_COMPLETED": Contract("ORDER", "The order has ended; a part of it was delivered.", "always"),
     "ORDER_CANCELLED": Contract("ORDER", "The order has ended; nothing of it stands outside.", "always"),
     "ORDER_FAILED": Contract("ORDER", "The order has ended; nothing was delivered and something failed.", "always"),
-    "ORDER_HELD": Contract("ORDER", "An operator put the order on hold.", "never"),
-    "ORDER_RELEASED": Contract("ORDER", "The operator's hold was taken away.", "never"),
+    "ORDER_HELD": Contract(
+        "ORDER",
+        "An operator, another order's cancellation or a case took hold of the whole order.",
+        "never",
+        {},
+        _HOLDER,
+    ),
+    "ORDER_RELEASED": Contract("ORDER", "A hold of the whole order was taken away.", "never", {}, _HOLDER),
     "RELATION_ADDED": Contract(
         "ORDER",
         "The order was related to an older one.",
@@ -154,6 +163,12 @@ CONTRACTS: Final[Mapping[str, Contract]] = {
     # -- cancellation
     "CANCELLATION_REQUESTED": Contract(
         "REQUEST", "A cancellation was asked for.", "always", {"scope": one_of("ORDER", "ITEMS"), "reasonCode": CODE}
+    ),
+    "DEPENDENTS_HELD": Contract(
+        "REQUEST",
+        "Other orders, which depend on what would be cancelled, are held until it is decided and done.",
+        "never",
+        {"orders": _list(ID)},
     ),
     "CANCELLATION_ASSESSMENT_STARTED": Contract("REQUEST", "The cancellation waits for quiet.", "always"),
     "CANCELLATION_ASSESSED": Contract(

@@ -19,6 +19,7 @@ from domain.order import (
     Asset,
     Beyond,
     Case,
+    Cause,
     CompensationPlan,
     Draft,
     Head,
@@ -32,7 +33,7 @@ from domain.order import (
 from domain.policy import TaskType
 from domain.store.pool import Connection, fetch_row, run
 from domain.store.queries import load_queries
-from domain.values import AssetId, CaseId, EffectId, Json, OrderId, TaskId, TenantId, derive_id
+from domain.values import AssetId, CaseId, EffectId, Json, OrderId, RequestId, TaskId, TenantId, derive_id
 
 _SQL = load_queries("orders")
 Row = dict[str, Any]
@@ -128,6 +129,21 @@ async def load_target(
         if row
         else Surroundings()
     )
+
+
+async def load_cause(
+    connection: Connection, tenant_id: TenantId, order_id: OrderId, source_id: OrderId, request_id: RequestId
+) -> Surroundings:
+    """The cancellation of another order, as it is committed now."""
+    row = await fetch_row(
+        connection,
+        _SQL["load_cause"],
+        tenant_id=tenant_id,
+        order_id=order_id,
+        source_id=source_id,
+        request_id=request_id,
+    )
+    return Surroundings(cause=Cause(row["status"], tuple(row["grounds"])) if row else None)
 
 
 def read_order(document: Mapping[str, Any]) -> Order:
@@ -357,6 +373,7 @@ def _read_request(row: Row) -> Request:
         committed_at=_time(row["committed_at"]),
         ended_at=_time(row["ended_at"]),
         repairs_case=_uuid(row["repairs_case"]),
+        dependents=tuple(OrderId(UUID(value)) for value in row["dependents"]),
     )
 
 

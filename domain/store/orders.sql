@@ -165,6 +165,18 @@ select o.order_id, o.created_at, exists (
         and r.relation_type = :kind) as related
 from customer_order o where o.tenant_id = :tenant_id and o.order_id = :target;
 
+-- name: load_cause
+-- How another order's cancellation stands, and the assets which that order installed and this one is about.
+select r.status, (
+    select coalesce(array_agg(a.state), '{}')
+    from order_item mine
+    join order_item theirs on theirs.tenant_id = mine.tenant_id and theirs.asset = mine.target_asset
+    join asset a on a.tenant_id = mine.tenant_id and a.asset_id = mine.target_asset
+    where mine.tenant_id = :tenant_id and mine.order_id = :order_id
+        and theirs.order_id = :source_id and theirs.action = 'ADD') as grounds
+from cancellation_request r
+where r.tenant_id = :tenant_id and r.order_id = :source_id and r.request_id = :request_id;
+
 -- name: write_order
 -- One statement for everything that a decision changed; what it did not touch is not among the rows.
 with rows as (select :rows::jsonb as r),
@@ -232,7 +244,8 @@ c as (
         policy_version = excluded.policy_version, charge = excluded.charge, approval = excluded.approval,
         dispositions = excluded.dispositions, decisions = excluded.decisions, proposals = excluded.proposals,
         refused_withdrawals = excluded.refused_withdrawals, plan_id = excluded.plan_id, outcome = excluded.outcome,
-        jeopardy = excluded.jeopardy, committed_at = excluded.committed_at, ended_at = excluded.ended_at),
+        jeopardy = excluded.jeopardy, committed_at = excluded.committed_at, ended_at = excluded.ended_at,
+        dependents = excluded.dependents),
 am as (
     insert into amendment_request
     select d.* from rows, jsonb_populate_recordset(null::amendment_request, r->'amendment_request') d

@@ -66,7 +66,12 @@ left join (
     union all select tenant_id, order_id, request_id from amendment_request where status <> all(:ended_amendment::text[])
 ) r on r.tenant_id = h.tenant_id and r.order_id = h.order_id and r.request_id::text = h.holder
 where (:tenant_id::uuid is null or h.tenant_id = :tenant_id)
-    and r.request_id is null and not (h.holder = 'operator' and 'operator' = any(o.order_holds))
+    and r.request_id is null and not (
+        h.holder = any(o.order_holds) and (
+            h.holder = 'operator' or h.holder like 'order:%' or exists (
+                select from fallout_case c
+                where c.tenant_id = h.tenant_id and c.order_id = h.order_id and c.case_id::text = h.holder
+                    and c.closed_at is null)))
 union all
 select o.tenant_id, o.order_id, 'REQUEST', r.request_id::text, format('is %s although its order is %s', r.status, o.state)
 from customer_order o join cancellation_request r using (tenant_id, order_id)
@@ -181,10 +186,10 @@ with held as (
         format('request %s', request_id) as holder, case scope when 'ITEMS' then item_ids end as item_ids
     from cancellation_request
     union all
-    select tenant_id, order_id, at, coalesce(until, 'infinity'), 'the operator', null
+    select tenant_id, order_id, at, coalesce(until, 'infinity'), holder, null
     from (
-        select tenant_id, order_id, kind, at,
-            lead(at) over (partition by tenant_id, order_id order by sequence) as until
+        select tenant_id, order_id, kind, at, coalesce(data ->> 'holder', 'the operator') as holder,
+            lead(at) over (partition by tenant_id, order_id, data ->> 'holder' order by sequence) as until
         from audit_entry where kind in ('ORDER_HELD', 'ORDER_RELEASED')) h
     where kind = 'ORDER_HELD')
 select t.tenant_id, t.order_id, 'TASK' as entity, t.task_id::text as entity_id,
@@ -205,8 +210,7 @@ from (
     select tenant_id, order_id, request_id::text as holder from cancellation_request
     where scope = 'ORDER' and status <> all(:ended_request::text[])
     union all
-    select tenant_id, order_id, 'operator' from customer_order
-    where ended_at is null and 'operator' = any(order_holds)) h
+    select tenant_id, order_id, unnest(order_holds) from customer_order where ended_at is null) h
 join fulfillment_task t using (tenant_id, order_id)
 left join task_hold k on k.tenant_id = t.tenant_id and k.task_id = t.task_id and k.holder = h.holder
 where (:tenant_id::uuid is null or t.tenant_id = :tenant_id) and t.state in ('PENDING', 'READY') and k.task_id is null
@@ -458,7 +462,8 @@ limit :limit;
 
 -- name: read_standing
 -- I13: of every live order what its shown state is computed from.
-select o.tenant_id, o.order_id, o.state, o.resume_state, o.base, 'operator' = any(o.order_holds) as on_hold,
+select o.tenant_id, o.order_id, o.state, o.resume_state, o.base,
+    exists (select from unnest(o.order_holds) h where h = 'operator' or h like 'order:%') as on_hold,
     r.status as request_status, coalesce(r.request_id = any(c.stuck_requests), false) as request_stuck,
     coalesce(c.work_stuck, false) as work_stuck, coalesce(c.amendment_stuck, false) as amendment_stuck,
     exists (
@@ -573,6 +578,10 @@ select o.tenant_id, o.order_id, 'ORDER' as entity, o.order_id::text as entity_id
 from customer_order o
 where (:tenant_id::uuid is null or o.tenant_id = :tenant_id) and o.ended_at is null
     and not 'operator' = any(o.order_holds)
+    and not exists (
+        select from unnest(o.order_holds) h
+        join cancellation_request r on h like 'order:%' and r.request_id::text = split_part(h, '/', 2)
+        where r.tenant_id = o.tenant_id and r.ended_at is null)
     and not (o.base = 'VALIDATED' and o.start_key > 0 and (o.content->>'requestedStartDate')::timestamptz > now())
     and not exists (
         select from cancellation_request r

@@ -14,6 +14,7 @@ import orjson
 from domain.assessment import is_past_return, moment_of
 from domain.audit import AuditEntry, find_break
 from domain.decide import case_etag, order_etag, request_etag
+from domain.dependence import holds_order
 from domain.errors import (
     AssetNotFound,
     CaseNotFound,
@@ -129,6 +130,7 @@ async def read_order(
         "scope": request["scope"],
         "links": {"self": f"{base}/cancellation-requests/{request['request_id']}"},
     }
+    holders = [holder for holder in head["order_holds"] if holds_order(holder)]
     amendment = found.get("amendment")
     if amendment and not active:
         active = {
@@ -152,7 +154,8 @@ async def read_order(
             for row in found["relations"] or ()
         ],
         "planVersion": head["plan_version"],
-        "held": "operator" in head["order_holds"],
+        "held": bool(holders),
+        "heldBy": holders,
         "links": {
             "self": base,
             "plan": f"{base}/plan",

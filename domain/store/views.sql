@@ -165,6 +165,7 @@ select json_build_object(
         ) p on p.plan_id = coalesce(t.plan_id, c.plan_id)
         where e.tenant_id = :tenant_id and e.order_id = :order_id and e.state in ('INTENDED', 'UNKNOWN')),
     'operator_hold', 'operator' = any(o.order_holds),
+    'cause_holds', (select json_agg(h order by h) from unnest(o.order_holds) h where h like 'order:%'),
     'starts_at', case
         when o.base = 'VALIDATED' and (o.content ->> 'startOnRequestedDate')::boolean
             and (o.content ->> 'requestedStartDate')::timestamptz > clock_timestamp()

@@ -92,6 +92,34 @@ def test_what_others_rely_on_is_not_disconnected_alone() -> None:
         World().do(an_order(an_item(action="DISCONNECT", target_asset=ASSET)), AGENT, around)
 
 
+def test_what_others_have_come_to_rely_on_is_not_disconnected_either() -> None:
+    """T03: the dependant was brought into the books while the order waited; the case says which, and what helps."""
+    target = an_asset()
+    relying = an_asset(asset_id=AssetId(uuid.UUID(int=8)), offering="static-ip", relies_on=(str(ASSET),))
+    world = World()
+    world.do(an_order(an_item(action="DISCONNECT", target_asset=ASSET)), AGENT, Surroundings({ASSET: target}))
+    world.decompose(Surroundings({ASSET: target}, {ASSET: (relying,)}))
+    case = world.open_case()
+    assert (world.state, case.category, case.blocking) == ("FALLOUT", "DATA", True)
+    assert str(relying.asset_id) in case.title
+    assert "disconnect it first" in case.title
+    world.retry()
+    world.decompose()  # it has gone by now
+    assert world.run_flow().state == "COMPLETED"
+
+
+def test_what_ends_with_it_does_not_stand_in_the_way() -> None:
+    address = an_asset(asset_id=AssetId(uuid.UUID(int=8)), offering="static-ip", relies_on=(str(ASSET),))
+    around = Surroundings({ASSET: an_asset(), address.asset_id: address}, {ASSET: (address,)})
+    items = (
+        an_item(action="DISCONNECT", target_asset=ASSET),
+        an_item("2", "static-ip", action="DISCONNECT", target_asset=address.asset_id),
+    )
+    world = World()
+    world.do(an_order(*items), AGENT, around)
+    assert world.decompose(around).state == "IN_PROGRESS"
+
+
 def test_fiber_with_static_ip_becomes_one_graph() -> None:
     world = World().accept(an_order(an_item(), an_item("2", "static-ip", relies_on=("1",)))).decompose()
     activations = [t for t in world.the_order.tasks.values() if t.task_type == "activate-service"]

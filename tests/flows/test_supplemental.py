@@ -7,6 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
+from domain.policy import read_policy_text
+from tests.builders import ROOT
 from tests.flows.running import Tenant, eventually
 
 pytestmark = pytest.mark.timeout(300)
@@ -81,3 +83,46 @@ def test_a_line_gets_a_static_address_and_both_end_together(tenant: Tenant) -> N
     graph = tenant.get(f"/api/v1/orders/{first}/related-orders")
     assert {first, added.json()["orderId"], ending_id} <= {node["orderId"] for node in graph["nodes"]}
     assert all(edge["target"] == first for edge in graph["edges"])
+
+
+def test_what_depends_on_an_order_waits_while_that_one_is_cancelled(tenant: Tenant) -> None:
+    """EC51 under HOLD: held, let go when the cancellation is withdrawn, held again, and shown to a person when the
+    order that it supplements is gone; its work is done once."""
+    document: Any = read_policy_text((ROOT / "domain/telecom.policy.yaml").read_text())
+    document["cancellation"]["closure"]["dependent_order"] = "HOLD"
+    posted = tenant.post("/api/v1/policies", document, by=tenant.person("root", "admin"))
+    assert posted.status_code == httpx.codes.CREATED, posted.text
+    tenant.fault(taskType="assign-resource", fault="accept-silent")
+    source = tenant.submit()
+    new = {"itemId": "1", "action": "ADD", "productOfferingId": "fiber-500", "quantity": 1}
+    dependent = str(follow(tenant, source, "SUPPLEMENTAL", "ADD_ON", new).json()["orderId"])
+    ports = [
+        tenant.wait_effect(order_id, "assign", "resource", acceptedAt=...)["effectId"]
+        for order_id in (source, dependent)
+    ]
+
+    request = tenant.cancel(source)
+    tenant.wait_state(dependent, "ON_HOLD")
+    assert tenant.order(dependent)["heldBy"] == [f"order:{source}/{request.rpartition('/')[2]}"]
+    etag = str(tenant.agent.get(request).headers["etag"])
+    tenant.post(f"{request}/withdraw", {"reason": "they stay"}, etag=etag).raise_for_status()
+    tenant.wait_state(dependent, "IN_PROGRESS")
+
+    tenant.cancel(source)
+    tenant.wait_state(dependent, "ON_HOLD")
+    tenant.call_back(ports[1])
+    tenant.call_back(ports[0])
+    tenant.wait_state(source, "CANCELLED")
+    tenant.wait_state(dependent, "FALLOUT")
+    assert "ship-device" not in tenant.done(dependent)
+    [case] = tenant.cases(dependent)
+    path = f"/api/v1/fallout-cases/{case['caseId']}"
+    repaired = tenant.post(
+        f"{path}/repairs",
+        {"action": "RETRY", "reasonCode": "CUSTOMER_AGREED", "reasonText": "wanted all the same"},
+        by=tenant.operator,
+        etag=str(tenant.operator.get(path).headers["etag"]),
+    )
+    assert repaired.status_code == httpx.codes.ACCEPTED, repaired.text
+    tenant.wait_state(dependent, "COMPLETED")
+    assert set(tenant.done(dependent).values()) == {1}

@@ -24,6 +24,7 @@ GIVEN = {
     "compensation": ORDER | {"request_id", "plan_id", "plan_run", "sla"},
     "review": ORDER | {"request_id", "wait_key", "sla", "exhibit"},
     "repair": ORDER | {"case_id", "wait_key", "sla", "exhibit"},
+    "dependence": ORDER | {"source_id", "request_id"},
 }
 
 # what is entered about a repair
@@ -42,6 +43,7 @@ FETCHED = {
     "plan-compensation": ORDER | {"request_id"},
     "assess-amendment": ORDER | {"request_id"},
     "apply-amendment": ORDER | {"request_id"},
+    "follow-cancellation": ORDER | {"source_id", "request_id"},
     "record-decision": ORDER | {"request_id", "wait_key", "decision", "comment", "disposition"},
     "record-repair": ORDER | {"case_id", "wait_key"} | REPAIRED,
     "raise-jeopardy": {"tenant_id", "order_id", "subject_id", "kind"},
@@ -62,6 +64,7 @@ ANSWERED = {
     "apply-amendment": {"verdict", "wait", "wait_key", "sla", "plan_id", "plan_run"},
     "record-decision": {"verdict", "wait_key", "sla", "exhibit"},
     "record-repair": {"verdict", "wait_key", "sla", "exhibit"},
+    "follow-cancellation": {"verdict"},
     "raise-jeopardy": set(),
 }
 
@@ -86,6 +89,7 @@ MESSAGES = {
     "order-accepted": "=order_id",
     "cancellation-requested": "=request_id",
     "amendment-requested": "=request_id",
+    "dependence-changed": "=order_id",
     "plan-restarted": "=run",
     "plan-progressed": "=run",
     "effect-outcome": "=wait_key",

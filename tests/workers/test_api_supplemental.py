@@ -5,9 +5,14 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+import orjson
 import pytest
 
-from domain.values import OrderId
+from domain import commands as ask
+from domain.policy import read_policy_text
+from domain.store.pool import tenant_transaction
+from domain.values import OrderId, RequestId
+from tests.builders import ROOT
 from tests.workers.api_world import ADDRESS, ApiWorld, a_line, an_order_body, confirmed
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -374,6 +379,22 @@ async def test_an_undone_change_leaves_the_asset_as_the_snapshot_says(world: Api
         assert await world.rows("asset_change_lock") == 0
 
 
+async def test_what_has_come_to_rely_on_an_asset_keeps_it_from_being_disconnected(world: ApiWorld) -> None:
+    """T03: brought into the books while the order was on its way; a case says so, and goes on once it has ended."""
+    source, asset = await a_completed(world)
+    body = {"orderType": "DISCONNECT", "reasonCode": "DISCONNECT_REQUEST", "items": [a_disconnect(asset)]}
+    order_id = (await world.post(f"/orders/{source}/supplemental-orders", body)).json()["orderId"]
+    address = {"assetId": str(uuid.uuid4()), "customerId": "c-9", "productOfferingId": "static-ip", "state": "ACTIVE"}
+    imported = await world.post("/assets", address | {"configuration": {}, "reliesOn": [asset]}, as_=("ada", "admin"))
+    assert imported.status_code in {200, 201}, imported.text
+    order, run = OrderId(uuid.UUID(order_id)), await world.run_of(OrderId(uuid.UUID(order_id)))
+    await world.tell(ask.ValidateOrder(order, run))
+    assert (await world.tell(ask.DecomposeOrder(order, run)))["verdict"] == "stand_down"
+    [case] = (await world.get(f"/fallout-cases?orderId={order_id}", as_=OPERATOR)).json()["items"]
+    assert (case["category"], case["blocking"]) == ("DATA", True)
+    assert address["assetId"] in case["title"]
+
+
 # -- what depends on a cancelled order ----------------------------------------------------------------------
 
 
@@ -390,3 +411,105 @@ async def test_orders_that_depend_on_a_cancelled_one_are_shown_with_it(world: Ap
     [rule] = [rule for rule in found["trace"] if rule["ruleId"] == "closure.dependent_order"]
     assert (rule["result"], rule["severity"]) == ("PROPOSE", "WARNING")
     assert found["feasibility"] == "FULLY_CANCELLABLE"
+
+
+async def hold_dependents(world: ApiWorld) -> None:
+    policy = dict(read_policy_text((ROOT / "domain/telecom.policy.yaml").read_text()))
+    policy["cancellation"]["closure"]["dependent_order"] = "HOLD"
+    loaded = await world.post("/policies", policy, as_=("eve", "admin"))
+    assert loaded.status_code == 201, loaded.text
+
+
+async def deliver(world: ApiWorld) -> list[str]:
+    """What the engine would make of the messages: a command each, on the order that it names; the verdicts."""
+    async with tenant_transaction(world.pool, world.tenant, read_only=True) as connection:
+        rows = await connection.fetch(
+            "select variables from engine_outbox where name = 'dependence-changed' order by id"
+        )
+    told = []
+    for row in rows:
+        said = {name: uuid.UUID(value) for name, value in orjson.loads(row["variables"]).items()}
+        command = ask.FollowCancellation(
+            OrderId(said["order_id"]), OrderId(said["source_id"]), RequestId(said["request_id"])
+        )
+        told.append((await world.tell(command))["verdict"])
+    return told
+
+
+async def test_what_depends_on_an_order_waits_for_its_cancellation(world: ApiWorld) -> None:
+    """EC51 under HOLD: held with reason and cause, told in timeline and progress, let go when it came to nothing."""
+    await hold_dependents(world)
+    source = await world.create()
+    dependent = (await world.post(f"/orders/{source}/supplemental-orders", a_supplement(a_line()))).json()["orderId"]
+    await world.fulfil(dependent, only={"reserve-inventory"})
+    request = await world.cancel(source)
+    assert await deliver(world) == ["hold"]
+    seen = (await world.get(f"/orders/{dependent}")).json()
+    cause = f"order:{source}/{request}"
+    assert (seen["state"], seen["held"], seen["heldBy"]) == ("ON_HOLD", True, [cause])
+    tasks = (await world.get(f"/orders/{dependent}/plan")).json()["items"]
+    assert {tuple(task["heldBy"]) for task in tasks if task["state"] == "PENDING"} == {(cause,)}
+    [blocker] = (await world.get(f"/orders/{dependent}/progress")).json()["blockers"]
+    assert (blocker["kind"], blocker["id"]) == ("DEPENDENCE", source)
+    withdrawn = await world.post(
+        f"/orders/{source}/cancellation-requests/{request}/withdraw",
+        {"reason": "stays"},
+        if_match=await world.etag(f"/orders/{source}/cancellation-requests/{request}"),
+    )
+    assert withdrawn.status_code == 202, withdrawn.text
+    assert await deliver(world) == ["release", "release"]
+    seen = (await world.get(f"/orders/{dependent}")).json()
+    assert (seen["state"], seen["held"], seen["heldBy"]) == ("IN_PROGRESS", False, [])
+    entries = (await world.get(f"/orders/{dependent}/timeline?limit=200")).json()["items"]
+    told = [(e["kind"], e["data"]["holder"]) for e in entries if "holder" in e["data"]]
+    assert told == [("ORDER_HELD", cause), ("ORDER_RELEASED", cause)]
+
+
+async def test_what_has_lost_its_ground_is_shown_to_people(world: ApiWorld) -> None:
+    """The order that it supplements is gone as a whole: a case holds it until somebody says that it may go on."""
+    await hold_dependents(world)
+    source = await world.create()
+    dependent = (await world.post(f"/orders/{source}/supplemental-orders", a_supplement(a_line()))).json()["orderId"]
+    await world.judge(source, await world.cancel(source))
+    assert (await world.get(f"/orders/{source}")).json()["state"] == "CANCELLED"
+    assert await deliver(world) == ["lost", "lost"]
+    assert (await world.get(f"/orders/{dependent}")).json()["state"] == "FALLOUT"
+    [case] = (await world.get(f"/fallout-cases?orderId={dependent}", as_=OPERATOR)).json()["items"]
+    assert source in case["title"]
+    path = f"/fallout-cases/{case['caseId']}"
+    seen = (await world.get(path, as_=OPERATOR)).json()
+    assert "RETRY" in {repair["action"] for repair in seen["possibleRepairs"]}
+    going = await world.post(
+        f"{path}/repairs",
+        {"action": "RETRY", "reasonCode": "BUSINESS_DECISION", "reasonText": "the customer wants it all the same"},
+        as_=OPERATOR,
+        if_match=await world.etag(path),
+    )
+    assert going.status_code == 202, going.text
+    assert await deliver(world) == ["lost", "lost"]  # again and late: answered already
+    assert (await world.get(f"/orders/{dependent}")).json()["state"] == "ACKNOWLEDGED"
+    await world.fulfil(dependent)
+    assert (await world.get(f"/orders/{dependent}")).json()["state"] == "COMPLETED"
+
+
+async def test_what_the_cancelled_order_keeps_is_ground_enough(world: ApiWorld) -> None:
+    """By the asset: what the cancelled order had installed stays, and so the change of it goes on."""
+    await hold_dependents(world)
+    source = await world.create(a_line(), a_line("2", productOfferingId="mobile-sim"))
+    await world.fulfil(source, only={"assign-number", "ship-device", "activate-service", "start-billing"})
+    asset = str(await world.value("select asset from order_item where item_id = '2'"))
+    change = a_line(action="MODIFY", productOfferingId="mobile-sim", targetAssetId=asset)
+    dependent = await world.create(change)
+    request = await world.cancel(source, reasonCode="CUSTOMER_CHANGED_MIND")
+    assert await deliver(world) == ["hold"]
+    assert (await world.get(f"/orders/{dependent}")).json()["state"] == "ON_HOLD"
+    # The active line is kept, so the change of it can go on.
+    await world.judge(source, request)
+    path = f"/orders/{source}/cancellation-requests/{request}"
+    approved = await world.post(f"{path}/approve", {}, as_=("bob", "approver"), if_match=await world.etag(path))
+    assert approved.status_code == 202, approved.text
+    planned = await world.judge(source, request)
+    await world.walk(OrderId(uuid.UUID(source)), planned["plan_id"], planned["plan_run"])
+    assert (await world.get(f"/orders/{source}")).json()["state"] == "PARTIALLY_COMPLETED"
+    assert await deliver(world) == ["release", "release"]
+    assert (await world.get(f"/orders/{dependent}")).json()["state"] == "ACKNOWLEDGED"

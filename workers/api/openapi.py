@@ -97,6 +97,7 @@ ANSWERS: Final[Mapping[str, Schema]] = {
         planVersion=_NUMBER,
         policyVersion=_NUMBER,
         held=_FLAG,
+        heldBy=_list(_TEXT),
         customer=_FREE,
         items=_list(
             _object(
@@ -230,7 +231,7 @@ ANSWERS: Final[Mapping[str, Schema]] = {
         ledgerVersion=_NUMBER,
         policyVersion=_NUMBER,
         dependentOrders=_list(
-            _object(orderId=_ID, because=_TEXT, proposal={"enum": ["BLOCKED", "CANCEL"]}, links=_LINKS)
+            _object(orderId=_ID, because=_TEXT, proposal={"enum": ["BLOCKED", "CANCEL", "HOLD"]}, links=_LINKS)
         ),
         trace=_list(_object(ruleId=_TEXT, inputs=_FREE, result=_TEXT, severity=_TEXT, sentence=_TEXT)),
         assessedAt=_TIME,

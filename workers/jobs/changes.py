@@ -7,6 +7,7 @@ from domain.commands import (
     CarryOutAmendment,
     CheckStartDate,
     DecomposeOrder,
+    FollowCancellation,
     PlanCompensation,
     RaiseJeopardy,
     ReleaseTasks,
@@ -61,6 +62,16 @@ async def assess_amendment(context: Context) -> Reply:
 @job("apply-amendment", fetch=("order_id", "request_id", "run"))
 async def apply_amendment(context: Context) -> Reply:
     return tell(await context.command(CarryOutAmendment(*_request(context))))
+
+
+@job("follow-cancellation", fetch=("order_id", "source_id", "request_id", "run"))
+async def follow_cancellation(context: Context) -> Reply:
+    command = FollowCancellation(
+        OrderId(context.uuid("order_id")),
+        OrderId(context.uuid("source_id")),
+        RequestId(context.uuid("request_id")),
+    )
+    return tell(await context.command(command))
 
 
 @job("raise-jeopardy", fetch=("order_id", "subject_id", "kind"))

@@ -21,6 +21,7 @@ FAMILIES: Final[Mapping[str, tuple[JobSpec, ...]]] = MappingProxyType(
             changes.plan_compensation,
             changes.assess_amendment,
             changes.apply_amendment,
+            changes.follow_cancellation,
             changes.raise_jeopardy,
         ),
         "people": (people.record_decision, people.record_repair),
