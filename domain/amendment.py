@@ -857,7 +857,7 @@ def _store_new_plan(draft: Draft, amendment: Amendment, found: Finding) -> PlanI
     for item in list(draft.items.values()):
         if item.base == "ACKNOWLEDGED":
             draft.change_item(item.item_id, base="IN_PROGRESS")
-    draft.send("plan-restarted", run, ttl=3600, order_id=draft.head.order_id, plan_id=new_id, run=run)
+    draft.send("plan-restarted", run, ttl=3600, order_id=draft.head.order_id, plan_id=new_id, run=run, root=new_id)
     return undo_plan
 
 

@@ -468,6 +468,30 @@ class ResumeCase:
     incident_key: str
 
 
+@dataclass(frozen=True, slots=True)
+class NoteIncident:
+    """The engine shows an incident that no job of ours speaks of. run: of the flow that it is in, where that is known
+    · place: element and process, and what the engine calls the failure; no value of the flow"""
+
+    order_id: OrderId
+    incident_key: str
+    place: str
+    run: Run | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NoteGoneFlow:
+    """An instance that carried a part of the order is not there any more. reason: a finding's class · restart: start
+    the part's flow anew; otherwise a person does"""
+
+    order_id: OrderId
+    run: Run
+    instance_key: str
+    reason: str
+    evidence: str
+    restart: bool
+
+
 Command = (
     AcceptOrder
     | SupplementOrder
@@ -509,4 +533,6 @@ Command = (
     | RestartFlow
     | ParkCase
     | ResumeCase
+    | NoteIncident
+    | NoteGoneFlow
 )

@@ -16,7 +16,6 @@ from domain.cancellation import (
     record_review,
     reject,
     request_cancellation,
-    restart_request,
     withdraw,
 )
 from domain.dependence import follow_cancellation
@@ -25,6 +24,8 @@ from domain.fallout import (
     assign_case,
     decide_repair,
     describe_wait,
+    note_gone_flow,
+    note_incident,
     note_refusal,
     park_case,
     raise_jeopardy,
@@ -32,6 +33,7 @@ from domain.fallout import (
     repair_case,
     resume_case,
 )
+from domain.flows import restart
 from domain.fulfillment import (
     accept_order,
     check_start_date,
@@ -39,8 +41,6 @@ from domain.fulfillment import (
     hold_order,
     release_order,
     release_tasks,
-    restart_order,
-    restart_plan,
     validate_order,
 )
 from domain.order import Amendment, Case, Decision, Draft, Reported, Request, Surroundings
@@ -132,17 +132,16 @@ def decide(draft: Draft, command: ask.Command, around: Surroundings) -> Decision
             told = amending.record_review(draft, command) if amended else record_review(draft, command)
         case ask.RecordRepair():
             told = record_repair(draft, command, reported)
-        case ask.RestartFlow(request_id=None, plan_id=None):
-            told = restart_order(draft, command)
-        case ask.RestartFlow(request_id=None):
-            told = restart_plan(draft, command)
         case ask.RestartFlow():
-            amended = command.request_id in draft.amendments
-            told = amending.restart_amendment(draft, command) if amended else restart_request(draft, command)
+            told = restart(draft, command)
         case ask.ParkCase():
             told = park_case(draft, command)
         case ask.ResumeCase():
             told = resume_case(draft, command)
+        case ask.NoteIncident():
+            told = note_incident(draft, command)
+        case ask.NoteGoneFlow():
+            told = note_gone_flow(draft, command)
         case _:
             assert_never(command)
     settle(draft, reported)

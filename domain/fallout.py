@@ -10,6 +10,8 @@ from domain.arbitration import arbitrate_cancellation
 from domain.commands import (
     AssignCase,
     DecideRepair,
+    NoteGoneFlow,
+    NoteIncident,
     NoteRefusal,
     ParkCase,
     RaiseJeopardy,
@@ -33,6 +35,7 @@ from domain.errors import (
     Unprocessable,
     UseAmendment,
 )
+from domain.flows import Part, find_part, part_of, restart_part
 from domain.ledger import Effect
 from domain.machines import has_ended
 from domain.order import UNSTARTED, Amendment, Case, Draft, Reported, Request, Task
@@ -126,7 +129,9 @@ def find_case_of(draft: Draft, task_id: TaskId | None, late: EffectId | None = N
         (
             case
             for case in draft.open_cases()
-            if case.task_id == task_id and (case.effect_id if case.context == "LATE_EFFECT" else None) == late
+            if not case.is_about_flow
+            and case.task_id == task_id
+            and (case.effect_id if case.context == "LATE_EFFECT" else None) == late
         ),
         None,
     )
@@ -137,7 +142,9 @@ def open_follow_up_cases(draft: Draft) -> None:
     about undoing, and blocks nothing: the order that it is about may have ended."""
     for request in list(draft.requests.values()):
         without_answer = request.outcome == "NEW_ORDER_REQUIRED" and not request.proposals
-        if without_answer and all(case.request_id != request.request_id for case in draft.cases.values()):
+        if without_answer and all(
+            case.request_id != request.request_id or case.is_about_flow for case in draft.cases.values()
+        ):
             open_case(
                 draft,
                 None,
@@ -328,6 +335,8 @@ def check_repair(draft: Draft, case: Case, action: str) -> None:
 
 
 def _check_retry(draft: Draft, case: Case) -> None:
+    if case.is_about_flow:  # starting it anew calls nobody: what is held stays held
+        return
     task = draft.tasks.get(case.task_id) if case.task_id else None
     if case.context == "LATE_EFFECT":
         raise RepairNotPossible("It has happened; there is nothing to try again.")
@@ -371,7 +380,7 @@ def _check_waivable(draft: Draft, case: Case, subject: Subject) -> None:
     if subject.late:
         _check_late(draft, subject)
     elif subject.task is None:
-        if _is_false_start(draft, case):
+        if case.is_about_flow or _is_false_start(draft, case):
             raise RepairNotPossible("Nothing has happened that could be waived.")
     elif subject.task.kind != "COMPENSATION" or subject.task.purpose == "WITHDRAW":
         raise RepairNotPossible("Only an undoing can be waived; work that is not wanted any more is cancelled.")
@@ -411,7 +420,7 @@ def _check_convertible(draft: Draft, case: Case, subject: Subject) -> None:
             raise RepairNotPossible("Nothing stands here that a new order could undo.")
     elif task is None:
         request = draft.requests.get(case.request_id) if case.request_id else None
-        if request is None or request.outcome != "NEW_ORDER_REQUIRED":
+        if case.is_about_flow or request is None or request.outcome != "NEW_ORDER_REQUIRED":
             raise RepairNotPossible("No order can be made out of this case.")
     elif task.kind != "COMPENSATION" or task.purpose == "WITHDRAW":
         raise RepairNotPossible("Only what could not be undone becomes an order of its own.")
@@ -437,7 +446,13 @@ def _find_follow_up(draft: Draft, case: Case, reason_code: str) -> dict[str, Jso
 
 def _is_false_start(draft: Draft, case: Case) -> bool:
     """A case about an order that could not be decomposed, and still is not."""
-    return case.task_id is None and case.context == "FULFILLMENT" and draft.plan is None and not draft.head.has_ended
+    return (
+        case.task_id is None
+        and case.context == "FULFILLMENT"
+        and not case.is_about_flow
+        and draft.plan is None
+        and not draft.head.has_ended
+    )
 
 
 def _holds(draft: Draft, case: Case) -> bool:
@@ -501,6 +516,7 @@ _CONVERTED_AS_SAID: Final = (
 )
 _LETTING_GO: Final = "Lets the order go on, although what it depended on is gone."
 _STARTING: Final = "Starts the order's flow again; it is checked and planned anew."
+_RESTARTING: Final = "Starts the flow again from where the order stands; nothing that was done is done again."
 _SETTLED_BY_HAND: Final = "Records that a person has dealt with it, and closes the case; nothing is called."
 _LATE_UNDONE: Final = "Records that a person has undone what happened too late; nothing is called."
 _LATE_WAIVED: Final = "Leaves standing what happened too late, and records the amount that is waived."
@@ -541,7 +557,7 @@ def _foretell(draft: Draft, case: Case, action: str) -> str:
         return _LATE_UNDONE if action == "FORCE_COMPLETE" else _LATE_WAIVED
     task = subject.task
     if task is None:
-        again = _LETTING_GO if _holds(draft, case) else _STARTING
+        again = _LETTING_GO if _holds(draft, case) else _RESTARTING if case.is_about_flow else _STARTING
         return again if action == "RETRY" else _SETTLED_BY_HAND
     kept = subject.effect is not None and subject.effect.is_open
     return _SENTENCES[action].format(
@@ -564,12 +580,12 @@ def _carry_out(draft: Draft, case: Case, repair: Mapping[str, Json], reported: R
         return _convert(draft, case, task, subject, repair)
     if action in {"FORCE_COMPLETE", "WAIVE"} and (subject.late or task is None):
         _settle_by_hand(draft, subject.effect if subject.late else None, repair)
-    elif task is None and not _holds(draft, case):
-        restart_fulfillment(draft)
-    elif task is None:
-        pass  # the case's own end lets the order go on
-    else:
+    elif case.is_about_flow:
+        _restart_flow(draft, case)
+    elif task is not None:
         _repair_task(draft, task, subject.effect, repair)
+    elif not _holds(draft, case):  # the end of a case that holds the order lets it go on
+        restart_fulfillment(draft)
     return close_case(draft, case.case_id, "RESOLVED", action, repairs=(*case.repairs, repair))
 
 
@@ -790,6 +806,9 @@ def settle_cases(draft: Draft) -> bool:
         if late is not None and late.state in {"REVERSED", "WAIVED"}:
             close_case(draft, case.case_id, "RESOLVED", "OBLIGATION_MET")
             ended = True
+        if case.is_about_flow and not _is_carried(draft, case):
+            close_case(draft, case.case_id, "CANCELLED", "CAUSE_VANISHED")  # it has ended without its flow
+            ended = True
         if task is None or case.context == "LATE_EFFECT":
             continue
         failing = any(repair["status"] == RUNNING for repair in case.repairs)
@@ -841,7 +860,14 @@ def resume_case(draft: Draft, command: ResumeCase) -> Mapping[str, Json]:
         return {"verdict": "stand_down"}
     if case.task_id:
         retry_task(draft, draft.tasks[case.task_id])
-    repair = {
+    repair = _by_engine(draft, case, "INCIDENT", command.incident_key)
+    close_case(draft, case.case_id, "RESOLVED", "RESOLVED_IN_ENGINE", repairs=(*case.repairs, repair))
+    return {"verdict": "resumed"}
+
+
+def _by_engine(draft: Draft, case: Case, kind: str, key: str) -> dict[str, Json]:
+    """A RETRY that nobody asked for here, with what was seen in the engine as its evidence."""
+    return {
         "n": len(case.repairs) + 1,
         "action": "RETRY",
         "reasonCode": None,
@@ -849,10 +875,94 @@ def resume_case(draft: Draft, command: ResumeCase) -> Mapping[str, Json]:
         "by": draft.actor.subject,
         "at": format_time(draft.now),
         "status": "DONE",
-        "evidence": {"kind": "INCIDENT", "reference": command.incident_key},
+        "evidence": {"kind": kind, "reference": key},
     }
-    close_case(draft, case.case_id, "RESOLVED", "RESOLVED_IN_ENGINE", repairs=(*case.repairs, repair))
-    return {"verdict": "resumed"}
+
+
+# -- flows that are stuck or gone ---------------------------------------------------------------------------------
+
+
+def note_incident(draft: Draft, command: NoteIncident) -> Mapping[str, Json]:
+    """An incident that no job of ours speaks of is a case, once ever for its key (EC58): it blocks what its flow
+    carries, and the order shows that. Where no flow is known (EC60) it is told and blocks nothing; that of a flow that
+    was replaced stops nobody."""
+    if any(case.incident_key == command.incident_key for case in draft.cases.values()):
+        return {"verdict": "known"}
+    part = find_part(draft, command.run) if command.run else Part()
+    if part is None:
+        return {"verdict": "stand_down"}
+    request = draft.order_request() if command.run and part.request_id is None else None
+    case = _open_flow_case(
+        draft,
+        # Under an order cancellation a stuck fulfillment is a fact for its assessment, not one more thing in its way.
+        replace(part, request_id=request.request_id) if request else part,
+        f"The flow is stuck at {command.place}",
+        incident_key=command.incident_key,
+        blocking=command.run is not None and request is None,
+        context=_context_of(draft, part) if command.run else "RECONCILIATION",
+    )
+    return {"verdict": "told", "case_id": str(case.case_id)}
+
+
+def note_gone_flow(draft: Draft, command: NoteGoneFlow) -> Mapping[str, Json]:
+    """Somebody ended an instance in the engine, or the engine lost it, while what it carried was unfinished (EC14): the
+    deed is kept as a case, and the flow starts anew from the plan. Past the cap of restarts the case is a person's."""
+    part = find_part(draft, command.run)
+    if part is None:
+        return {"verdict": "stand_down"}
+    title = f"The flow is gone: {command.evidence}"
+    case = _open_flow_case(draft, part, title, blocking=False, context="RECONCILIATION")
+    if not command.restart:
+        return {"verdict": "told", "case_id": str(case.case_id)}
+    restart_part(draft, part, command.reason)
+    repair = _by_engine(draft, case, "INSTANCE", command.instance_key)
+    close_case(draft, case.case_id, "RESOLVED", "FLOW_RESTARTED", repairs=(repair,))
+    return {"verdict": "restarted"}
+
+
+def _open_flow_case(
+    draft: Draft, part: Part, title: str, *, context: str, blocking: bool, incident_key: str | None = None
+) -> Case:
+    case = Case(
+        case_id=CaseId(draft.new_id("case")),
+        status="OPEN",
+        context=context,
+        category="TECHNICAL",
+        blocking=blocking,
+        title=title,
+        opened_at=draft.now,
+        sla_at=draft.now + draft.policy.fallout_sla,
+        request_id=part.request_id,
+        incident_key=incident_key,
+    )
+    draft.add_case(case, _OPENED.get(context, "CASE_OPENED"))
+    return case
+
+
+_OPENED: Final = {"COMPENSATION": "CANCELLATION_CASE_OPENED", "AMENDMENT": "AMENDMENT_CASE_OPENED"}
+
+
+def _context_of(draft: Draft, part: Part) -> str:
+    if part.request_id is None:
+        return "FULFILLMENT"
+    return "AMENDMENT" if part.request_id in draft.amendments else "COMPENSATION"
+
+
+def _is_carried(draft: Draft, case: Case) -> bool:
+    """Whether what a case's flow carries still needs a flow; where none is known the case ends with its incident."""
+    unknown = case.context == "RECONCILIATION" and case.incident_key is not None
+    return unknown or _carried_by(draft, case) is not None
+
+
+def _carried_by(draft: Draft, case: Case) -> Part | None:
+    """The unfinished part that a case's flow carries. On a fulfillment's case the request is the one that weighs it."""
+    return part_of(draft, None if case.context == "FULFILLMENT" else case.request_id)
+
+
+def _restart_flow(draft: Draft, case: Case) -> None:
+    part = _carried_by(draft, case)
+    if part is not None:
+        restart_part(draft, part, "CASE_REPAIRED")
 
 
 def raise_jeopardy(draft: Draft, command: RaiseJeopardy) -> Mapping[str, Json]:

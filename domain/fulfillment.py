@@ -431,7 +431,15 @@ def restart_plan(draft: Draft, command: RestartFlow) -> Mapping[str, Json]:
             draft.change_task(task.task_id, handed=False, release=task.release + 1)
     draft.change_plan(command.plan_id, run=run, woken=True)
     draft.record("FLOW_RESTARTED", "PLAN", command.plan_id, reason=command.reason)
-    draft.send("plan-restarted", run, ttl=3600, order_id=draft.head.order_id, plan_id=command.plan_id, run=run)
+    draft.send(
+        "plan-restarted",
+        run,
+        ttl=3600,
+        order_id=draft.head.order_id,
+        plan_id=command.plan_id,
+        run=run,
+        root=command.plan_id,
+    )
     return {"run": str(run)}
 
 

@@ -343,6 +343,11 @@ class Case:
         return not has_ended("CASE", self.status)
 
     @property
+    def is_about_flow(self) -> bool:
+        """About a flow that the engine shows as stuck or gone, and not about any work of the order."""
+        return self.task_id is None and (self.context == "RECONCILIATION" or self.incident_key is not None)
+
+    @property
     def wait_key(self) -> str:
         return f"{self.case_id}:1"
 

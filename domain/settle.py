@@ -484,7 +484,9 @@ def _oblige(draft: Draft, effect: Effect) -> None:
             purpose="COMPENSATE",
         )
     )
-    draft.send("plan-restarted", run, ttl=3600, order_id=draft.head.order_id, plan_id=plan.plan_id, run=run)
+    draft.send(
+        "plan-restarted", run, ttl=3600, order_id=draft.head.order_id, plan_id=plan.plan_id, run=run, root=plan.plan_id
+    )
 
 
 def _find_holder(draft: Draft, item_id: str) -> OrderId | None:
@@ -726,6 +728,8 @@ def _path(before: str, after: str) -> list[str]:
     if after in {"CANCELLED", "PARTIALLY_COMPLETED", "FAILED"} and before != "CANCELLING":
         start = chain.index(before) + 1 if before in chain else 0
         return [*chain[start:], after]
+    if after in chain and before == "FALLOUT":
+        return [after]  # it was on the chain all the time
     if after in chain:
         start = chain.index(before) + 1 if before in chain else 0
         stop = chain.index(after) + 1

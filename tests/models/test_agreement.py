@@ -27,6 +27,9 @@ GIVEN = {
     "dependence": ORDER | {"source_id", "request_id"},
 }
 
+# process → what only the message says that starts it, and no caller
+SAID = {"plan": {"root"}}
+
 # what is entered about a repair
 REPAIRED = {"action", "comment", "reason_code", "evidence_kind", "evidence_reference", "input"}
 
@@ -35,7 +38,7 @@ FETCHED = {
     "validate-order": ORDER,
     "check-start-date": ORDER,
     "decompose-order": ORDER,
-    "release-tasks": ORDER | {"plan_id"},
+    "release-tasks": ORDER | {"plan_id", "root"},
     "effect": ORDER | {"task_id", "release"},
     "verify-effect": ORDER | {"task_id", "release"},
     "begin-assessment": ORDER | {"request_id"},
@@ -124,7 +127,15 @@ def known_to(model: Model) -> set[str]:
         *(PEOPLE[attr(node, "id")][2] for node in model.nodes.values() if node.tag.endswith("userTask"))
     )
     elements = {attr(loop, "inputElement") for loop in model.find("//bpmn:extensionElements/zeebe:loopCharacteristics")}
-    return GIVEN[model.name] | answered | people | elements | model.mapped("input") | model.mapped("output")
+    return (
+        GIVEN[model.name]
+        | SAID.get(model.name, set())
+        | answered
+        | people
+        | elements
+        | model.mapped("input")
+        | model.mapped("output")
+    )
 
 
 def next_decision(model: Model, job: str) -> str:

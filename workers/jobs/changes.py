@@ -33,7 +33,7 @@ async def decompose_order(context: Context) -> Reply:
     return tell(await context.command(DecomposeOrder(OrderId(context.uuid("order_id")), Run(context.uuid("run")))))
 
 
-@job("release-tasks", fetch=("order_id", "plan_id", "run"))
+@job("release-tasks", fetch=("order_id", "plan_id", "run", "root"))
 async def release_tasks(context: Context) -> Reply:
     command = ReleaseTasks(OrderId(context.uuid("order_id")), PlanId(context.uuid("plan_id")), Run(context.uuid("run")))
     return tell(await context.command(command))

@@ -64,8 +64,9 @@ _BUSY_LONGEST: Final = 0.4
 _GATHER_SECONDS: Final = 0.05
 _STALE_SECONDS: Final = 5.0
 _POOL_SIZE: Final = 16
-# The flows that an engineer opens in Operate; what they call can be reached from there.
-_SHOWN: Final = frozenset({"fulfillment", "cancellation", "amendment"})
+# The flows that nobody called: those that an engineer opens in Operate, and that the reconciler asks for. A plan
+# is one where it was started by message, which then says so.
+_ROOTS: Final = frozenset({"fulfillment", "cancellation", "amendment"})
 _NOTED_MOST: Final = 4096
 _NOT_NOTED: Final[tuple[type[Exception], ...]] = (VariableError, *OUTAGES)
 # Versions are numbered before they are committed: look back a little, so that one that commits late is not missed.
@@ -155,6 +156,8 @@ class Fleet:
             context.crash("after-complete")
 
     async def _carry_out(self, spec: JobSpec, context: Context) -> Reply:
+        if context.job.bpmn_process_id in _ROOTS or "root" in context.job.variables:
+            await self._note_flow(context)
         try:
             reply = await spec.handler(context)
         # The edge: whatever a handler raises ends its job by the table, and nothing ends the poller.
@@ -163,8 +166,6 @@ class Fleet:
             log.warning("job not done", code=reply.code, **describe(error))  # type: ignore[union-attr]
             return reply
         self._clock.note_health()
-        if context.job.bpmn_process_id in _SHOWN:
-            await self._note_flow(context)
         if isinstance(reply, Stuck):
             log.warning("job stuck", code=reply.code, subject=reply.subject)
         return reply
