@@ -9,10 +9,14 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from domain.values import CaseId, OrderId, PlanId, RequestId, TenantId, derive_id, format_time
+from domain.values import CaseId, OrderId, PlanId, RequestId, Run, TenantId, derive_id, format_time
 
 # Automatic restarts of one flow; then it is only reported, for a person to look at.
 RESTARTS: Final = 3
+# So many flows that nobody ended, all gone and none of their age left, are not single accidents any more.
+_LOST: Final = 2
+# People whose pace is not known yet are expected to need this share of the time that they have.
+_PEOPLE_SHARE: Final = 5
 
 # class -> what it means, and what a person may do where nothing is done by itself
 EXPLANATIONS: Final = {
@@ -25,14 +29,21 @@ EXPLANATIONS: Final = {
     "OUTCOME_CONTRADICTION": "A system has said two things about one effect; the first one stands.",
     "LATE_EFFECT": "Something took effect after it had been given up; its case says what is to be done.",
     "OUTBOX_STUCK": "What was decided is not carried on: the relay, or who takes from it, is ill.",
-    "JEOPARDY_PREDICTED": "At the pace of the past this undoing will be done after its deadline.",
+    "JEOPARDY_PREDICTED": "At the pace of the past this will be done after its deadline.",
     "INCIDENT_WITHOUT_CASE": "The engine shows an incident of work that no case is about.",
+    "INSTANCE_GONE": "Somebody cancelled a flow in the engine while what it carried was unfinished.",
+    "INSTANCE_UNKNOWN": "The engine does not know the instance that carried a flow, and nobody has cancelled it.",
+    "ENGINE_LOST_DATA": "The engine knows none of the flows of that time: it has lost its data.",
+    "ORDER_ENDED_FLOW_RUNNING": "The order has ended; its flow runs on and has not heard of it.",
     "INCIDENT_OF_CLOSED_CASE": "The engine still shows the incident of a case that has been repaired.",
     "CASE_WITHOUT_INCIDENT": "The incident of an open case has been resolved in the engine.",
 }
 
-# What only the engine's search can show: without it these are neither found nor held to be over.
-INCIDENT_CLASSES: Final = frozenset({"INCIDENT_WITHOUT_CASE", "INCIDENT_OF_CLOSED_CASE", "CASE_WITHOUT_INCIDENT"})
+# What only the engine can show: whoever has not asked it neither finds these nor holds them to be over.
+SEARCHED_CLASSES: Final = frozenset(
+    {"INCIDENT_WITHOUT_CASE", "INCIDENT_OF_CLOSED_CASE", "CASE_WITHOUT_INCIDENT", "ORDER_ENDED_FLOW_RUNNING"}
+)
+ENGINE_CLASSES: Final = SEARCHED_CLASSES | {"INSTANCE_GONE", "INSTANCE_UNKNOWN", "ENGINE_LOST_DATA"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +100,7 @@ class Oddity:
 
 @dataclass(frozen=True, slots=True)
 class CaseInEngine:
-    """A case whose job was failed for good, as our books have it. incident_key None: not seen in the engine yet."""
+    """A case that an incident of the engine is about, as our books have it. incident_key None: not seen there yet."""
 
     tenant_id: TenantId
     order_id: OrderId
@@ -99,8 +110,29 @@ class CaseInEngine:
 
 
 @dataclass(frozen=True, slots=True)
+class Flow:
+    """One instance of the engine, as our books have it.
+
+    part, restarts: the id of the plan, request or order that it carries now, and how often that was started anew; None:
+    it was replaced, or has nothing left to carry · idle_since: when its order ended with nothing left that any flow
+    could still carry
+    """
+
+    tenant_id: TenantId
+    order_id: OrderId
+    run: Run
+    key: int
+    process: str
+    noted_at: datetime
+    part: UUID | None = None
+    restarts: int = 0
+    idle_since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Incident:
-    """One incident as the engine shows it. case_id: of which case our job said that it fails for it."""
+    """One incident as the engine shows it. case_id: of which case our job said that it fails for it · root: the
+    instance that no other one called · place: where it is, in the model's words"""
 
     key: str
     state: str
@@ -108,6 +140,8 @@ class Incident:
     case_id: CaseId | None
     job_key: str | None = None
     process: str = ""
+    root: int = 0
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +170,22 @@ class RunningPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class PersonsWait:
+    """A review or a case that a person has until `due` for. kind: REVIEW, or the category of a case"""
+
+    tenant_id: TenantId
+    order_id: OrderId
+    subject_id: UUID
+    kind: str
+    since: datetime
+    due: datetime
+    told: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Canonical:
-    """What our tables say is due. medians: how long tasks of a type took in the past."""
+    """What our tables say is due. medians: how long tasks of a type, and people with one kind of work, took in the past
+    · known: what our books say of the instances that were asked about, by key"""
 
     tasks: Sequence[SilentTask] = ()
     flows: Sequence[SilentFlow] = ()
@@ -146,20 +194,31 @@ class Canonical:
     cases: Sequence[CaseInEngine] = ()
     plans: Sequence[RunningPlan] = ()
     medians: Mapping[str, timedelta] = field(default_factory=dict)
+    waits: Sequence[PersonsWait] = ()
+    known: Mapping[int, Flow] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What the engine shows. incidents None: it cannot be searched, and nothing follows from its silence."""
+    """What the engine shows.
+
+    incidents None: it cannot be searched, or its search is behind, and nothing follows from its silence · running:
+    instances that the search shows as running · cancelled: those that it shows as cancelled, and when · alive: what the
+    engine itself, which is never behind, says of those that it was asked for; None: it was not asked
+    """
 
     incidents: Sequence[Incident] | None = None
+    running: Sequence[int] = ()
+    cancelled: Mapping[int, datetime] = field(default_factory=dict)
+    alive: Mapping[int, bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """One command that mends a finding. kind: RESTART (of a plan, a request or an order), PARK (say that the engine
-    holds the case's job), RESOLVE (give the job back in the engine), CLOSE (the incident was resolved there), JEOPARDY.
-    command_id: the same for whoever finds the same."""
+    """One command that mends a finding. kind: RESTART (of a plan, a request or an order), REPLACE (start what a gone
+    instance carried anew; `restart` False: only tell it), OPEN (a case of an incident), PARK (say that the engine holds
+    the case's job), RESOLVE (give the job back in the engine), CLOSE (the incident was resolved there), CANCEL (the
+    instance), JEOPARDY. command_id: the same for whoever finds the same."""
 
     kind: str
     tenant_id: TenantId
@@ -168,9 +227,14 @@ class Repair:
     reason: str
     plan_id: PlanId | None = None
     request_id: RequestId | None = None
+    subject_id: UUID | None = None
     case_id: CaseId | None = None
     incident_key: str | None = None
     job_key: str | None = None
+    run: Run | None = None
+    instance_key: int | None = None
+    evidence: str = ""
+    restart: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,12 +255,18 @@ def compare(
     canonical: Canonical, observed: Observed, settle: timedelta, now: datetime, incident_settle: timedelta
 ) -> list[Finding]:
     """Both sides in, findings out, one per subject. What was restarted waits twice as long each time, and after
-    RESTARTS times for a person; what the engine shows counts only once it is older than `incident_settle`."""
+    RESTARTS times for a person; what the engine shows counts only once it is older than `incident_settle`. Whose flow
+    is gone is not silent beside that."""
+    findings = _find_gone(canonical, observed, incident_settle, now)
+    gone = {canonical.known[finding.repair.instance_key].part for finding in findings
+            if finding.repair and finding.repair.instance_key}  # fmt: skip
     by_plan: dict[PlanId, list[SilentTask]] = {}
     for task in canonical.tasks:
         by_plan.setdefault(task.plan_id, []).append(task)
-    findings = [_judge_plan(found, settle, now) for found in by_plan.values()]
-    findings += [_judge_flow(flow, settle, now) for flow in canonical.flows]
+    findings += [_judge_plan(found, settle, now) for plan_id, found in by_plan.items() if plan_id not in gone]
+    findings += [
+        _judge_flow(flow, settle, now) for flow in canonical.flows if (flow.request_id or flow.order_id) not in gone
+    ]
     findings += [
         Finding(
             "OUTBOX_STUCK",
@@ -215,6 +285,8 @@ def compare(
         end = predict_end(plan, canonical.medians, now)
         if end > plan.due:
             findings.append(_judge_late(plan, end))
+    findings += [late for wait in canonical.waits if (late := _judge_wait(wait, canonical.medians, now))]
+    findings += _find_running_on(canonical, observed, settle, now)
     return findings + _compare_incidents(canonical, observed, incident_settle, now)
 
 
@@ -256,10 +328,30 @@ def _judge_late(plan: RunningPlan, end: datetime) -> Finding:
             plan.order_id,
             derive_id(plan.request_id, "jeopardy"),
             "JEOPARDY_PREDICTED",
-            request_id=plan.request_id,
+            subject_id=plan.request_id,
         )
     subject = str(plan.request_id)
     return Finding("JEOPARDY_PREDICTED", subject, evidence, plan.started_at, repair, plan.tenant_id, plan.order_id)
+
+
+def _judge_wait(wait: PersonsWait, medians: Mapping[str, timedelta], now: datetime) -> Finding | None:
+    """A person's work that would be late if somebody took it up now and needed as long as such work takes."""
+    end = now + medians.get(wait.kind, (wait.due - wait.since) / _PEOPLE_SHARE)
+    if end <= wait.due:
+        return None
+    evidence = f"would be done at {format_time(end)} if it were begun now, due at {format_time(wait.due)}"
+    repair = None
+    if not wait.told:
+        repair = Repair(
+            "JEOPARDY",
+            wait.tenant_id,
+            wait.order_id,
+            derive_id(wait.subject_id, "jeopardy", format_time(wait.due)),
+            "JEOPARDY_PREDICTED",
+            subject_id=wait.subject_id,
+        )
+    subject = str(wait.subject_id)
+    return Finding("JEOPARDY_PREDICTED", subject, evidence, wait.since, repair, wait.tenant_id, wait.order_id)
 
 
 def _judge_plan(tasks: Sequence[SilentTask], settle: timedelta, now: datetime) -> Finding:
@@ -299,26 +391,114 @@ def _judge_flow(flow: SilentFlow, settle: timedelta, now: datetime) -> Finding:
     )
 
 
+def _find_gone(canonical: Canonical, observed: Observed, settle: timedelta, now: datetime) -> list[Finding]:
+    """Instances that carried something unfinished and are not in the engine any more. Only the engine's own word
+    counts; its search says, where it can, that somebody cancelled one."""
+    alive = observed.alive or {}
+    asked = [
+        flow for key, flow in canonical.known.items() if key in alive and flow.part and now - flow.noted_at >= settle
+    ]
+    gone = [flow for flow in asked if not alive[flow.key]]
+    oldest = min((flow.noted_at for flow in asked if alive[flow.key]), default=now)
+    lost = [flow for flow in gone if flow.noted_at < oldest and flow.key not in observed.cancelled]
+    return [_judge_gone(flow, observed.cancelled.get(flow.key), lost=len(lost) >= _LOST) for flow in gone]
+
+
+def _judge_gone(flow: Flow, cancelled_at: datetime | None, *, lost: bool) -> Finding:
+    if cancelled_at is not None:
+        klass = "INSTANCE_GONE"
+        evidence = f"instance {flow.key} of {flow.process} was cancelled in the engine at {format_time(cancelled_at)}"
+    else:
+        klass = "ENGINE_LOST_DATA" if lost else "INSTANCE_UNKNOWN"
+        evidence = f"the engine does not know instance {flow.key} of {flow.process}"
+    restart = flow.restarts < RESTARTS
+    repair = Repair(
+        "REPLACE",
+        flow.tenant_id,
+        flow.order_id,
+        derive_id(flow.run, "gone", flow.key),
+        klass,
+        run=flow.run,
+        instance_key=flow.key,
+        evidence=evidence,
+        restart=restart,
+    )
+    if not restart:
+        evidence = f"{evidence}, restarted {flow.restarts} times"
+    return Finding(klass, str(flow.part), evidence, flow.noted_at, repair, flow.tenant_id, flow.order_id)
+
+
+def _find_running_on(canonical: Canonical, observed: Observed, settle: timedelta, now: datetime) -> list[Finding]:
+    """Instances of orders that ended so long ago that their last wake-up and their own heartbeat are both past."""
+    return [
+        Finding(
+            "ORDER_ENDED_FLOW_RUNNING",
+            str(flow.key),
+            f"instance {flow.key} of {flow.process} runs, the order ended at {format_time(flow.idle_since)}",
+            flow.idle_since,
+            Repair(
+                "CANCEL",
+                flow.tenant_id,
+                flow.order_id,
+                derive_id(flow.run, "cancel", flow.key),
+                "ORDER_ENDED_FLOW_RUNNING",
+                instance_key=flow.key,
+            ),
+            flow.tenant_id,
+            flow.order_id,
+        )
+        for key in observed.running
+        if (flow := canonical.known.get(key)) and flow.idle_since and now - flow.idle_since >= settle
+    ]
+
+
 def _compare_incidents(canonical: Canonical, observed: Observed, settle: timedelta, now: datetime) -> list[Finding]:
     """Incidents of the engine and cases of ours, both ways. An incident that is not shown proves nothing: a case closes
     only on a RESOLVED record of its own incident."""
     if observed.incidents is None:
         return []
     findings: list[Finding] = []
-    cases = {case.case_id: case for case in canonical.cases}
+    named = {case.case_id: case for case in canonical.cases}
+    by_key = {(case.order_id, case.incident_key): case for case in canonical.cases if case.incident_key}
     for incident in observed.incidents:
         if now - incident.created_at < settle:
             continue  # the search lags behind the engine, and our own commit behind both
-        case = cases.get(incident.case_id) if incident.case_id else None
-        if case is None:
-            if incident.state == "ACTIVE":
-                evidence = f"incident {incident.key} in {incident.process or 'an unknown process'}"
-                findings.append(Finding("INCIDENT_WITHOUT_CASE", incident.key, evidence, incident.created_at))
-            continue
-        found = _judge_incident(incident, case)
-        if found is not None:
-            findings.append(found)
+        flow = canonical.known.get(incident.root)
+        case = named.get(incident.case_id) if incident.case_id else None
+        if case is None and flow is not None:
+            case = by_key.get((flow.order_id, incident.key))
+        if case is not None:
+            found = _judge_incident(incident, case)
+            if found is not None:
+                findings.append(found)
+        elif incident.state == "ACTIVE":
+            findings.append(_judge_stranger(incident, flow))
     return findings
+
+
+def _judge_stranger(incident: Incident, flow: Flow | None) -> Finding:
+    """An incident that no job of ours speaks of. Whose flow it is, its root tells; what was replaced stops nobody, and
+    of a flow that no order is known for (EC60) only the engine's people can say what it is."""
+    evidence = f"incident {incident.key} at {incident.place or incident.process or 'an unknown place'}"
+    if flow is None:
+        return Finding("INCIDENT_WITHOUT_CASE", incident.key, f"{evidence}, of no order", incident.created_at)
+    repair = None
+    if flow.part is None:
+        evidence = f"{evidence}, of a flow that was replaced or has nothing left to do"
+    else:
+        repair = Repair(
+            "OPEN",
+            flow.tenant_id,
+            flow.order_id,
+            derive_id(flow.run, "incident", incident.key),
+            "INCIDENT_WITHOUT_CASE",
+            incident_key=incident.key,
+            run=flow.run,
+            evidence=incident.place,
+        )
+    return Finding(
+        "INCIDENT_WITHOUT_CASE", incident.key, evidence, incident.created_at, repair, flow.tenant_id, flow.order_id
+    )
 
 
 def _judge_incident(incident: Incident, case: CaseInEngine) -> Finding | None:

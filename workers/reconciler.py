@@ -7,23 +7,45 @@ import asyncio
 import random
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
 import httpx
 import structlog
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter, Enum, Gauge
 
-from domain.commands import Envelope, ParkCase, RaiseJeopardy, RestartFlow, ResumeCase
+from domain.commands import (
+    Envelope,
+    NoteGoneFlow,
+    NoteIncident,
+    ParkCase,
+    RaiseJeopardy,
+    RestartFlow,
+    ResumeCase,
+)
 from domain.errors import Breach
 from domain.handle import Door
-from domain.reconciliation import EXPLANATIONS, INCIDENT_CLASSES, Finding, Incident, Observed, Repair, compare
+from domain.reconciliation import (
+    EXPLANATIONS,
+    SEARCHED_CLASSES,
+    Canonical,
+    Finding,
+    Flow,
+    Incident,
+    Observed,
+    Repair,
+    compare,
+)
 from domain.store.outages import OUTAGES
 from domain.store.pool import Connection, Pool, open_pool
 from domain.store.reconcile import (
+    find_flows,
+    find_flows_of_orders,
+    find_newest_flows,
     find_tenants_with_findings,
     keep_findings,
     measure_waiting,
@@ -32,7 +54,15 @@ from domain.store.reconcile import (
 )
 from domain.values import CaseId, TenantId, system_actor
 from workers.bulk import work
-from workers.gateways.engine import Engine, EngineRefusedError, NoSearchError, SeenIncident, open_channel
+from workers.gateways.engine import (
+    Cursor,
+    Engine,
+    EngineRefusedError,
+    NoSearchError,
+    SeenIncident,
+    is_older,
+    open_channel,
+)
 from workers.settings import Settings
 from workers.telemetry import serve_health
 
@@ -48,20 +78,58 @@ _RESOLVED_SINCE: Final = timedelta(days=30)
 _CASE: Final = re.compile(r"EFFECT_EXHAUSTED\W+([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
 _STANDBY_SECONDS: Final = 2.0
+# The search may be so far behind and still count; whatever our jobs met longer ago it must show.
+_VIEW_LAG: Final = timedelta(minutes=1)
+# Flows that are asked for as canaries, among so many that were noted last; a page of older ones, once these are gone.
+_CANARIES: Final = 3
+_NEWEST: Final = 30
+_LOST_PAGE: Final = 300
 
 _FINDINGS = Gauge("recourse_findings", "Differences that the last sweep found", ["klass"])
 _WAITING = Gauge("recourse_waiting", "What waits for a process of ours or for a person, up to 10000", ["kind"])
 _WAITED = Gauge("recourse_waiting_seconds", "How long the oldest of it has waited", ["kind"])
 _SWEPT = Gauge("recourse_swept_at", "When the last sweep ended, in seconds since 1970; 0 while standing by")
 _REPAIRS = Counter("recourse_restarts", "Flows that were started anew")
+_CANCELLED = Counter("recourse_instances_cancelled", "Flows of ended orders that ran on, and were cancelled")
+_VIEW = Enum("recourse_engine_view", "What the engine's search is good for", states=["good", "behind", "ill", "none"])
 _INCIDENTS = Counter("recourse_incidents_mended", "Incidents of the engine that were told or resolved", ["kind"])
 
 
-async def sweep(connection: Connection, settle: timedelta, observed: Observed) -> list[Finding]:
-    """Look once. `connection` is the auditor's."""
-    named = [incident.case_id for incident in observed.incidents or () if incident.case_id]
-    canonical, now = await read_canonical(connection, settle, named)
-    findings = compare(canonical, observed, settle, now, INCIDENT_SETTLE)
+@dataclass(slots=True)
+class Memory:
+    """What one sweep leaves to the next. running: where the next page of running instances begins · lost_before: the
+    engine knew none of the newest flows, so those noted before that time are asked about, page by page"""
+
+    running: Cursor | None = None
+    lost_before: datetime | None = None
+
+
+Probe = Callable[[Iterable[int]], Awaitable[Mapping[int, bool]]]
+
+
+async def sweep(
+    connection: Connection,
+    settle: timedelta,
+    observed: Observed,
+    probe: Probe | None = None,
+    memory: Memory | None = None,
+) -> list[Finding]:
+    """Look once. `connection` is the auditor's. Without a `probe` the engine is asked for nobody: whose flow is gone is
+    then found by its silence."""
+    incidents = observed.incidents or ()
+    canonical, now = await read_canonical(
+        connection,
+        settle,
+        [incident.case_id for incident in incidents if incident.case_id],
+        [incident.key for incident in incidents if not incident.case_id],
+    )
+    shown = {*observed.running, *observed.cancelled, *(incident.root for incident in incidents)}
+    asked: dict[int, Flow] = {}
+    if probe is not None:
+        asked, alive = await _ask_for_flows(connection, canonical, observed, probe, memory or Memory())
+        observed = replace(observed, alive=alive)
+    known = await find_flows(connection, shown - asked.keys()) | asked
+    findings = compare(replace(canonical, known=known), observed, settle, now, INCIDENT_SETTLE)
     _FINDINGS.clear()
     for finding in findings:
         _FINDINGS.labels(finding.klass).inc()
@@ -79,20 +147,64 @@ def _forget() -> None:
     _SWEPT.set(0)
 
 
-async def observe(engine: Engine) -> Observed:
-    """What the engine shows; without a search, or with one that is ill, nothing is concluded from it."""
+async def _ask_for_flows(
+    connection: Connection, canonical: Canonical, observed: Observed, probe: Probe, memory: Memory
+) -> tuple[dict[int, Flow], Mapping[int, bool]]:
+    """Ask the engine for the flows of what is silent, for those that somebody is shown to have cancelled, and for the
+    few newest as canaries; when it knows none of these, for the older ones as well."""
+    silent = [(task.tenant_id, task.order_id) for task in canonical.tasks]
+    silent += [(flow.tenant_id, flow.order_id) for flow in canonical.flows]
+    suspects = {*await find_flows_of_orders(connection, silent), *observed.cancelled}
+    newest, at = await find_newest_flows(connection, _NEWEST, settle=INCIDENT_SETTLE)
+    flows = await find_flows(connection, [*suspects, *newest])
+    canaries = [key for key in newest if key in flows and flows[key].part][:_CANARIES]
+    wanted = {key for key in suspects if key in flows and flows[key].part} | set(canaries)
+    alive = dict(await probe(wanted))
+    if canaries and not any(alive.get(key, True) for key in canaries):
+        memory.lost_before = memory.lost_before or at
+    if memory.lost_before is not None:
+        older, memory.lost_before = await find_newest_flows(
+            connection, _LOST_PAGE, settle=INCIDENT_SETTLE, before=memory.lost_before
+        )
+        more = await find_flows(connection, [*newest, *older])
+        flows |= more
+        alive |= await probe([key for key, flow in more.items() if flow.part and key not in alive])
+    return flows, alive
+
+
+async def observe(engine: Engine, memory: Memory | None = None, noted: int | None = None) -> Observed:
+    """What the engine shows; without a search, or with one that is ill or behind, nothing is concluded from it.
+
+    noted: an instance that our own jobs have met, and that the search should show by now
+    """
+    memory = memory or Memory()
     try:
         seen = await engine.find_incidents(datetime.now(UTC) - _RESOLVED_SINCE)
+        newest = await engine.find_newest()
+        cancelled = await engine.find_cancelled()
+        running, memory.running = await engine.find_running(memory.running)
     except NoSearchError:
+        _VIEW.state("none")
         return Observed()
     except httpx.HTTPError as error:
+        _VIEW.state("ill")
         log.warning("the engine's view is not there", error=type(error).__name__)
         return Observed()
-    return Observed([_read_incident(incident) for incident in seen])
+    if noted is not None and (newest is None or is_older(newest, noted)):
+        _VIEW.state("behind")
+        log.warning("the engine's view is behind; nothing is concluded from it", instance=noted)
+        return Observed()
+    _VIEW.state("good")
+    return Observed(
+        [_read_incident(incident) for incident in seen],
+        [instance.key for instance in running if instance.is_root],
+        {instance.key: instance.ended_at for instance in cancelled if instance.is_root and instance.ended_at},
+    )
 
 
 def _read_incident(seen: SeenIncident) -> Incident:
-    """Our jobs fail for good with their code and the case that they fail for; a new incident stands like an old one."""
+    """Our jobs fail for good with their code and the case that they fail for; a new incident stands like an old one.
+    The message of any other may quote values of the flow, and stays where it is."""
     named = _CASE.search(seen.message)
     return Incident(
         key=seen.key,
@@ -101,6 +213,8 @@ def _read_incident(seen: SeenIncident) -> Incident:
         case_id=CaseId(UUID(named[1])) if named else None,
         job_key=seen.job_key,
         process=seen.process,
+        root=seen.root,
+        place=f"{seen.element or 'an element'} of {seen.process} ({seen.kind or 'UNKNOWN'})",
     )
 
 
@@ -128,12 +242,26 @@ async def _repair(door: Door, engine: Engine, repair: Repair) -> bool:
         await engine.resolve_incident(int(repair.incident_key), int(repair.job_key) if repair.job_key else None)
         _INCIDENTS.labels("RESOLVE").inc()
         return True
+    if repair.kind == "CANCEL":
+        assert repair.instance_key is not None
+        await engine.cancel_instance(repair.instance_key)
+        _CANCELLED.inc()
+        return True
     envelope = Envelope(repair.tenant_id, repair.command_id, system_actor("reconciler"))
-    command: RestartFlow | ParkCase | ResumeCase | RaiseJeopardy
+    command: RestartFlow | ParkCase | ResumeCase | RaiseJeopardy | NoteIncident | NoteGoneFlow
     match repair.kind:
         case "JEOPARDY":
-            assert repair.request_id is not None
-            command = RaiseJeopardy(repair.order_id, repair.request_id, "PREDICTED")
+            assert repair.subject_id is not None
+            command = RaiseJeopardy(repair.order_id, repair.subject_id, "PREDICTED")
+        case "OPEN":
+            assert repair.incident_key is not None
+            command = NoteIncident(repair.order_id, repair.incident_key, repair.evidence, repair.run)
+        case "REPLACE":
+            assert repair.run is not None
+            key = str(repair.instance_key)
+            command = NoteGoneFlow(
+                repair.order_id, repair.run, key, repair.reason, repair.evidence, restart=repair.restart
+            )
         case "PARK":
             assert repair.case_id is not None
             assert repair.incident_key is not None
@@ -147,9 +275,9 @@ async def _repair(door: Door, engine: Engine, repair: Repair) -> bool:
     answer = await door.handle(envelope, command)
     if answer.replayed:
         return False
-    if repair.kind == "RESTART":
+    if repair.kind == "RESTART" or answer.body.get("verdict") == "restarted":
         _REPAIRS.inc()
-    elif repair.kind in {"PARK", "CLOSE"}:
+    elif repair.kind in {"OPEN", "PARK", "CLOSE"}:
         _INCIDENTS.labels(repair.kind).inc()
     return True
 
@@ -162,7 +290,7 @@ async def keep(
     done: dict[tuple[str, str], datetime],
 ) -> None:
     """Store what stands, tenant by tenant; those where nothing stands any more are told so."""
-    classes = set(EXPLANATIONS) - (INCIDENT_CLASSES if observed.incidents is None else frozenset())
+    classes = set(EXPLANATIONS) - (SEARCHED_CLASSES if observed.incidents is None else frozenset())
     by_tenant: dict[TenantId, list[Finding]] = defaultdict(list)
     for tenant_id in await find_tenants_with_findings(connection):
         by_tenant[tenant_id] = []
@@ -220,9 +348,11 @@ async def _watch(
         if not (once or report_only):
             bulk = asyncio.create_task(work(pool, door, auditor))
             stack.push_async_callback(_stop, bulk)
+        memory = Memory()
         while True:
-            observed = await observe(engine)
-            findings = await sweep(connection, settle, observed)
+            noted, _ = await find_newest_flows(connection, 1, settle=_VIEW_LAG)
+            observed = await observe(engine, memory, *noted)
+            findings = await sweep(connection, settle, observed, engine.find_alive, memory)
             done: dict[tuple[str, str], datetime] = {}
             if not report_only and any(finding.repair for finding in findings):
                 # Without an engine a new flow would only be one more to wait.

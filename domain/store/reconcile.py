@@ -16,7 +16,9 @@ from domain.reconciliation import (
     Canonical,
     CaseInEngine,
     Finding,
+    Flow,
     Oddity,
+    PersonsWait,
     RunningPlan,
     RunningTask,
     SilentFlow,
@@ -26,7 +28,7 @@ from domain.reconciliation import (
 from domain.store.pool import Connection, Pool, fetch_all, fetch_row, run, tenant_transaction
 from domain.store.queries import load_queries
 from domain.store.views import Page, Place
-from domain.values import CaseId, Json, TenantId, format_time, parse_time
+from domain.values import CaseId, Json, OrderId, TenantId, format_time, parse_time
 
 _SQL = load_queries("reconcile")
 
@@ -42,9 +44,10 @@ async def take_watch(connection: Connection) -> bool:
 
 
 async def read_canonical(
-    connection: Connection, settle: timedelta, case_ids: Iterable[CaseId] = ()
+    connection: Connection, settle: timedelta, case_ids: Iterable[CaseId] = (), incident_keys: Iterable[str] = ()
 ) -> tuple[Canonical, datetime]:
-    """Everything that is due, and the database's time. case_ids: those that the engine's incidents name."""
+    """Everything that is due, and the database's time. case_ids, incident_keys: which cases the engine's incidents
+    name, or are named by."""
     row = await fetch_row(connection, _SQL["read_clock"])
     assert row is not None
     canonical = Canonical(
@@ -52,9 +55,11 @@ async def read_canonical(
         flows=await _find_silent_flows(connection, settle),
         outboxes=await _find_stuck_outboxes(connection, _OUTBOX_SETTLE),
         oddities=await _find_oddities(connection),
-        cases=await _find_cases(connection, list(case_ids)),
+        cases=await _find_cases(connection, list(case_ids), list(incident_keys)),
         plans=(plans := await _find_running_plans(connection)),
-        medians=await _find_medians(connection, {task.task_type for plan in plans for task in plan.tasks}),
+        waits=(waits := await _find_persons_waits(connection)),
+        medians=await _find_medians(connection, {task.task_type for plan in plans for task in plan.tasks})
+        | (await _find_paces(connection) if waits else {}),
     )
     return canonical, row["now"]
 
@@ -109,6 +114,16 @@ async def _find_medians(connection: Connection, types: set[str]) -> dict[str, ti
         return {}
     rows = await fetch_all(connection, _SQL["find_medians"], types=sorted(types))
     return {row["task_type"]: timedelta(seconds=float(row["seconds"])) for row in rows}
+
+
+async def _find_persons_waits(connection: Connection) -> list[PersonsWait]:
+    rows = await fetch_all(connection, _SQL["find_persons_waits"], limit=_LIMIT)
+    return [PersonsWait(**row) for row in rows]
+
+
+async def _find_paces(connection: Connection) -> dict[str, timedelta]:
+    rows = await fetch_all(connection, _SQL["find_paces"])
+    return {row["kind"]: timedelta(seconds=float(row["seconds"])) for row in rows}
 
 
 async def _find_idle_tasks(connection: Connection, settle: timedelta) -> list[SilentTask]:
@@ -172,14 +187,61 @@ async def _find_oddities(connection: Connection) -> list[Oddity]:
     ]
 
 
-async def _find_cases(connection: Connection, case_ids: Sequence[CaseId]) -> list[CaseInEngine]:
-    if not case_ids:
+async def _find_cases(
+    connection: Connection, case_ids: Sequence[CaseId], incident_keys: Sequence[str]
+) -> list[CaseInEngine]:
+    if not (case_ids or incident_keys):
         return []
-    rows = await fetch_all(connection, _SQL["find_cases_in_engine"], case_ids=list(case_ids))
+    rows = await fetch_all(
+        connection, _SQL["find_cases_in_engine"], case_ids=list(case_ids), incident_keys=list(incident_keys)
+    )
     return [
         CaseInEngine(row["tenant_id"], row["order_id"], row["case_id"], row["is_open"], row["incident_key"])
         for row in rows
     ]
+
+
+# -- the engine's instances -----------------------------------------------------------------------------------
+
+
+async def find_newest_flows(
+    connection: Connection, limit: int, *, settle: timedelta, before: datetime | None = None
+) -> tuple[list[int], datetime | None]:
+    """The keys of the flows that were noted last, but for the very youngest, or of those before a time; and when the
+    oldest of them was noted."""
+    rows = await fetch_all(connection, _SQL["find_newest_flows"], limit=limit, settle=settle, before=before)
+    return [row["instance_key"] for row in rows], rows[-1]["noted_at"] if rows else None
+
+
+async def find_flows_of_orders(connection: Connection, orders: Iterable[tuple[TenantId, OrderId]]) -> list[int]:
+    """The keys of all flows that were ever noted for these orders."""
+    wanted = sorted(set(orders), key=str)
+    rows = await fetch_all(
+        connection,
+        _SQL["find_flows_of_orders"],
+        tenant_ids=[tenant_id for tenant_id, _ in wanted],
+        order_ids=[order_id for _, order_id in wanted],
+    )
+    return [row["instance_key"] for row in rows]
+
+
+async def find_flows(connection: Connection, keys: Iterable[int]) -> dict[int, Flow]:
+    """What our books know of these instances of the engine, by key."""
+    rows = await fetch_all(connection, _SQL["find_flows"], keys=sorted(set(keys)))
+    return {
+        row["instance_key"]: Flow(
+            tenant_id=row["tenant_id"],
+            order_id=row["order_id"],
+            run=row["run"],
+            key=row["instance_key"],
+            process=row["process"],
+            noted_at=row["noted_at"],
+            part=row["part"],
+            restarts=row["restarts"],
+            idle_since=row["idle_since"],
+        )
+        for row in rows
+    }
 
 
 # -- findings -------------------------------------------------------------------------------------------------

@@ -138,7 +138,104 @@ limit :limit;
 
 -- name: find_cases_in_engine
 select tenant_id, order_id, case_id, closed_at is null as is_open, incident_key from fallout_case
-where case_id = any(:case_ids::uuid[]);
+where case_id = any(:case_ids::uuid[]) or incident_key = any(:incident_keys::text[]);
+
+-- name: find_newest_flows
+-- As canaries: whether the engine still knows what was begun lately; or, page by page, all that are older.
+select instance_key, noted_at from flow
+where noted_at < coalesce(:before::timestamptz, clock_timestamp() - :settle::interval)
+order by noted_at desc limit :limit;
+
+-- name: find_flows_of_orders
+select f.instance_key from unnest(:tenant_ids::uuid[], :order_ids::uuid[]) as o (tenant_id, order_id)
+join flow f on f.tenant_id = o.tenant_id and f.order_id = o.order_id;
+
+-- name: find_flows
+-- What our books know of these instances. On an engine that lost its data keys come again: the newest note counts. A part
+-- whose plan was started anew is carried by the instance that runs the plan, and by no older one.
+select distinct on (f.instance_key) f.tenant_id, f.order_id, f.run, f.instance_key, f.process, f.noted_at,
+    part.id as part, coalesce(part.restarts, 0) as restarts,
+    case when o.ended_at is not null
+        and not exists (
+            select from compensation_plan p
+            where p.tenant_id = f.tenant_id and p.order_id = f.order_id and p.state not in ('COMPLETED', 'SUPERSEDED'))
+        and not exists (
+            select from fallout_case c
+            where c.tenant_id = f.tenant_id and c.order_id = f.order_id and c.closed_at is null)
+        then greatest(o.ended_at, f.noted_at) end as idle_since
+from flow f
+join customer_order o on o.tenant_id = f.tenant_id and o.order_id = f.order_id
+left join lateral (
+    select carried.id, (
+        select count(*) from audit_entry r
+        where r.tenant_id = f.tenant_id and r.order_id = f.order_id and r.entity_id = carried.id::text
+            and r.kind = 'FLOW_RESTARTED') as restarts
+    from (
+        select coalesce(p.plan_id, o.order_id) as id
+        from (select) one left join fulfillment_plan p
+            on p.tenant_id = f.tenant_id and p.order_id = f.order_id and p.version = o.plan_version
+        where f.process = 'fulfillment' and f.run = o.run and o.ended_at is null and not coalesce(p.closed, false)
+        union all
+        select p.plan_id from fulfillment_plan p
+        where f.process = 'plan' and p.tenant_id = f.tenant_id and p.order_id = f.order_id and p.run = f.run
+            and not p.closed and o.ended_at is null
+        union all
+        select p.plan_id from compensation_plan p
+        where f.process = 'plan' and p.tenant_id = f.tenant_id and p.order_id = f.order_id and p.run = f.run
+            and not p.closed and p.state not in ('COMPLETED', 'SUPERSEDED')
+        union all
+        select case when q.committed_at is null then q.request_id else q.plan_id end from cancellation_request q
+        where f.process = 'cancellation' and q.tenant_id = f.tenant_id and q.order_id = f.order_id and q.run = f.run
+            and q.ended_at is null and (q.committed_at is null or exists (
+                select from compensation_plan p
+                where p.tenant_id = q.tenant_id and p.plan_id = q.plan_id and not p.closed))
+        union all
+        select case when a.applied_at is null then a.request_id else a.plan_id end from amendment_request a
+        where f.process = 'amendment' and a.tenant_id = f.tenant_id and a.order_id = f.order_id and a.run = f.run
+            and a.ended_at is null and a.status <> 'QUEUED' and (a.status <> 'APPROVED' or a.auto_apply)
+            and (a.applied_at is null or exists (
+                select from compensation_plan p
+                where p.tenant_id = a.tenant_id and p.plan_id = a.plan_id and not p.closed))
+    ) carried
+) part on f.process = 'plan' or part.restarts = 0 or part.id in (
+    select request_id from cancellation_request q where q.tenant_id = f.tenant_id and q.order_id = f.order_id
+    union all
+    select request_id from amendment_request a where a.tenant_id = f.tenant_id and a.order_id = f.order_id
+    union all
+    select o.order_id)
+where f.instance_key = any(:keys::bigint[])
+order by f.instance_key, f.noted_at desc;
+
+-- name: find_persons_waits
+-- Reviews and cases that wait for people, and by when.
+select tenant_id, order_id, request_id as subject_id, 'REVIEW' as kind, coalesce(assessed_at, requested_at) as since,
+    sla_at as due, jeopardy as told
+from cancellation_request where status = 'REQUIRES_APPROVAL' and sla_at is not null and ended_at is null
+union all
+select tenant_id, order_id, request_id, 'REVIEW', coalesce(assessed_at, requested_at), sla_at, jeopardy
+from amendment_request where status = 'REQUIRES_APPROVAL' and sla_at is not null and ended_at is null
+union all
+select tenant_id, order_id, case_id, category, opened_at, sla_at, jeopardy
+from fallout_case where closed_at is null
+order by due
+limit :limit;
+
+-- name: find_paces
+-- How long people took lately: per category of case, and for reviews; in seconds, of the newest only.
+select kind, percentile_cont(0.5) within group (order by seconds) as seconds
+from (
+    select * from (
+        select category as kind, extract(epoch from closed_at - opened_at) as seconds
+        from fallout_case where status = 'RESOLVED' order by closed_at desc limit 1000) cases
+    union all
+    select * from (
+        select 'REVIEW', extract(epoch from (decisions -> -1 ->> 'at')::timestamptz - assessed_at)
+        from cancellation_request
+        where ended_at is not null and assessed_at is not null and decisions <> '[]'
+        order by ended_at desc limit 1000) reviews
+) past
+where seconds >= 0
+group by kind having count(*) >= 5;
 
 -- name: find_tenants_with_findings
 select distinct tenant_id from finding where resolved_at is null;
@@ -220,8 +317,10 @@ limit :limit;
 
 -- name: find_medians
 -- How long undoings took lately, per type, in seconds.
-select task_type, percentile_cont(0.5) within group (order by extract(epoch from ended_at - started_at)) as seconds
-from compensation_task
-where state = 'COMPLETED' and started_at is not null and ended_at > clock_timestamp() - interval '30 days'
-    and task_type = any(:types::text[])
-group by task_type;
+select wanted.task_type, percentile_cont(0.5) within group (order by extract(epoch from past.ended_at - past.started_at)) as seconds
+from unnest(:types::text[]) as wanted (task_type)
+join lateral (
+    select started_at, ended_at from compensation_task t
+    where t.task_type = wanted.task_type and t.state = 'COMPLETED' and t.started_at is not null
+    order by t.ended_at desc limit 1000) past on true
+group by wanted.task_type;

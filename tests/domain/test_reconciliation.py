@@ -15,9 +15,11 @@ from domain.reconciliation import (
     Canonical,
     CaseInEngine,
     Finding,
+    Flow,
     Incident,
     Observed,
     Oddity,
+    PersonsWait,
     RunningPlan,
     RunningTask,
     SilentFlow,
@@ -26,7 +28,7 @@ from domain.reconciliation import (
     compare,
     predict_end,
 )
-from domain.values import CaseId, OrderId, PlanId, RequestId, TenantId
+from domain.values import CaseId, OrderId, PlanId, RequestId, Run, TenantId
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 SETTLE = timedelta(minutes=15)
@@ -70,8 +72,28 @@ def case(*, is_open: bool = True, incident_key: str | None = None) -> CaseInEngi
     return CaseInEngine(TENANT, ORDER, CASE, is_open, incident_key)
 
 
-def shown(*incidents: Incident) -> Observed:
-    return Observed(incidents)
+def shown(*incidents: Incident, **more: Any) -> Observed:
+    return Observed(incidents, **more)
+
+
+def flow(
+    key: int = 5, minutes: float = 60, *, part: uuid.UUID | None = PLAN, restarts: int = 0, idle: float | None = None
+) -> dict[int, Flow]:
+    """What the books know of one instance: noted so many minutes ago, of an order that ended `idle` minutes ago."""
+    idle_since = NOW - timedelta(minutes=idle) if idle is not None else None
+    noted_at = NOW - timedelta(minutes=minutes)
+    return {key: Flow(TENANT, ORDER, Run(uuid.uuid4()), key, "cancellation", noted_at, part, restarts, idle_since)}
+
+
+def stuck(key: str = "7", root: int = 5) -> Incident:
+    """An incident that no job of ours speaks of."""
+    return Incident(
+        key, "ACTIVE", NOW - timedelta(minutes=1), None, "9", "task", root, "effect of task (JOB_NO_RETRIES)"
+    )
+
+
+def waiting(due: float, *, kind: str = "REVIEW", since: float = 100, told: bool = False) -> PersonsWait:
+    return PersonsWait(TENANT, ORDER, REQUEST, kind, NOW - timedelta(minutes=since), NOW + timedelta(minutes=due), told)
 
 
 # What is seen · class · its evidence contains · the kind of the command that mends it (None: a person's work)
@@ -169,8 +191,64 @@ ROWS: list[tuple[str, Canonical, Observed, str, str, str | None]] = [
         Canonical(),
         shown(incident(case_id=None)),
         "INCIDENT_WITHOUT_CASE",
-        "incident 7 in task",
+        "incident 7 at task, of no order",
         None,
+    ),
+    (
+        "an incident in a flow of an order",
+        Canonical(known=flow()),
+        shown(stuck()),
+        "INCIDENT_WITHOUT_CASE",
+        "effect of task",
+        "OPEN",
+    ),
+    (
+        "an incident in a flow that was replaced",
+        Canonical(known=flow(part=None)),
+        shown(stuck()),
+        "INCIDENT_WITHOUT_CASE",
+        "was replaced",
+        None,
+    ),
+    (
+        "a stuck flow's incident that outlives its case",
+        Canonical(known=flow(), cases=[case(is_open=False, incident_key="7")]),
+        shown(stuck()),
+        "INCIDENT_OF_CLOSED_CASE",
+        "outlives",
+        "RESOLVE",
+    ),
+    (
+        "a flow that somebody cancelled",
+        Canonical(known=flow()),
+        shown(cancelled={5: NOW}, alive={5: False}),
+        "INSTANCE_GONE",
+        "instance 5 of cancellation was cancelled",
+        "REPLACE",
+    ),
+    (
+        "a flow that the engine does not know",
+        Canonical(known=flow()),
+        Observed(alive={5: False}),
+        "INSTANCE_UNKNOWN",
+        "does not know instance 5",
+        "REPLACE",
+    ),
+    (
+        "a flow that runs on after its order's end",
+        Canonical(known=flow(part=None, idle=20)),
+        shown(running=[5]),
+        "ORDER_ENDED_FLOW_RUNNING",
+        "instance 5 of cancellation runs",
+        "CANCEL",
+    ),
+    (
+        "a review that nobody will end in time",
+        Canonical(waits=[waiting(24)]),
+        Observed(),
+        "JEOPARDY_PREDICTED",
+        "if it were begun now",
+        "JEOPARDY",
     ),
     (
         "an incident that its case does not name",
@@ -210,7 +288,7 @@ def test_each_kind_of_difference_is_one_finding(
 
 
 def test_every_class_has_its_row_and_its_words() -> None:
-    assert {row[3] for row in ROWS} == set(EXPLANATIONS)
+    assert {row[3] for row in ROWS} | {"ENGINE_LOST_DATA"} == set(EXPLANATIONS)
 
 
 QUIET: list[tuple[str, Canonical, Observed]] = [
@@ -222,6 +300,18 @@ QUIET: list[tuple[str, Canonical, Observed]] = [
     ("another incident was resolved", Canonical(cases=[case(incident_key="8")]), shown(incident("RESOLVED"))),
     ("both are over", Canonical(cases=[case(is_open=False, incident_key="7")]), shown(incident("RESOLVED"))),
     ("a stranger's incident is over", Canonical(), shown(incident("RESOLVED", None))),
+    (
+        "the search shows an end that the engine denies",
+        Canonical(known=flow()),
+        shown(cancelled={5: NOW}, alive={5: True}),
+    ),
+    ("nobody asked the engine", Canonical(known=flow()), shown(cancelled={5: NOW})),
+    ("the engine said nothing clear", Canonical(known=flow()), Observed(alive={})),
+    ("what is gone had nothing to carry", Canonical(known=flow(part=None)), Observed(alive={5: False})),
+    ("a flow too young to be judged", Canonical(known=flow(minutes=0.1)), Observed(alive={5: False})),
+    ("its last wake-up may be on its way", Canonical(known=flow(part=None, idle=10)), shown(running=[5])),
+    ("it runs as it should", Canonical(known=flow()), shown(running=[5], alive={5: True})),
+    ("a review that can be ended in time", Canonical(waits=[waiting(26)]), Observed()),
 ]
 
 
@@ -275,4 +365,41 @@ def test_jeopardy_is_predicted_before_the_deadline_and_told_once() -> None:
     (finding,) = find(plans=[undoing(30, left(31))])
     assert finding.repair is not None
     (finding,) = find(plans=[undoing(30, left(31), told=True)])
+    assert finding.repair is None
+
+
+def test_what_is_gone_is_not_silent_beside_that() -> None:
+    (finding,) = find(silent(20), known=flow(), observed=Observed(alive={5: False}))
+    assert finding.klass == "INSTANCE_UNKNOWN"
+
+
+def test_an_engine_that_knows_none_of_its_old_flows_has_lost_its_data() -> None:
+    old, new = flow(5, 60) | flow(6, 50, part=uuid.uuid4()), flow(7, 1, part=uuid.uuid4())
+    alive = {5: False, 6: False, 7: True}
+    findings = find(known=old | new, observed=Observed(alive=alive))
+    assert [finding.klass for finding in findings] == ["ENGINE_LOST_DATA"] * 2
+    assert all(finding.repair and finding.repair.kind == "REPLACE" for finding in findings)
+    # One that is as old and still there: these two are accidents. So are those that somebody cancelled.
+    findings = find(known=old | flow(7, 70), observed=Observed(alive=alive))
+    assert [finding.klass for finding in findings] == ["INSTANCE_UNKNOWN"] * 2
+    findings = find(known=old | new, observed=shown(alive=alive, cancelled={5: NOW, 6: NOW}))
+    assert [finding.klass for finding in findings] == ["INSTANCE_GONE"] * 2
+
+
+@pytest.mark.parametrize(("restarts", "restart"), [(RESTARTS - 1, True), (RESTARTS, False)])
+def test_past_the_cap_a_gone_flow_is_told_and_not_started(restarts: int, restart: bool) -> None:
+    (finding,) = find(known=flow(restarts=restarts), observed=Observed(alive={5: False}))
+    assert finding.repair
+    assert finding.repair.restart is restart
+
+
+def test_peoples_pace_of_the_past_says_when_their_work_will_be_late() -> None:
+    """A lead of as long as such work takes: before its timer, and told once."""
+    medians = {"REVIEW": timedelta(minutes=40), "BUSINESS": timedelta(minutes=5)}
+    (finding,) = find(waits=[waiting(39)], medians=medians)
+    assert finding.repair
+    assert finding.repair.subject_id == REQUEST
+    assert find(waits=[waiting(41)], medians=medians) == []
+    assert find(waits=[waiting(6, kind="BUSINESS")], medians=medians) == []
+    (finding,) = find(waits=[waiting(4, kind="BUSINESS", told=True)], medians=medians)
     assert finding.repair is None

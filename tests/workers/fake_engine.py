@@ -47,6 +47,7 @@ class FakeEngine(_Servicer):  # type: ignore[misc]
     def __init__(self) -> None:
         self.jobs: dict[int, FakeJob] = {}
         self.published: dict[str, Any] = {}
+        self.instances: set[int] = set()
         self.calls: list[tuple[str, Any]] = []
         self.polls: dict[str, list[float]] = defaultdict(list)
         self.fetched: dict[str, tuple[str, ...]] = {}
@@ -174,6 +175,19 @@ class FakeEngine(_Servicer):  # type: ignore[misc]
         return messages.TopologyResponse(
             brokers=[messages.BrokerInfo(partitions=[partition])], clusterSize=1, partitionsCount=1
         )
+
+    async def SetVariables(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        await self._begin("SetVariables", request, context)
+        if request.elementInstanceKey not in self.instances:
+            await context.abort(Code.NOT_FOUND, "no such element")
+        return messages.SetVariablesResponse(key=next(self._keys))
+
+    async def CancelProcessInstance(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        await self._begin("CancelProcessInstance", request, context)
+        if request.processInstanceKey not in self.instances:
+            await context.abort(Code.NOT_FOUND, "no such process")
+        self.instances.discard(request.processInstanceKey)
+        return messages.CancelProcessInstanceResponse()
 
     async def UpdateJobRetries(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         await self._begin("UpdateJobRetries", request, context)

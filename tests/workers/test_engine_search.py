@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tests.workers.test_simulator import serve
-from workers.gateways.engine import Engine, NoSearchError, SeenIncident, open_channel
+from workers.gateways.engine import Engine, NoSearchError, SeenIncident, SeenInstance, is_older, open_channel
 
 MORNING, NOON = "2026-11-25T08:00:00.000+0000", "2026-11-25T12:00:00.000+0000"
 
@@ -30,11 +30,12 @@ OLD: dict[str, Any] = {
 NEW: dict[str, Any] = {
     "incidentKey": "2251799813694987", "processDefinitionId": "task", "processInstanceKey": "2251799813694980",
     "errorMessage": "EFFECT_EXHAUSTED 4f", "elementId": "effect", "creationTime": "2026-11-25T12:00:00Z",
-    "state": "ACTIVE", "jobKey": "2251799813694985",
+    "state": "ACTIVE", "jobKey": "2251799813694985", "errorType": "JOB_NO_RETRIES", "rootProcessInstanceKey": "1",
 }  # fmt: skip
 SEEN = SeenIncident(
     key="2251799813694987", state="ACTIVE", created_at=datetime(2026, 11, 25, 12, tzinfo=UTC), process="task",
     instance_key="2251799813694980", element="effect", job_key="2251799813694985", message="EFFECT_EXHAUSTED 4f",
+    kind="JOB_NO_RETRIES", root=1,
 )  # fmt: skip
 
 
@@ -83,3 +84,78 @@ async def test_an_engine_without_a_search_says_so(status: int) -> None:
     async with searchable(status=status) as engine:
         with pytest.raises(NoSearchError):
             await engine.find_incidents(datetime.now(UTC))
+
+
+# Instances, as an 8.6 engine answered and as its successors write the same.
+OLD_INSTANCE: dict[str, Any] = {
+    "key": 2251799813687984, "processDefinitionName": "Plan", "processDefinitionVersion": 1, "bpmnProcessId": "plan",
+    "parentKey": 2251799813687936, "startDate": MORNING, "endDate": NOON, "state": "CANCELED", "incident": False,
+}  # fmt: skip
+NEW_INSTANCE: dict[str, Any] = {
+    "processInstanceKey": "2251799813687984", "processDefinitionId": "plan", "state": "TERMINATED",
+    "parentProcessInstanceKey": "2251799813687936", "startDate": "2026-11-25T08:00:00Z",
+    "endDate": "2026-11-25T12:00:00Z", "hasIncident": False,
+}  # fmt: skip
+INSTANCE = SeenInstance(
+    2251799813687984,
+    "plan",
+    datetime(2026, 11, 25, 8, tzinfo=UTC),
+    datetime(2026, 11, 25, 12, tzinfo=UTC),
+    is_root=False,
+)
+
+
+@asynccontextmanager
+async def with_instances(rows: list[dict[str, Any]], *, old: bool) -> AsyncIterator[tuple[Engine, list[Any]]]:
+    """An engine of either version that pages through these, and what it was asked."""
+    asked: list[Any] = []
+
+    async def search(request: Request) -> Response:
+        body = json.loads(await request.body())
+        asked.append(body)
+        if not old and set(body["filter"]) - {"state"}:
+            return JSONResponse({"title": "Bad Request"}, 400)
+        page = body["page"]
+        begin = int(page["searchAfter"][0]) if "searchAfter" in page else int(page.get("after", 0))
+        end = begin + page["limit"]
+        told = {"lastSortValues": [str(end)]} if old else {"endCursor": str(end)}
+        return JSONResponse({"items": rows[begin:end], "page": told})
+
+    path = "/v2/process-instances/search"
+    server, task, url = await serve(Starlette(routes=[Route(path, search, methods=["POST"])]))
+    channel = open_channel("127.0.0.1:1")
+    engine = Engine(channel, url)
+    try:
+        yield engine, asked
+    finally:
+        await engine.close()
+        await channel.close()
+        server.should_exit = True
+        await task
+
+
+@pytest.mark.parametrize(("row", "old"), [(OLD_INSTANCE, True), (NEW_INSTANCE, False)])
+async def test_an_instance_reads_the_same_in_both_versions(row: dict[str, Any], old: bool) -> None:
+    async with with_instances([row], old=old) as (engine, asked):
+        assert await engine.find_cancelled() == [INSTANCE]
+        assert await engine.find_newest() == INSTANCE
+    states = asked[-2]["filter"]  # the first one is refused by what does not know its words, and not asked again
+    assert states == ({"finished": True, "canceled": True} if old else {"state": "TERMINATED"})
+
+
+@pytest.mark.parametrize("old", [True, False])
+async def test_running_instances_are_read_page_by_page(old: bool) -> None:
+    row = OLD_INSTANCE if old else NEW_INSTANCE
+    name = "key" if old else "processInstanceKey"
+    rows = [row | {name: key} for key in range(1, 251)]
+    async with with_instances(rows, old=old) as (engine, _):
+        first, cursor = await engine.find_running(None)
+        rest, end = await engine.find_running(cursor)
+    assert [instance.key for instance in (*first, *rest)] == list(range(1, 251))
+    assert (len(first), end) == (200, None)
+
+
+def test_keys_say_which_instance_is_older_within_a_partition() -> None:
+    assert is_older(INSTANCE, INSTANCE.key + 1)
+    assert not is_older(INSTANCE, INSTANCE.key)
+    assert not is_older(INSTANCE, INSTANCE.key + 2**51)

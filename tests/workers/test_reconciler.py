@@ -184,14 +184,24 @@ async def test_one_of_two_reconcilers_watches(world: FlowWorld, monkeypatch: pyt
 
 @dataclass
 class Incidents:
-    """The engine's search for incidents, as a test sets it; `status` other than 200: there is none."""
+    """The engine's search, as a test sets it; `status` other than 200: there is none."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
+    instances: list[dict[str, Any]] = field(default_factory=list)
     status: int = 200
 
     async def answer(self, request: Request) -> Response:
         state = json.loads(await request.body())["filter"]["state"]
         return JSONResponse({"items": [row for row in self.rows if row["state"] == state]}, self.status)
+
+    async def answer_instances(self, request: Request) -> Response:
+        wanted = json.loads(await request.body())
+        states = {"ACTIVE"} if "active" in wanted["filter"] else set()
+        states |= {"CANCELED"} if "canceled" in wanted["filter"] else set()
+        rows = [row for row in self.instances if row["state"] in states]
+        if wanted["sort"][0]["order"] == "desc":
+            rows.reverse()
+        return JSONResponse({"items": rows[: wanted["page"]["limit"]], "page": {}}, self.status)
 
 
 def an_incident(case_id: uuid.UUID, state: str, key: int = 4503) -> dict[str, Any]:
@@ -211,11 +221,19 @@ async def a_stuck_order(world: FlowWorld, incidents: Incidents) -> AsyncIterator
     await world.script(fault="refuse", times=1)
     async with world.fleet():
         told = await world.verdict(await world.add_effect())
-    server, task, url = await serve(
-        Starlette(routes=[Route("/v2/incidents/search", incidents.answer, methods=["POST"])])
-    )
+    async with searchable(world, incidents) as settings:
+        yield settings, uuid.UUID(told["case_id"])
+
+
+@asynccontextmanager
+async def searchable(world: FlowWorld, incidents: Incidents) -> AsyncIterator[Settings]:
+    routes = [
+        Route("/v2/incidents/search", incidents.answer, methods=["POST"]),
+        Route("/v2/process-instances/search", incidents.answer_instances, methods=["POST"]),
+    ]
+    server, task, url = await serve(Starlette(routes=routes))
     try:
-        yield world.settings.model_copy(update={"engine_rest": url}), uuid.UUID(told["case_id"])
+        yield world.settings.model_copy(update={"engine_rest": url})
     finally:
         server.should_exit = True
         await task
@@ -277,3 +295,124 @@ async def test_an_engine_that_cannot_be_searched_proves_nothing(world: FlowWorld
         incidents.rows = [an_incident(case_id, "ACTIVE")]
         await run(settings, once=True, settle=SETTLE)
         assert await case_of(world) == ("OPEN", None, None)
+
+
+# -- flows that are stuck, gone or too many ----------------------------------------------------------------------
+
+
+async def note(world: FlowWorld, key: int, *, minutes: float = 10, run: uuid.UUID | None = None) -> None:
+    """The order's flow, as its first job met it so long ago."""
+    await world.owner.execute(
+        "insert into flow (tenant_id, order_id, run, instance_key, process, noted_at)"
+        " select tenant_id, order_id, coalesce($2, run), $1, 'fulfillment', now() - $3::interval from customer_order",
+        key,
+        run,
+        timedelta(minutes=minutes),
+    )
+
+
+def an_instance(key: int, state: str = "ACTIVE", process: str = "fulfillment") -> dict[str, Any]:
+    then = datetime.now(UTC) - timedelta(minutes=10)
+    ended = {"endDate": (then + timedelta(minutes=5)).isoformat()} if state == "CANCELED" else {}
+    return {"key": key, "bpmnProcessId": process, "startDate": then.isoformat(), "state": state, **ended}
+
+
+def a_strange_incident(root: int, key: int = 9001, state: str = "ACTIVE") -> dict[str, Any]:
+    return an_incident(uuid.uuid4(), state, key) | {
+        "errorMessage": "failed to evaluate expression 'ship-to Ada'",
+        "errorType": "EXTRACT_VALUE_ERROR",
+        "flowNodeId": "closed",
+        "jobKey": None,
+        "treePath": f"PI_{root}/FN_call/FNI_3/PI_4/FN_x/FNI_5",
+    }
+
+
+async def test_an_incident_that_no_job_speaks_of_is_a_case_mended_from_here(world: FlowWorld) -> None:
+    incidents = Incidents([a_strange_incident(4000)], [an_instance(4000)])
+    world.engine.instances.add(4000)
+    await note(world, 4000)
+    async with searchable(world, incidents) as settings:
+        await run(settings, once=True, settle=SETTLE)
+        await run(settings, once=True, settle=SETTLE)
+        assert await case_of(world) == ("OPEN", None, "9001")
+        title = await world.owner.fetchval("select title from fallout_case")
+        assert title == "The flow is stuck at closed of task (EXTRACT_VALUE_ERROR)"  # and no value of the flow
+        assert await world.owner.fetchval("select state from customer_order") == "FALLOUT"
+        olga = Actor("olga", frozenset({"operator"}))
+        row = await world.owner.fetchrow("select case_id, version from fallout_case")
+        assert row is not None
+        case_id, version = row
+        envelope = ask.Envelope(world.tenant_id, uuid.uuid4(), olga, if_match=f'"case-version-{version}"')
+        await world.door.handle(envelope, ask.RepairCase(world.order_id, case_id, "RETRY", "SYSTEM_RECOVERED"))
+        await run(settings, once=True, settle=SETTLE)
+        (resolved,) = calls_of(world, "ResolveIncident")
+        assert (resolved.incidentKey, calls_of(world, "UpdateJobRetries")) == (9001, [])
+        assert len(await restarts(world)) == 1
+        assert await world.owner.fetchval("select state from customer_order") == "IN_PROGRESS"
+
+
+async def test_an_incident_of_no_order_is_told_and_stops_nothing(world: FlowWorld) -> None:
+    incidents = Incidents([a_strange_incident(1)], [an_instance(1, process="payroll")])
+    async with searchable(world, incidents) as settings:
+        await run(settings, once=True, settle=SETTLE)
+    assert await world.owner.fetchval("select count(*) from fallout_case") == 0
+
+
+async def test_a_flow_cancelled_in_operate_starts_again_at_once_with_its_deed_as_a_case(world: FlowWorld) -> None:
+    incidents = Incidents(instances=[an_instance(4000, "CANCELED")])
+    await note(world, 4000)
+    async with searchable(world, incidents) as settings:
+        await run(settings, once=True, settle=SETTLE)
+        assert await case_of(world) == ("RESOLVED", "FLOW_RESTARTED", None)
+        assert len(await restarts(world)) == 1
+        await run(settings, once=True, settle=SETTLE)
+        assert len(await restarts(world)) == 1
+    row = await world.owner.fetchrow("select class, resolved_at is not null, repaired_at is not null from finding")
+    assert row is not None
+    assert tuple(row) == ("INSTANCE_GONE", True, True)
+
+
+async def test_a_search_that_shows_an_end_which_the_engine_denies_restarts_nobody(world: FlowWorld) -> None:
+    incidents = Incidents(instances=[an_instance(4000, "CANCELED")])
+    world.engine.instances.add(4000)
+    await note(world, 4000)
+    async with searchable(world, incidents) as settings:
+        await run(settings, once=True, settle=SETTLE)
+    assert await restarts(world) == []
+
+
+async def test_a_search_that_is_behind_proves_nothing(world: FlowWorld) -> None:
+    """It shows no instance that is as new as what our own jobs met a while ago."""
+    incidents = Incidents([a_strange_incident(4000)], [an_instance(3000)])
+    world.engine.instances.add(4000)
+    await note(world, 4000)
+    async with searchable(world, incidents) as settings:
+        await run(settings, once=True, settle=SETTLE)
+        assert await world.owner.fetchval("select count(*) from fallout_case") == 0
+        incidents.instances = [an_instance(3000), an_instance(4000)]
+        await run(settings, once=True, settle=SETTLE)
+        assert (await case_of(world))[0] == "OPEN"
+
+
+async def test_without_a_search_the_engines_own_word_says_that_a_flow_is_gone(world: FlowWorld) -> None:
+    await note(world, 4000)
+    await run(world.settings, once=True, report_only=True, settle=SETTLE)
+    assert await world.owner.fetchval("select class from finding") == "INSTANCE_UNKNOWN"
+    assert await restarts(world) == []
+    await run(world.settings, once=True, settle=SETTLE)
+    assert len(await restarts(world)) == 1
+
+
+async def test_the_flow_of_an_ended_order_is_cancelled_after_its_wake_up_and_its_heartbeat(world: FlowWorld) -> None:
+    incidents = Incidents(instances=[an_instance(4000)])
+    world.engine.instances.add(4000)
+    await note(world, 4000, minutes=60)
+    ended = "update customer_order set state = 'COMPLETED', ended_at = now() - $1::interval"
+    async with searchable(world, incidents) as settings:
+        await world.owner.execute(ended, timedelta(minutes=10))
+        await run(settings, once=True, settle=SETTLE)
+        assert calls_of(world, "CancelProcessInstance") == []
+        await world.owner.execute(ended, timedelta(minutes=20))
+        await run(settings, once=True, settle=SETTLE)
+        (cancelled,) = calls_of(world, "CancelProcessInstance")
+        assert cancelled.processInstanceKey == 4000

@@ -4,7 +4,8 @@ never be asked for an order's state."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +15,13 @@ import grpc
 import httpx
 from prometheus_client import Counter
 from pyzeebe import create_insecure_channel
-from pyzeebe.proto.gateway_pb2 import ResolveIncidentRequest, TopologyRequest, UpdateJobRetriesRequest
+from pyzeebe.proto.gateway_pb2 import (
+    CancelProcessInstanceRequest,
+    ResolveIncidentRequest,
+    SetVariablesRequest,
+    TopologyRequest,
+    UpdateJobRetriesRequest,
+)
 from pyzeebe.proto.gateway_pb2_grpc import GatewayStub
 
 _PUSHED_BACK = Counter("recourse_engine_pushed_back", "Commands that the engine was too busy for")
@@ -24,6 +31,15 @@ _DONE: Final = "COMPLETED"
 _STANDING: Final = ("PENDING", "ACTIVE")
 _RESOLVED: Final = "RESOLVED"
 _MOST: Final = 1000
+# Instances per question, newest or oldest first; the rest is asked for next time.
+_PAGE: Final = 200
+_PROBES: Final = 8
+_PARTITION: Final = 51
+_ROOT: Final = re.compile(r"PI_(\d+)")
+# 8.6 shows no instance unless it is told which states; its successors take one state, and refuse these words.
+_RUNNING: Final = ({"running": True, "active": True, "incidents": True}, {"state": "ACTIVE"})
+_CANCELLED: Final = ({"finished": True, "canceled": True}, {"state": "TERMINATED"})
+_ANY: Final[tuple[Mapping[str, Any], ...]] = ({**_RUNNING[0], **_CANCELLED[0], "completed": True}, {})
 # How an engine without the consoles' storage says that it cannot search: 8.6 knows no such route, later ones forbid it.
 _NO_SEARCH: Final = frozenset({403, 404, 405, 501})
 
@@ -40,7 +56,8 @@ class SeenIncident:
     """An incident as the search shows it. Keys as text: bare ones come again on another engine.
 
     state: PENDING (new, not yet linked to its place), ACTIVE or RESOLVED; one that was resolved may be shown as ACTIVE
-    for some seconds · message: what the job failed with · job_key: None where no job is behind it
+    for some seconds · message: what the job failed with · job_key: None where no job is behind it · kind: the engine's
+    word for the failure · root: the instance that no other one called, where the search knows it
     """
 
     key: str
@@ -51,6 +68,28 @@ class SeenIncident:
     element: str
     job_key: str | None
     message: str
+    kind: str = ""
+    root: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SeenInstance:
+    """An instance as the search shows it. is_root: no other one called it"""
+
+    key: int
+    process: str
+    started_at: datetime
+    ended_at: datetime | None
+    is_root: bool
+
+
+def is_older(seen: SeenInstance, key: int) -> bool:
+    """Whether an instance began before another one of the same partition, whose number leads its keys."""
+    return seen.key >> _PARTITION == key >> _PARTITION and seen.key < key
+
+
+# Where the next page of a search begins, in the words of the engine that gave it.
+Cursor = Mapping[str, Any]
 
 
 class NotYetVisibleError(Exception):
@@ -119,6 +158,7 @@ class Engine:
     def __init__(self, channel: grpc.aio.Channel, rest_url: str) -> None:
         self._stub: Any = GatewayStub(channel)
         self._rest = httpx.AsyncClient(base_url=rest_url, timeout=_SECONDS, trust_env=False) if rest_url else None
+        self._dialect = 0
 
     async def is_ready(self) -> bool:
         """Whether every partition has a healthy leader; False, too, while nobody answers."""
@@ -169,14 +209,77 @@ class Engine:
         }
         return [_read_incident(row) for row in await self._search("/v2/incidents/search", question)]
 
+    async def find_cancelled(self) -> list[SeenInstance]:
+        """The instances that were cancelled last. Raises as `find_incidents`."""
+        found, _ = await self._search_instances(_CANCELLED, {"field": "endDate", "order": "desc"}, _PAGE)
+        return found
+
+    async def find_running(self, cursor: Cursor | None) -> tuple[list[SeenInstance], Cursor | None]:
+        """One page of the running instances, oldest first, and where the next begins; None after the last."""
+        return await self._search_instances(_RUNNING, {"field": "startDate", "order": "asc"}, _PAGE, cursor)
+
+    async def find_newest(self) -> SeenInstance | None:
+        """The instance that was started last, of those that the search shows."""
+        found, _ = await self._search_instances(_ANY, {"field": "startDate", "order": "desc"}, 1)
+        return found[0] if found else None
+
+    async def _search_instances(
+        self, wanted: Sequence[Mapping[str, Any]], sort: Mapping[str, str], limit: int, cursor: Cursor | None = None
+    ) -> tuple[list[SeenInstance], Cursor | None]:
+        question = {"filter": wanted[self._dialect], "sort": [sort], "page": {"limit": limit, **(cursor or {})}}
+        answer = await self._ask("/v2/process-instances/search", question)
+        if answer.status_code == httpx.codes.BAD_REQUEST and self._dialect == 0:
+            self._dialect = 1
+            return await self._search_instances(wanted, sort, limit)
+        answer.raise_for_status()
+        told = answer.json()
+        rows, page = told["items"], told.get("page") or {}
+        following = None
+        if len(rows) == limit:
+            after = page.get("endCursor")
+            following = {"after": after} if after else {"searchAfter": page.get("lastSortValues")}
+        return [_read_instance(row) for row in rows], following
+
     async def _search(self, path: str, question: dict[str, Any]) -> list[dict[str, Any]]:
+        answer = await self._ask(path, question)
+        answer.raise_for_status()
+        return list(answer.json()["items"])
+
+    async def _ask(self, path: str, question: dict[str, Any]) -> httpx.Response:
         if self._rest is None:
             raise NoSearchError
         answer = await self._rest.post(path, json=question)
         if answer.status_code in _NO_SEARCH:
             raise NoSearchError
-        answer.raise_for_status()
-        return list(answer.json()["items"])
+        return answer
+
+    async def find_alive(self, keys: Iterable[int]) -> dict[int, bool]:
+        """Whether these instances are in the engine, by its own word, which is never behind as its search is. One of
+        which it says nothing clear is not in the answer."""
+        room = asyncio.Semaphore(_PROBES)
+
+        async def probe(key: int) -> tuple[int, bool | None]:
+            async with room:
+                # The one question by key that every version answers: no variable is set, and none is read.
+                request = SetVariablesRequest(elementInstanceKey=key, variables="{}", local=True)
+                try:
+                    await self._stub.SetVariables(request, timeout=_SECONDS)
+                except grpc.aio.AioRpcError as error:
+                    return key, False if error.code() is grpc.StatusCode.NOT_FOUND else None
+                return key, True
+
+        told = await asyncio.gather(*(probe(key) for key in keys))
+        return {key: alive for key, alive in told if alive is not None}
+
+    async def cancel_instance(self, key: int) -> None:
+        """End an instance with all that it called; one that is gone stays so. Raises EngineRefusedError."""
+        try:
+            await self._stub.CancelProcessInstance(
+                CancelProcessInstanceRequest(processInstanceKey=key), timeout=_SECONDS
+            )
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise EngineRefusedError(error.code().name) from error
 
     async def resolve_incident(self, incident_key: int, job_key: int | None, retries: int = 3) -> None:
         """Give the job its retries back and let the flow go on; what is resolved already stays so. Raises
@@ -208,6 +311,25 @@ def _read_incident(row: dict[str, Any]) -> SeenIncident:
         element=str(row.get("flowNodeId") or row.get("elementId") or ""),
         job_key=str(job_key) if job_key else None,
         message=str(row.get("errorMessage") or ""),
+        kind=str(row.get("errorType") or ""),
+        root=_find_root(row),
+    )
+
+
+def _find_root(row: dict[str, Any]) -> int:
+    """Newer engines say it; 8.6 shows the way down from it; one that does neither shows the instance itself."""
+    way = _ROOT.match(str(row.get("treePath") or ""))
+    return _key(row, "rootProcessInstanceKey") or (int(way[1]) if way else _key(row, "processInstanceKey"))
+
+
+def _read_instance(row: dict[str, Any]) -> SeenInstance:
+    ended = row.get("endDate")
+    return SeenInstance(
+        key=_key(row, "key") or _key(row, "processInstanceKey"),
+        process=str(row.get("bpmnProcessId") or row.get("processDefinitionId") or ""),
+        started_at=datetime.fromisoformat(str(row["startDate"])),
+        ended_at=datetime.fromisoformat(str(ended)) if ended else None,
+        is_root=not (_key(row, "parentKey") or _key(row, "parentProcessInstanceKey")),
     )
 
 

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from domain.commands import Envelope, RaiseJeopardy, RestartFlow
 from domain.errors import Breach, Unprocessable
-from domain.reconciliation import EXPLANATIONS, INCIDENT_CLASSES, Finding, Observed, compare
+from domain.reconciliation import ENGINE_CLASSES, EXPLANATIONS, Finding, Observed, compare
 from domain.store import reconcile, registry
 from domain.store.pool import tenant_transaction
 from domain.values import Json, derive_id, format_time
@@ -77,8 +77,8 @@ async def _run(
         repair = finding.repair
         own = Envelope(call.tenant, repair.command_id, call.caller.actor)
         command: RestartFlow | RaiseJeopardy
-        if repair.kind == "JEOPARDY" and repair.request_id is not None:
-            command = RaiseJeopardy(repair.order_id, repair.request_id, "PREDICTED")
+        if repair.kind == "JEOPARDY" and repair.subject_id is not None:
+            command = RaiseJeopardy(repair.order_id, repair.subject_id, "PREDICTED")
         else:
             command = RestartFlow(repair.order_id, repair.plan_id, repair.reason, repair.request_id)
         try:
@@ -86,7 +86,7 @@ async def _run(
                 repaired[finding.klass, finding.subject] = now
         except Breach:
             continue  # it has moved on meanwhile: nothing to mend
-    await reconcile.keep_findings(call.pool, call.tenant, findings, CLASSES - INCIDENT_CLASSES, repaired)
+    await reconcile.keep_findings(call.pool, call.tenant, findings, CLASSES - ENGINE_CLASSES, repaired)
     counts: dict[str, int] = {}
     for finding in findings:
         counts[finding.klass] = counts.get(finding.klass, 0) + 1
