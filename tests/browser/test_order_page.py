@@ -212,7 +212,7 @@ def test_an_operator_holds_and_releases_an_order(served: Served, page: Page) -> 
     sign_in(served, page, "olga", "operator", at=f"/ui/orders/{order_id}")
     page.fill("Why", "waits for the customer")
     page.click("Hold the order")
-    page.wait_for("The order is on hold: an operator must act.")
+    page.wait_for("Now an operator must act.")
     page.click("Release the order")
     page.wait_for("Hold the order")
 
@@ -268,3 +268,20 @@ def test_the_dashboard_and_the_lists_lead_to_what_needs_a_person(served: Served,
     page.click("Cases", "link")
     page.wait_for("No case is like that.")
     assert page.console == []
+
+
+def test_related_orders_are_a_picture_and_links(served: Served, page: Page) -> None:
+    async def make(world: ApiWorld) -> tuple[str, str]:
+        first = await world.create()
+        relations = [{"type": "SUPPLEMENTS", "targetOrderId": first, "reasonCode": "CUSTOMER_REQUEST"}]
+        return first, await world.create(relations=relations)
+
+    first, second = served.play(make)
+    sign_in(served, page, "alice", "agent", at=f"/ui/orders/{first}")
+    page.wait_for("Related orders")
+    assert page.has(f"Orders around {first[:8]}", "img")
+    assert f"STANDARD {second[:8]}" in str(page.evaluate("document.querySelector('#related svg').textContent"))
+    assert re.sub(r"\s+", " ", page.text("#related li")) == f"{second[:8]} supplements {first[:8]}"
+    page.click(second[:8], "link")
+    page.wait_for(f"Order {second}")
+    assert page.url == f"{served.url}/ui/orders/{second}"

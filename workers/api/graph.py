@@ -120,13 +120,13 @@ def _box(node: Node, x: float, y: float) -> str:
     return (
         f"<g><title>{escape(f'{node.title}: {state}')}</title>"
         f'<rect x="{x:g}" y="{y:g}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="8" fill="{fill}" stroke="{line}"/>'
-        f'<text x="{x + 12:g}" y="{y + 23:g}" font-weight="600" fill="#18181b">{escape(_cut(node.title, 26))}</text>'
+        f'<text x="{x + 12:g}" y="{y + 23:g}" font-weight="600" fill="#18181b">{escape(cut(node.title, 26))}</text>'
         f'<text x="{x + 12:g}" y="{y + 43:g}" font-size="12" fill="#3f3f46">'
-        f"{escape(_cut(' · '.join(filter(None, (state, node.subtitle))), 31))}</text></g>"
+        f"{escape(cut(' · '.join(filter(None, (state, node.subtitle))), 31))}</text></g>"
     )
 
 
-def _cut(text: str, length: int) -> str:
+def cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 

@@ -30,6 +30,10 @@ _templates.filters.update(
     tone=wording.tone,
     money=wording.money,
     when=wording.when,
+    until=wording.until,
+    spoken=wording.spoken,
+    differences=wording.differences,
+    value=wording.value,
     age=wording.age,
     short=wording.short,
     picture=Markup,  # what our own `graph` drew, which escapes every text that it is given

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -36,6 +37,68 @@ REQUEST: Final[Mapping[str, str]] = {
     "REJECTED": "refused",
     "WITHDRAWN": "taken back",
     "SUPERSEDED": "replaced by a wider one",
+}
+AMENDMENT: Final[Mapping[str, str]] = {
+    "REQUESTED": "waits to be judged",
+    "QUEUED": "waits until another change is over",
+    "ASSESSING": "is being judged",
+    "REQUIRES_APPROVAL": "waits for a person's approval",
+    "AWAITING_CHARGE_DECISION": "waits for an answer to the charge",
+    "APPROVED": "approved, not in the order yet",
+    "APPLYING": "is in the order; its work is being done",
+    "APPLIED": "made",
+    "REJECTED": "refused",
+    "FAILED": "could not be made; the order is as it was",
+    "CANCELLED": "taken back",
+    "SUPERSEDED": "replaced by a newer one",
+}
+SAFETY: Final[Mapping[str, str]] = {
+    "ALLOWED": "yes",
+    "ALLOWED_WITH_REVALIDATION": "yes, once the price has been asked for again",
+    "REDECOMPOSE": "yes; the work is planned anew",
+    "MANUAL": "only if a person agrees",
+    "BLOCKED": "no",
+}
+# What becomes of a task, short enough to stand between two boxes of a picture.
+STRATEGY: Final[Mapping[str, str]] = {
+    "KEEP": "stays",
+    "NEW_VALUE": "gets the new value",
+    "REPLACE": "planned anew",
+    "ADDED": "is new",
+    "REMOVE": "is no longer needed",
+    "REDO": "done once more",
+    "UNDO_THEN_DO": "undone, then done anew",
+    "DO_THEN_UNDO": "done anew, then undone",
+    "UNDO": "undone",
+    "WITHDRAW": "called off, done anew",
+    "MANUAL": "a person undoes it",
+    "MANUAL_UNDO": "a person undoes it",
+    "AWAIT": "awaited first",
+}
+CASE: Final[Mapping[str, str]] = {
+    "OPEN": "waits for a person",
+    "ASSIGNED": "somebody is at it",
+    "REPAIR_SUBMITTED": "a repair waits for a second person",
+    "RESOLVED": "mended",
+    "CANCELLED": "no longer needed",
+}
+REPAIR: Final[Mapping[str, str]] = {
+    "RETRY": "try it again",
+    "VERIFY_OUTCOME": "ask the outside system what happened",
+    "MARK_TOOK_EFFECT": "it took effect",
+    "MARK_NO_EFFECT": "it did not take effect",
+    "FORCE_COMPLETE": "a person has done it",
+    "WAIVE": "leave it as it is",
+    "REPLACE_INPUT": "replace parts of the input",
+    "CONVERT_TO_ORDER": "make a new order of it",
+    "FAIL_ITEM": "give the item up",
+    "RESOLVED_IN_ENGINE": "resolved in Operate",
+    "AMENDED": "the order was changed",
+}
+REPAIR_STATUS: Final[Mapping[str, str]] = {
+    "AWAITING_APPROVAL": "waits for a second person",
+    "DONE": "carried out",
+    "REJECTED": "refused",
 }
 FEASIBILITY: Final[Mapping[str, str]] = {
     "FULLY_CANCELLABLE": "It can be cancelled as a whole.",
@@ -80,18 +143,29 @@ LEVEL: Final[Mapping[str, str]] = {
 
 # What a state says at a glance, whatever its word: at work, done, needs a person, over without success.
 _TONES: Final[Mapping[str, str]] = {
-    **dict.fromkeys(("COMPLETED", "CONFIRMED", "COMPENSATED", "RESOLVED", "CLOSED", "APPROVED", "ACCEPTED"), "done"),
-    **dict.fromkeys(("FALLOUT", "FAILED", "UNKNOWN", "OUTCOME_UNKNOWN", "IN_FALLOUT", "BLOCKED", "OPEN"), "stuck"),
-    **dict.fromkeys(
-        ("REQUIRES_APPROVAL", "AWAITING_CHARGE_DECISION", "ON_HOLD", "PARTIALLY_COMPLETED", "RETAINED", "OFFERED"),
-        "stay",
-    ),
-    **dict.fromkeys(("CANCELLED", "REJECTED", "WITHDRAWN", "SUPERSEDED", "NO_EFFECT", "PENDING", "REVERSED"), "quiet"),
+    state: tone
+    for tone, states in {
+        "done": "COMPLETED CONFIRMED COMPENSATED RESOLVED CLOSED APPROVED ACCEPTED APPLIED",
+        "stuck": "FALLOUT FAILED UNKNOWN OUTCOME_UNKNOWN IN_FALLOUT BLOCKED OPEN",
+        "stay": "REQUIRES_APPROVAL AWAITING_CHARGE_DECISION ON_HOLD PARTIALLY_COMPLETED RETAINED OFFERED "
+        "REPAIR_SUBMITTED",
+        "quiet": "CANCELLED REJECTED WITHDRAWN SUPERSEDED NO_EFFECT PENDING REVERSED",
+    }.items()
+    for state in states.split()
 }
+
+_MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)")
+_CAMEL: Final = re.compile(r"(?<=[a-z0-9])[A-Z]")
 
 _KINDS: Final[Mapping[str, Mapping[str, str]]] = {
     "order": ORDER,
     "request": REQUEST,
+    "amendment": AMENDMENT,
+    "safety": SAFETY,
+    "strategy": STRATEGY,
+    "case": CASE,
+    "repair": REPAIR,
+    "repair-status": REPAIR_STATUS,
     "feasibility": FEASIBILITY,
     "consequence": CONSEQUENCE,
     "disposition": DISPOSITION,
@@ -118,9 +192,7 @@ def money(amount: Mapping[str, Any] | None) -> str:
 
 def when(moment: str | None) -> str:
     """An RFC 3339 time for people, in UTC."""
-    if not moment:
-        return ""
-    return datetime.fromisoformat(moment).astimezone(UTC).strftime("%-d %b %Y, %H:%M:%S UTC")
+    return _at(moment, "%-d %b %Y, %H:%M:%S UTC")
 
 
 def age(seconds: float | None) -> str:
@@ -131,6 +203,62 @@ def age(seconds: float | None) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def until(moment: str | None) -> str:
+    """The same to the minute, for what is agreed or due."""
+    return _at(moment, "%-d %b %Y, %H:%M UTC")
+
+
+def _at(moment: str | None, form: str) -> str:
+    return datetime.fromisoformat(moment).astimezone(UTC).strftime(form) if moment else ""
+
+
+def spoken(sentence: str) -> str:
+    """A sentence with its RFC 3339 times as people say them."""
+    return _MOMENT.sub(lambda found: until(found[0]), sentence)
+
+
+def place(pointer: str) -> str:
+    """A JSON pointer into an order as words: `/items/1/configuration/deviceModel` is "item 1, configuration, device
+    model"."""
+    parts = [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
+    if parts[:1] == ["items"] and len(parts) > 1:
+        parts = ["a new item" if parts[1] == "-" else f"item {parts[1]}", *parts[2:]]
+    return ", ".join(_CAMEL.sub(lambda found: f" {found[0].lower()}", part) for part in parts)
+
+
+def differences(change: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """What a change says, as (where, before, after) in words; of a value with parts those that differ."""
+    return list(_differ(str(change["path"]), change.get("before"), change.get("after")))
+
+
+def _differ(at: str, before: Any, after: Any) -> Iterator[tuple[str, str, str]]:
+    if isinstance(before, Mapping) and isinstance(after, Mapping) and not {"amountMinor"} & {*before, *after}:
+        for name in dict.fromkeys((*before, *after)):
+            if before.get(name) != after.get(name):
+                yield from _differ(f"{at}/{name}", before.get(name), after.get(name))
+    else:
+        yield place(at), value(before), value(after)
+
+
+def value(given: Any) -> str:
+    """A value of an order as a person would read it out."""
+    match given:
+        case None | "":
+            return "nothing"
+        case bool():
+            return "yes" if given else "no"
+        case {"amountMinor": int(), "currency": str()}:
+            return money(given)
+        case Mapping():
+            return ", ".join(f"{place(f'/{name}')} {value(part)}" for name, part in given.items())
+        case list():
+            return ", ".join(value(part) for part in given)
+        case str() if _MOMENT.fullmatch(given):
+            return until(given)
+        case _:
+            return str(given)
 
 
 def short(identifier: str) -> str:
