@@ -126,12 +126,11 @@ def _pair(before: Sequence[Row], after: Sequence[Row], fates: Mapping[str, Row])
         for task in before
     ]
     kept = {pair.after["taskId"] for pair in pairs if pair.after}
-    behind: str | None = None
     for task in after:
         if task["taskId"] not in kept:
-            place = next((at + 1 for at, pair in enumerate(pairs) if pair.after and pair.after["taskId"] == behind), 0)
-            pairs.insert(place, _Pair(None, task, "ADDED"))
-        behind = task["taskId"]
+            first = {*task["dependsOn"]}
+            places = [at + 1 for at, pair in enumerate(pairs) if pair.after and pair.after["taskId"] in first]
+            pairs.insert(max(places, default=0), _Pair(None, task, "ADDED"))
     return pairs
 
 
