@@ -17,20 +17,22 @@ from workers.api.routes.effects import sign_callback
 from workers.cli import app
 
 # Where packages come from is a matter of whoever installs them; where this was written is nobody's. So what may be
-# named is listed, and nothing else: loopback, names made for examples, labels that Kubernetes prescribes, Kafka's own
-# scripts; folders of a container and of an installed system, the product's own routes, pointers into an order.
+# named is listed, and nothing else: loopback, names made for examples, groups and labels that Kubernetes and its
+# operators prescribe, Kafka's own scripts; folders of a container and of an installed system, the product's own routes,
+# pointers into an order or a manifest.
 _HOST = re.compile(
     r"(?:\w://(?:[^\s/@]*@)?|(?<![\w.@/-]))"
     r"(?P<host>localhost|\d+(?:\.\d+){3}|(?:[a-z0-9-]+\.)+(?:ai|app|cloud|co|com|de|dev|eu|info|io|net|org|sh))"
     r"(?![\w-]|\.\w)(?::(?P<port>\d+))?"
 )
 _HOSTS = re.compile(
-    r"127\.0\.0\.1|0\.0\.0\.0|(\w+\.)*example\.com|((app|kustomize\.config)\.)?(kubernetes|k8s)\.io|kafka-[a-z-]+\.sh"
+    r"127\.0\.0\.1|0\.0\.0\.0|(\w+\.)*example\.com|kafka-[a-z-]+\.sh|keda\.sh|monitoring\.coreos\.com"
+    r"|((app|kustomize\.config|networking|pod-security|topology)\.)?(kubernetes|k8s)\.io"
 )
 _PASSING = 32768  # from here on a port is one that a machine gave away at that moment
 _PATH = re.compile(r"(?:^|(?<=[\s\"'`(=:,|<>]))/(?P<root>[A-Za-z][\w-]*)[\w/-]*", re.MULTILINE)
 _FOLDERS = re.compile(r"/(build|dev|opt|run|usr|var/lib|var/cache)(/.*)?|/tmp")
-_POINTERS = {"appointment", "deliveryAddress", "items"}
+_POINTERS = {"appointment", "deliveryAddress", "items", "spec"}
 _SERVED = {"actuator", "api", "book", "docs", "healthz", "issuer", "metrics", "openapi", "readyz", "ui"}
 _MARKS = {"callback", "measured", "settings", "story"}  # the ends of marked blocks, <!-- /story -->
 _OUTWARDS = re.compile(r"(?:\.\./)+[\w./-]*")
@@ -119,6 +121,7 @@ def test_nothing_tells_where_it_was_written() -> None:
         "pip install --index-url https://packages.somewhere.org/simple recourse",
         "index = packages.somewhere.org",
         "image: registry.somewhere.io/team/recourse:1",
+        "image: registry.k8s.io/recourse:1",
         "FROM mirror.somewhere.com:5000/python",
         "postgresql://owner:pw@db.somewhere.net/orders",
         "see http://10.1.2.3:8080/ui",
