@@ -71,6 +71,21 @@ async def read_parked(pool: Pool, tenant_id: UUID) -> dict[str, UUID]:
     return {row["incident_key"]: row["order_id"] for row in rows}
 
 
+async def count_rows_of(pool: Pool, order_ids: Sequence[str]) -> dict[str, int]:
+    """Table → rows about these orders; for a role that reads all tenants."""
+    async with pool.acquire() as connection:
+        rows = await fetch_all(connection, _SQL["count_rows_of"], order_ids=list(order_ids))
+    return {row["name"]: row["rows"] for row in rows}
+
+
+async def read_size(pool: Pool) -> int:
+    """Bytes of the whole database."""
+    async with pool.acquire() as connection:
+        row = await fetch_row(connection, _SQL["read_size"])
+    assert row is not None
+    return int(row["bytes"])
+
+
 async def count_leftovers(pool: Pool, tenant_id: UUID) -> dict[str, int]:
     """What must be nothing at rest, by name; for a role that reads all tenants."""
     async with pool.acquire() as connection:

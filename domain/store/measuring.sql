@@ -38,3 +38,16 @@ from outbox where order_id = any(:order_ids::uuid[]) group by order_id;
 
 -- name: read_parked
 select incident_key, order_id from fallout_case where tenant_id = :tenant_id and incident_key is not null;
+
+-- name: count_rows_of
+-- What has been written about these orders, by table.
+select 'audit_entry' as name, count(*) as rows from audit_entry where order_id = any(:order_ids::uuid[])
+union all select 'order_history', count(*) from order_history where order_id = any(:order_ids::uuid[])
+union all select 'outbox', count(*) from outbox where order_id = any(:order_ids::uuid[])
+union all select 'engine_outbox', count(*) from engine_outbox where order_id = any(:order_ids::uuid[])
+union all select 'effect', count(*) from effect where order_id = any(:order_ids::uuid[])
+union all select 'compensation_task', count(*) from compensation_task where order_id = any(:order_ids::uuid[])
+union all select 'flow', count(*) from flow where order_id = any(:order_ids::uuid[]);
+
+-- name: read_size
+select pg_database_size(current_database()) as bytes;

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.bench.soak import Row, Soak, SoakError, Verdict, judge_memory
+from workers.bench.soak import Row, Soak, SoakError, Verdict, judge_growth, judge_memory
 from workers.settings import Settings
 
 MIB = 2**20
@@ -33,6 +33,20 @@ def live(seconds: int, size: Callable[[int], float]) -> list[tuple[float, int]]:
 )
 def test_memory_is_flat_or_not(samples: list[tuple[float, int]], good: bool) -> None:
     assert judge_memory("api", samples).good is good
+
+
+@pytest.mark.parametrize(
+    ("orders", "early", "late", "good"),
+    [
+        (10, 400, 400, True),
+        (10, 400, 500, True),  # within 20 % and two rows
+        (10, 400, 501, False),
+        (10, 400, 100, True),
+        (0, 0, 0, False),  # too few to say anything
+    ],
+)
+def test_tables_grow_by_the_order_or_by_more(orders: int, early: int, late: int, good: bool) -> None:
+    assert judge_growth(orders, {"outbox": early}, {"outbox": late}, "1 MiB more in all").good is good
 
 
 def test_a_verdict_is_as_good_as_its_worst_row() -> None:

@@ -29,6 +29,7 @@ JUDGED = {
     "memory of workers",
     "memory of relay",
     "memory of reconciler",
+    "rows per order",
 }
 
 

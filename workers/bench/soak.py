@@ -11,17 +11,19 @@ import signal
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID, uuid4
 
 import httpx
 
-from domain.store.measuring import count_leftovers
-from domain.store.pool import open_pool
+from domain.store.measuring import count_leftovers, count_rows_of, read_size
+from domain.store.pool import Pool, open_pool
+from workers.bench.harness import machine_facts
 from workers.local.home import Home
 from workers.local.issuer import mint_token
 from workers.local.status import read_status
@@ -52,6 +54,7 @@ _TOKEN_SECONDS: Final = 300.0
 _WARM_UP: Final = 10.0
 _GROWTH: Final = 1.2
 _SLACK_BYTES: Final = 16 * 2**20
+_SLACK_ROWS: Final = 2.0
 
 # How often the outside world's book shows an effect done that the ledger has in this state. Others are not at rest.
 _DONE_TIMES: Final = {"CONFIRMED": 1, "REVERSED": 1, "WAIVED": 1, "NO_EFFECT": 0}
@@ -98,7 +101,13 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         rows = [{"name": row.name, "found": row.found, "wanted": row.wanted, "good": row.good} for row in self.rows]
-        return {"good": self.good, "seconds": round(self.seconds, 1), "rows": rows}
+        return {
+            "good": self.good,
+            "seconds": round(self.seconds, 1),
+            "rows": rows,
+            "machine": machine_facts(),
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +147,8 @@ class Soak:
             httpx.AsyncClient(base_url=system, timeout=60, trust_env=False) as self._outside,
         ):
             problems = ""
+            async with self._auditor() as pool:
+                self._size = await read_size(pool)
             try:
                 await self._load()
             except* SoakError as errors:
@@ -298,6 +309,7 @@ class Soak:
         rows += await self._judge_leftovers()
         rows += await self._judge_invariants()
         rows += self._judge_memory()
+        rows.append(await self._judge_growth())
         return Verdict(tuple(rows), time.monotonic() - self._started)
 
     def _judge_kills(self) -> Row:
@@ -363,8 +375,7 @@ class Soak:
     async def _judge_leftovers(self) -> list[Row]:
         """What must be nothing when all orders have ended, after the relay had time to carry the last of it."""
         deadline = time.monotonic() + _DRAIN_SECONDS
-        pool = await open_pool(self.settings.auditor_database_url, size=1, name="soak")
-        try:
+        async with self._auditor() as pool:
             while True:
                 left: Counter[str] = Counter()
                 for tenant in self.tenants.values():
@@ -372,8 +383,6 @@ class Soak:
                 if not left.total() or time.monotonic() > deadline:
                     break
                 await asyncio.sleep(_PAUSE)
-        finally:
-            await pool.close()
         return [Row(name.replace("_", " "), str(count), "0", count == 0) for name, count in left.items()]
 
     async def _judge_invariants(self) -> list[Row]:
@@ -385,10 +394,38 @@ class Soak:
             rows.append(Row(f"verify --at-rest, {end}", told, "all hold", report.valid))
         return rows
 
+    @asynccontextmanager
+    async def _auditor(self) -> AsyncIterator[Pool]:
+        pool = await open_pool(self.settings.auditor_database_url, size=1, name="soak")
+        try:
+            yield pool
+        finally:
+            await pool.close()
+
+    async def _judge_growth(self) -> Row:
+        """An order leaves as much behind late in the run as early in it."""
+        accepted = list(self.accepted)
+        half = len(accepted) // 4 * 2  # as many that are given up on either side
+        async with self._auditor() as pool:
+            early = await count_rows_of(pool, accepted[:half])
+            late = await count_rows_of(pool, accepted[half : 2 * half])
+            grown = (await read_size(pool) - self._size) / 2**20
+        return judge_growth(half, early, late, f"{grown:.0f} MiB more in all")
+
     def _judge_memory(self) -> list[Row]:
         """Of the processes that lived at the end of the load."""
         last = {name: samples for (name, _), samples in self.memory.items()}
         return [judge_memory(name, last.get(name, [])) for name in _WATCHED]
+
+
+def judge_growth(orders: int, early: Mapping[str, int], late: Mapping[str, int], told: str) -> Row:
+    """Whether tables grow by the order and not by what is there. early, late: rows about `orders` orders each"""
+    if not orders:
+        return Row("rows per order", "too few orders to be compared", "some", good=False)
+    means = {name: (early[name] / orders, late[name] / orders) for name in early}
+    found = ", ".join(f"{name} {before:.1f} → {after:.1f}" for name, (before, after) in means.items())
+    good = all(after <= before * _GROWTH + _SLACK_ROWS for before, after in means.values())
+    return Row("rows per order", f"{found}; {told}", f"at most {_GROWTH} times and {_SLACK_ROWS:g} more", good)
 
 
 def judge_memory(name: str, samples: list[tuple[float, int]]) -> Row:
