@@ -318,6 +318,35 @@ async def test_no_type_has_more_at_work_than_its_limit(engine: FakeEngine) -> No
     assert most == 5
 
 
+async def test_places_do_not_stand_idle_while_the_engine_is_told_and_it_is_not_asked_for_ever_more(
+    engine: FakeEngine,
+) -> None:
+    handled = 0
+
+    async def count(_context: Context) -> Reply:
+        nonlocal handled
+        handled += 1
+        return Done({})
+
+    limit = 4
+    engine.fail("CompleteJob", Code.UNAVAILABLE, "not now", times=80)
+    async with serving(engine, doing(count, limit=limit)):
+        jobs = [await engine.add_job("work", **IDS) for _ in range(60)]
+        await engine.until(lambda: any(job.done is not None for job in jobs), seconds=30)
+        # As many again as may be at work wait, and as many as both are over and not told.
+        assert 2 * limit < handled <= 4 * limit
+        await engine.until(lambda: all(job.done is not None for job in jobs), seconds=30)
+    assert all(job.deliveries == 1 for job in jobs)
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds", "ahead"),
+    [(16, 0.0, 16), (16, 0.05, 16), (16, 0.2, 8), (16, 1.0, 2), (16, 10.0, 1), (1, 10.0, 1)],
+)
+def test_what_takes_long_is_left_to_others_who_may_have_a_place_for_it(limit: int, seconds: float, ahead: int) -> None:
+    assert fleet_module.jobs_ahead(limit, seconds) == ahead
+
+
 async def test_a_type_that_a_new_policy_brings_is_served_at_once(engine: FakeEngine) -> None:
     async with serving(engine, doing(done)) as fleet:
         fleet.employ({"effect-solar": doing(done, "effect-solar")})

@@ -16,7 +16,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any, Final
@@ -62,6 +62,9 @@ _POLL_RETRY: Final = 0.05
 _POLL_RETRY_LONGEST: Final = 2.0
 _BUSY_LONGEST: Final = 0.4
 _GATHER_SECONDS: Final = 0.05
+# How long it may take until jobs that were asked for are there; how fast what a type usually takes is learned.
+_AHEAD_SECONDS: Final = 0.1
+_LATEST_SHARE: Final = 0.1
 _STALE_SECONDS: Final = 5.0
 _POOL_SIZE: Final = 16
 # The flows that nobody called: those that an engineer opens in Operate, and that the reconciler asks for. A plan
@@ -137,15 +140,17 @@ class Fleet:
     def _room(self) -> int:
         """Places that one more poll may fill. Beyond `jobs_at_once` over all types a type still gets one at a time, so
         that a crowd elsewhere stops nobody."""
-        return max(self._means.settings.jobs_at_once - self.at_work, 1)
+        in_hand = sum(poller.in_hand for poller in self._pollers.values())
+        return max(self._means.settings.jobs_at_once - in_hand, 1)
 
-    async def _finish_within(self, spec: JobSpec, job: Job, places: asyncio.Semaphore) -> None:
+    async def _finish_within(self, poller: _Poller, job: Job) -> None:
+        spec = poller.spec
         started = time.monotonic()
         ends = started + spec.timeout.total_seconds()
         context = Context(self._means, job, gives_up_at=ends)
         order_id = job.variables.get("order_id")
         with structlog.contextvars.bound_contextvars(job_type=job.type, job_key=job.key, order_id=order_id):
-            async with places:
+            async with poller.place():
                 if time.monotonic() - started > _STALE_SECONDS:
                     return  # too little of the lease is left to begin; it comes again
                 reply = await self._carry_out(spec, context)
@@ -250,6 +255,12 @@ def _is_too_large(error: Exception) -> bool:
     return "exceeds maximum size" in str(error.__cause__ or error) or "INVALID_ARGUMENT" in str(error.__cause__ or "")
 
 
+def jobs_ahead(limit: int, seconds: float) -> int:
+    """How many jobs wait for a place so that none is free until more have come, where `limit` of them take so many
+    seconds each. Where they are slow these are few: what waits here, nobody else can do."""
+    return max(round(limit * _AHEAD_SECONDS / max(seconds, _AHEAD_SECONDS)), 1)
+
+
 class _Poller:
     """One job type: a long poll at a time, its jobs as tasks, a limit of its own."""
 
@@ -258,7 +269,7 @@ class _Poller:
         wire: ZeebeAdapter,
         spec: JobSpec,
         name: str,
-        finish: Callable[[JobSpec, Job, asyncio.Semaphore], Coroutine[Any, Any, None]],
+        finish: Callable[[_Poller, Job], Coroutine[Any, Any, None]],
         room: Callable[[], int],
         stopping: asyncio.Event,
     ) -> None:
@@ -271,21 +282,46 @@ class _Poller:
         self._stopping = stopping
         self._places = asyncio.Semaphore(spec.limit)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._telling: set[asyncio.Task[Any] | None] = set()
+        self._seconds = 2 * _AHEAD_SECONDS  # that a handler takes; a guess, until some have been seen
         self._freed = asyncio.Event()
         self._loop = asyncio.create_task(self._poll(), name=f"poll {spec.job_type}")
 
     @property
     def at_work(self) -> int:
+        """Jobs that are not over: they wait for a place, have one, or the engine is being told."""
         return len(self._tasks)
 
     @property
+    def in_hand(self) -> int:
+        """Those of which the engine is not being told yet."""
+        return len(self._tasks) - len(self._telling)
+
+    @property
     def most(self) -> int:
-        """Jobs in hand: as many as may be at work, and some that wait for a place or for the engine to be told."""
-        return self.spec.limit + max(self.spec.limit // 2, 1)
+        """Jobs in hand: as many as may be at work, and some that wait for a place."""
+        return self.spec.limit + jobs_ahead(self.spec.limit, self._seconds)
 
     @property
     def is_full(self) -> bool:
-        return self.at_work >= self.most
+        return not self._free
+
+    @property
+    def _free(self) -> int:
+        """Jobs that may be asked for. An engine that is slow to be told is not asked for ever more."""
+        return min(self.most - self.in_hand, 2 * self.most - self.at_work)
+
+    @contextlib.asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """One of the places for work; who leaves it has yet to tell the engine, and needs none for that."""
+        async with self._places:
+            began = time.monotonic()
+            try:
+                yield
+            finally:
+                self._seconds += (time.monotonic() - began - self._seconds) * _LATEST_SHARE
+        self._telling.add(asyncio.current_task())
+        self._freed.set()
 
     async def drained(self) -> None:
         """Return when the open poll has come back and its jobs, and all others, have ended."""
@@ -331,7 +367,7 @@ class _Poller:
         there is no place (ask again)."""
         ends = time.monotonic() + _GATHER_SECONDS
         while not self._stopping.is_set():
-            free = self.most - self.at_work
+            free = max(self._free, 0)
             left = ends - time.monotonic()
             if free and (2 * free >= self.spec.limit or left <= 0):
                 return min(free, self._room())
@@ -345,13 +381,14 @@ class _Poller:
                 await event.wait()
 
     def _start(self, job: Job) -> None:
-        task = asyncio.create_task(self._finish(self.spec, job, self._places), name=f"{job.type} {job.key}")
+        task = asyncio.create_task(self._finish(self, job), name=f"{job.type} {job.key}")
         self._tasks.add(task)
         _AT_WORK.labels(job.type).set(self.at_work)
         task.add_done_callback(self._end)
 
     def _end(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._telling.discard(task)
         _AT_WORK.labels(self.spec.job_type).set(self.at_work)
         self._freed.set()
         if not task.cancelled() and (error := task.exception()) is not None:
