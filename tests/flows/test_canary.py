@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import secrets
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -16,7 +17,7 @@ from tests.flows.running import RunningStack, Tenant, eventually
 pytestmark = pytest.mark.timeout(300)
 
 WORD = f"canary{secrets.token_hex(6)}"
-PERSON = {
+PERSON: dict[str, Any] = {
     "customer": {"id": f"{WORD}-id", "name": WORD},
     "contact": {"name": WORD, "phone": WORD, "email": f"{WORD}@example.com"},
     "deliveryNote": WORD,
