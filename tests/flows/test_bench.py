@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from tests.browser.consoles import Consoles
 from tests.flows.running import RunningStack
 from tests.postgres import PASSWORDS, PostgresServer
@@ -34,6 +36,7 @@ def test_the_first_cancellation_of_a_stack_is_waited_for(stack: RunningStack) ->
     assert (ours.done, ours.errors) == (1, {})
 
 
+@pytest.mark.timeout(600)
 def test_an_incident_is_followed_from_the_search_to_its_case(stack: RunningStack, consoles: Consoles) -> None:
     async def follow() -> None:
         async with open_bed(Settings(), Running(home=stack.folder)) as bed:
@@ -47,6 +50,7 @@ def test_an_incident_is_followed_from_the_search_to_its_case(stack: RunningStack
     asyncio.run(follow())
 
 
+@pytest.mark.timeout(600)
 def test_whole_cancellations_go_through_the_same_elements_with_workers_that_do_nothing(
     stack: RunningStack, postgres_server: PostgresServer
 ) -> None:
