@@ -574,9 +574,12 @@ def draft_rows(draft: Draft, trace_parent: str | None) -> dict[str, Any]:
 
 
 def _history_rows(draft: Draft, rows: Mapping[str, list[Row]]) -> list[Row]:
-    """What this transaction writes of the order and its items, kept beside them for whoever asks how it stood then."""
+    """What this transaction writes of the order and its items, kept beside them for whoever asks how it stood then.
+
+    What moved without an entry in the audit (which wait for its start date an order is in) was nobody's to see.
+    """
     heads, items = rows.get("customer_order"), rows["order_item"]
-    if not heads and not items:
+    if not rows["audit_entry"] or not (heads or items):
         return []
     before = draft.before.head
     return [
