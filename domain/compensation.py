@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from domain.assessment import Impact, must_stay, related_items
-from domain.ledger import Effect, captured_minor, refunded_minor
+from domain.ledger import Effect, captured_currency, captured_minor, refunded_minor
 from domain.order import RUNNING, CompensationPlan, Draft, Task
 from domain.policy import TaskType
 from domain.values import EffectId, Json, PlanId, TaskId, derive_id, format_time
@@ -379,7 +379,8 @@ def compensation_input(draft: Draft, task: Task) -> dict[str, Json]:
         "contact": draft.head.content.get("contact"),
     }
     if original and draft.task_type(task).money == "REFUND":
-        body["refund"] = {"amountMinor": refundable_minor(draft, original), "currency": draft.policy.currency}
+        currency = captured_currency(original) or draft.policy.currency
+        body["refund"] = {"amountMinor": refundable_minor(draft, original), "currency": currency}
         body["from"] = format_time(original.settled_at) if original.settled_at else None
         body["asOf"] = format_time(draft.now)
     return body

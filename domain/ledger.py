@@ -92,6 +92,13 @@ def captured_minor(effect: Effect) -> int:
     return _amount(effect.output, "captured")
 
 
+def captured_currency(effect: Effect) -> str | None:
+    """In which currency it was taken, where the system says so: what is given back is of the same money."""
+    taken = effect.output.get("captured") if isinstance(effect.output, dict) else None
+    currency = taken.get("currency") if isinstance(taken, dict) else None
+    return currency if isinstance(currency, str) else None
+
+
 def refunded_minor(effect: Effect) -> int:
     return _amount(effect.output, "refunded")
 

@@ -34,6 +34,7 @@ from tests.builders import (
 )
 
 # -- the golden scenario, and before it ------------------------------------------------------------------
+from tests.stories import answers
 
 
 def test_before_fulfillment_starts_the_cancellation_is_full_and_its_plan_empty() -> None:
@@ -329,6 +330,32 @@ def test_undoing_follows_the_reverse_of_doing_and_undo_after() -> None:
     assert order.index("stop-billing") < order.index("deactivate-service") < order.index("release-number")
     refund = next(call for call in world.calls if call["body"]["taskType"] == "stop-billing")["body"]["input"]
     assert refund["refund"] == {"amountMinor": 3999, "currency": "EUR"}
+    assert world.state == "CANCELLED"
+
+
+@pytest.mark.parametrize(
+    ("captured", "refund"),
+    [
+        ({"amountMinor": 4200, "currency": "CHF"}, {"amountMinor": 4200, "currency": "CHF"}),
+        ({"amountMinor": 4200}, {"amountMinor": 4200, "currency": "EUR"}),
+        (4200, {"amountMinor": 4200, "currency": "EUR"}),
+        (None, {"amountMinor": 0, "currency": "EUR"}),
+    ],
+)
+def test_money_goes_back_in_the_currency_in_which_it_was_taken(captured: Any, refund: Any) -> None:
+    def billed_first(document: dict[str, Any]) -> None:
+        document["offerings"]["router"]["plans"]["ADD"] = [
+            {"step": "bill", "type": "start-billing"},
+            {"step": "reserve", "type": "reserve-inventory", "after": ["bill"]},
+        ]
+        document["offerings"]["router"]["plans"]["MODIFY"] = [{"step": "bill", "type": "change-billing"}]
+
+    taken = {"state": "CONFIRMED", "external_reference": "r-1", "output": {"captured": captured}}
+    world = World(changed_telecom(billed_first)).accept(an_order(an_item(offering="router"))).decompose()
+    world.run_to("start-billing", outside=answers(start_billing=taken))
+    world.judge(world.cancel())
+    world.run_flow()
+    assert world.calls_of("stop-billing")[0]["body"]["input"]["refund"] == refund
     assert world.state == "CANCELLED"
 
 
