@@ -340,7 +340,11 @@ def check_precondition(order: Order, envelope: ask.Envelope, command: ask.Comman
             expected = case_etag(case.version)
         case _:
             return
-    given = envelope.if_match
+    check_match(envelope.if_match, expected)
+
+
+def check_match(given: str | None, expected: str) -> None:
+    """428 · 400 · 412 of one If-Match against the ETag that stands."""
     if given is None:
         raise PreconditionRequired
     given = given.strip()

@@ -9,6 +9,7 @@ from uuid import UUID
 from starlette.responses import Response
 
 from domain.errors import AssetNotFound, Malformed, PolicyNotFound, PreconditionRequired, Unprocessable, VersionStale
+from domain.handle import check_match
 from domain.order import Asset
 from domain.policy import Policy, parse_policy, read_policy_text
 from domain.store import registry, replays, views
@@ -98,8 +99,7 @@ def check_if_match(given: str | None, standing: str | None) -> None:
         return
     if given is None:
         raise PreconditionRequired("This asset is known; name its ETag in If-Match to change it.")
-    if standing not in [tag.strip() for tag in given.split(",")]:
-        raise VersionStale
+    check_match(given, standing)
 
 
 # -- policies -----------------------------------------------------------------------------------------------
