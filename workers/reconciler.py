@@ -46,6 +46,7 @@ from domain.store.reconcile import (
     find_flows,
     find_flows_of_orders,
     find_newest_flows,
+    find_page_end,
     find_tenants_with_findings,
     keep_findings,
     measure_waiting,
@@ -97,9 +98,11 @@ _INCIDENTS = Counter("recourse_incidents_mended", "Incidents of the engine that 
 
 @dataclass(slots=True)
 class Memory:
-    """What one sweep leaves to the next. running: where the next page of running instances begins · lost_before: the
-    engine knew none of the newest flows, so those noted before that time are asked about, page by page"""
+    """What one sweep leaves to the next. effects, running: where the next page of open effects and of running instances
+    begins · lost_before: the engine knew none of the newest flows, so those noted before that time are asked about,
+    page by page"""
 
+    effects: datetime | None = None
     running: Cursor | None = None
     lost_before: datetime | None = None
 
@@ -116,17 +119,20 @@ async def sweep(
 ) -> list[Finding]:
     """Look once. `connection` is the auditor's. Without a `probe` the engine is asked for nobody: whose flow is gone is
     then found by its silence."""
+    memory = memory or Memory()
     incidents = observed.incidents or ()
+    begins, memory.effects = memory.effects, await find_page_end(connection, memory.effects)
     canonical, now = await read_canonical(
         connection,
         settle,
         [incident.case_id for incident in incidents if incident.case_id],
         [incident.key for incident in incidents if not incident.case_id],
+        (begins, memory.effects),
     )
     shown = {*observed.running, *observed.cancelled, *(incident.root for incident in incidents)}
     asked: dict[int, Flow] = {}
     if probe is not None:
-        asked, alive = await _ask_for_flows(connection, canonical, observed, probe, memory or Memory())
+        asked, alive = await _ask_for_flows(connection, canonical, observed, probe, memory)
         observed = replace(observed, alive=alive)
     known = await find_flows(connection, shown - asked.keys()) | asked
     findings = compare(replace(canonical, known=known), observed, settle, now, INCIDENT_SETTLE)

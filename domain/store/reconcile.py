@@ -34,6 +34,8 @@ _SQL = load_queries("reconcile")
 
 # A sweep that finds more than this goes on in the next one.
 _LIMIT: Final = 500
+# Open effects that one sweep looks at: with a million orders under way most of them are in time.
+_PAGE: Final = 5000
 _OUTBOX_SETTLE: Final = timedelta(minutes=1)
 
 
@@ -43,15 +45,31 @@ async def take_watch(connection: Connection) -> bool:
     return bool(row and row["watches"])
 
 
+async def find_page_end(connection: Connection, after: datetime | None) -> datetime | None:
+    """Where the page of open effects that begins there ends, and the next begins; None: it is the last."""
+    row = await fetch_row(connection, _SQL["find_page_of_effects"], after=after, limit=_PAGE)
+    assert row is not None
+    ends: datetime | None = row["ends"]
+    # A page full of one moment would never end.
+    return ends + timedelta(microseconds=1) if ends is not None and ends == after else ends
+
+
 async def read_canonical(
-    connection: Connection, settle: timedelta, case_ids: Iterable[CaseId] = (), incident_keys: Iterable[str] = ()
+    connection: Connection,
+    settle: timedelta,
+    case_ids: Iterable[CaseId] = (),
+    incident_keys: Iterable[str] = (),
+    page: tuple[datetime | None, datetime | None] = (None, None),
 ) -> tuple[Canonical, datetime]:
-    """Everything that is due, and the database's time. case_ids, incident_keys: which cases the engine's incidents
-    name, or are named by."""
+    """Everything that is due, and the database's time.
+
+    case_ids, incident_keys: which cases the engine's incidents name, or are named by · page: of open effects, from when
+    to when; all of them where it is not said
+    """
     row = await fetch_row(connection, _SQL["read_clock"])
     assert row is not None
     canonical = Canonical(
-        tasks=[*await _find_idle_tasks(connection, settle), *await _find_overdue_effects(connection, settle)],
+        tasks=[*await _find_idle_tasks(connection, settle), *await _find_overdue_effects(connection, settle, page)],
         flows=await _find_silent_flows(connection, settle),
         outboxes=await _find_stuck_outboxes(connection, _OUTBOX_SETTLE),
         oddities=await _find_oddities(connection),
@@ -143,9 +161,14 @@ async def _find_idle_tasks(connection: Connection, settle: timedelta) -> list[Si
     ]
 
 
-async def _find_overdue_effects(connection: Connection, settle: timedelta) -> list[SilentTask]:
+async def _find_overdue_effects(
+    connection: Connection, settle: timedelta, page: tuple[datetime | None, datetime | None]
+) -> list[SilentTask]:
     """Effects that are open past lease, callback or the end of asking, with no case that a person has."""
-    rows = await fetch_all(connection, _SQL["find_overdue_effects"], settle=settle, limit=_LIMIT)
+    after, until = page
+    rows = await fetch_all(
+        connection, _SQL["find_overdue_effects"], settle=settle, after=after, until=until, limit=_LIMIT
+    )
     return [
         SilentTask(
             klass=row["class"],

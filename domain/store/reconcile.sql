@@ -24,7 +24,7 @@ limit :limit;
 
 -- name: find_overdue_effects
 -- Open, and past the moment by which its flow should have asked: the lease, the callback's time, or the end of asking.
--- A task with an open case is a person's, not ours.
+-- A task with an open case is a person's, not ours. Of one page: most of what is open is in time.
 select e.tenant_id, e.order_id, t.plan_id, e.task_id, e.effect_id, due.class, due.at as silent_since, (
     select count(*) from audit_entry r
     where r.tenant_id = e.tenant_id and r.order_id = e.order_id and r.entity_id = t.plan_id::text
@@ -50,11 +50,20 @@ cross join lateral (
         when e.accepted_at is not null then 'CALLBACK_OVERDUE'
         else 'INTENT_WITHOUT_OUTCOME' end as class) due
 where e.state in ('INTENDED', 'UNKNOWN')
+    and e.intended_at between coalesce(:after::timestamptz, '-infinity') and coalesce(:until::timestamptz, 'infinity')
     and due.at < clock_timestamp() - :settle::interval
     and not exists (
         select from fallout_case c
         where c.tenant_id = e.tenant_id and c.order_id = e.order_id and c.task_id = e.task_id and c.closed_at is null)
 limit :limit;
+
+-- name: find_page_of_effects
+-- Where the page of open effects that begins there ends; null: it is the last one.
+select case when count(*) = :limit then max(intended_at) end as ends
+from (
+    select intended_at from effect
+    where state in ('INTENDED', 'UNKNOWN') and intended_at >= coalesce(:after::timestamptz, '-infinity')
+    order by intended_at limit :limit) page;
 
 -- name: find_stuck_outboxes
 -- Rows that wait longer than any relay should take, or that were held back.
@@ -217,8 +226,7 @@ from amendment_request where status = 'REQUIRES_APPROVAL' and sla_at is not null
 union all
 select tenant_id, order_id, case_id, category, opened_at, sla_at, jeopardy
 from fallout_case where closed_at is null
-order by due
-limit :limit;
+order by told, due limit :limit;
 
 -- name: find_paces
 -- How long people took lately: per category of case, and for reviews; in seconds, of the newest only.
@@ -313,7 +321,7 @@ select q.tenant_id, q.order_id, q.request_id, q.jeopardy as told, p.created_at a
 from cancellation_request q
 join compensation_plan p on p.tenant_id = q.tenant_id and p.plan_id = q.plan_id
 where q.ended_at is null and q.status = 'COMPENSATING'
-limit :limit;
+order by q.jeopardy, p.created_at limit :limit;
 
 -- name: find_medians
 -- How long undoings took lately, per type, in seconds.
