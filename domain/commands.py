@@ -471,12 +471,14 @@ class ResumeCase:
 @dataclass(frozen=True, slots=True)
 class NoteIncident:
     """The engine shows an incident that no job of ours speaks of. run: of the flow that it is in, where that is known
-    · place: element and process, and what the engine calls the failure; no value of the flow"""
+    · place: element and process, and what the engine calls the failure; no value of the flow · noted: our jobs have met
+    that flow; otherwise only its own variables name the order"""
 
     order_id: OrderId
     incident_key: str
     place: str
     run: Run | None = None
+    noted: bool = True
 
 
 @dataclass(frozen=True, slots=True)

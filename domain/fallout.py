@@ -888,18 +888,19 @@ def note_incident(draft: Draft, command: NoteIncident) -> Mapping[str, Json]:
     was replaced stops nobody."""
     if any(case.incident_key == command.incident_key for case in draft.cases.values()):
         return {"verdict": "known"}
-    part = find_part(draft, command.run) if command.run else Part()
-    if part is None:
+    part = find_part(draft, command.run) if command.run else None
+    if part is None and command.noted:
         return {"verdict": "stand_down"}
-    request = draft.order_request() if command.run and part.request_id is None else None
+    carried = part or Part()
+    # Under an order cancellation a stuck fulfillment is a fact for its assessment, not one more thing in its way.
+    request = draft.order_request() if part and part.request_id is None else None
     case = _open_flow_case(
         draft,
-        # Under an order cancellation a stuck fulfillment is a fact for its assessment, not one more thing in its way.
-        replace(part, request_id=request.request_id) if request else part,
+        replace(carried, request_id=request.request_id) if request else carried,
         f"The flow is stuck at {command.place}",
         incident_key=command.incident_key,
-        blocking=command.run is not None and request is None,
-        context=_context_of(draft, part) if command.run else "RECONCILIATION",
+        blocking=part is not None and request is None,
+        context=_context_of(draft, part) if part else "RECONCILIATION",
     )
     return {"verdict": "told", "case_id": str(case.case_id)}
 

@@ -130,6 +130,15 @@ class Flow:
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose an instance is by its own variables, where our jobs have not met it."""
+
+    tenant_id: TenantId
+    order_id: OrderId
+    run: Run | None
+
+
+@dataclass(frozen=True, slots=True)
 class Incident:
     """One incident as the engine shows it. case_id: of which case our job said that it fails for it · root: the
     instance that no other one called · place: where it is, in the model's words"""
@@ -142,6 +151,7 @@ class Incident:
     process: str = ""
     root: int = 0
     place: str = ""
+    instance: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,13 +214,15 @@ class Observed:
 
     incidents None: it cannot be searched, or its search is behind, and nothing follows from its silence · running:
     instances that the search shows as running · cancelled: those that it shows as cancelled, and when · alive: what the
-    engine itself, which is never behind, says of those that it was asked for; None: it was not asked
+    engine itself, which is never behind, says of those that it was asked for; None: it was not asked · owners: by an
+    incident's key, whose it is where our books do not know its root
     """
 
     incidents: Sequence[Incident] | None = None
     running: Sequence[int] = ()
     cancelled: Mapping[int, datetime] = field(default_factory=dict)
     alive: Mapping[int, bool] | None = None
+    owners: Mapping[str, Owner] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +247,7 @@ class Repair:
     instance_key: int | None = None
     evidence: str = ""
     restart: bool = True
+    noted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -460,44 +473,47 @@ def _compare_incidents(canonical: Canonical, observed: Observed, settle: timedel
     findings: list[Finding] = []
     named = {case.case_id: case for case in canonical.cases}
     by_key = {(case.order_id, case.incident_key): case for case in canonical.cases if case.incident_key}
+    unowned = {case.incident_key: case for case in canonical.cases}
     for incident in observed.incidents:
         if now - incident.created_at < settle:
             continue  # the search lags behind the engine, and our own commit behind both
         flow = canonical.known.get(incident.root)
         case = named.get(incident.case_id) if incident.case_id else None
-        if case is None and flow is not None:
-            case = by_key.get((flow.order_id, incident.key))
+        if case is None and incident.case_id is None:
+            case = by_key.get((flow.order_id, incident.key)) if flow else unowned.get(incident.key)
         if case is not None:
             found = _judge_incident(incident, case)
             if found is not None:
                 findings.append(found)
         elif incident.state == "ACTIVE":
-            findings.append(_judge_stranger(incident, flow))
+            findings.append(_judge_stranger(incident, flow, observed.owners.get(incident.key)))
     return findings
 
 
-def _judge_stranger(incident: Incident, flow: Flow | None) -> Finding:
-    """An incident that no job of ours speaks of. Whose flow it is, its root tells; what was replaced stops nobody, and
-    of a flow that no order is known for (EC60) only the engine's people can say what it is."""
+def _judge_stranger(incident: Incident, flow: Flow | None, owner: Owner | None) -> Finding:
+    """An incident that no job of ours speaks of. Whose flow it is, its root tells, or else its own variables (EC60);
+    what was replaced stops nobody, and what is no order's only the engine's people can explain."""
     evidence = f"incident {incident.key} at {incident.place or incident.process or 'an unknown place'}"
-    if flow is None:
+    whose = Owner(flow.tenant_id, flow.order_id, flow.run) if flow else owner
+    if whose is None:
         return Finding("INCIDENT_WITHOUT_CASE", incident.key, f"{evidence}, of no order", incident.created_at)
     repair = None
-    if flow.part is None:
+    if flow is not None and flow.part is None:
         evidence = f"{evidence}, of a flow that was replaced or has nothing left to do"
     else:
         repair = Repair(
             "OPEN",
-            flow.tenant_id,
-            flow.order_id,
-            derive_id(flow.run, "incident", incident.key),
+            whose.tenant_id,
+            whose.order_id,
+            derive_id(whose.order_id, "incident", whose.run, incident.key),
             "INCIDENT_WITHOUT_CASE",
             incident_key=incident.key,
-            run=flow.run,
+            run=whose.run,
             evidence=incident.place,
+            noted=flow is not None,
         )
     return Finding(
-        "INCIDENT_WITHOUT_CASE", incident.key, evidence, incident.created_at, repair, flow.tenant_id, flow.order_id
+        "INCIDENT_WITHOUT_CASE", incident.key, evidence, incident.created_at, repair, whose.tenant_id, whose.order_id
     )
 
 

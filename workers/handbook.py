@@ -33,6 +33,7 @@ _MEANING: Final[Mapping[str, str]] = {
     "engine_grpc": "Camunda's gRPC gateway, `host:port`: workers, relay, reconciler, `models deploy`",
     "engine_rest": "Camunda's REST address: who completed a user task",
     "operate_url": "Operate's address, for links to the flows of an order: api",
+    "operate_login": "user:password for Operate, to ask whose a strange incident is on an engine of 8.6: reconcile",
     "tasklist_url": "Tasklist's address, for links to what waits for a person: api",
     "api_host": "where the API listens",
     "api_port": "where the API listens",

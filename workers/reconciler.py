@@ -9,7 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -37,6 +37,7 @@ from domain.reconciliation import (
     Flow,
     Incident,
     Observed,
+    Owner,
     Repair,
     compare,
 )
@@ -53,7 +54,7 @@ from domain.store.reconcile import (
     read_canonical,
     take_watch,
 )
-from domain.values import CaseId, TenantId, system_actor
+from domain.values import CaseId, OrderId, Run, TenantId, system_actor
 from workers.bulk import work
 from workers.gateways.engine import (
     Cursor,
@@ -85,6 +86,8 @@ _VIEW_LAG: Final = timedelta(minutes=1)
 _CANARIES: Final = 3
 _NEWEST: Final = 30
 _LOST_PAGE: Final = 300
+# Strange incidents whose variables one sweep reads.
+_READ: Final = 20
 
 _FINDINGS = Gauge("recourse_findings", "Differences that the last sweep found", ["klass"])
 _WAITING = Gauge("recourse_waiting", "What waits for a process of ours or for a person, up to 10000", ["kind"])
@@ -99,15 +102,17 @@ _INCIDENTS = Counter("recourse_incidents_mended", "Incidents of the engine that 
 @dataclass(slots=True)
 class Memory:
     """What one sweep leaves to the next. effects, running: where the next page of open effects and of running instances
-    begins · lost_before: the engine knew none of the newest flows, so those noted before that time are asked about,
-    page by page"""
+    begins · owners: whose an incident is, by its key, once its variables were read · lost_before: the engine knew none
+    of the newest flows, so those noted before that time are asked about, page by page"""
 
     effects: datetime | None = None
     running: Cursor | None = None
+    owners: dict[str, Owner | None] = field(default_factory=dict)
     lost_before: datetime | None = None
 
 
 Probe = Callable[[Iterable[int]], Awaitable[Mapping[int, bool]]]
+Read = Callable[[int], Awaitable[Mapping[str, str]]]
 
 
 async def sweep(
@@ -116,9 +121,11 @@ async def sweep(
     observed: Observed,
     probe: Probe | None = None,
     memory: Memory | None = None,
+    read: Read | None = None,
 ) -> list[Finding]:
     """Look once. `connection` is the auditor's. Without a `probe` the engine is asked for nobody: whose flow is gone is
-    then found by its silence."""
+    then found by its silence. read: the texts among an instance's variables, for incidents of flows that are not known
+    otherwise"""
     memory = memory or Memory()
     incidents = observed.incidents or ()
     begins, memory.effects = memory.effects, await find_page_end(connection, memory.effects)
@@ -135,6 +142,9 @@ async def sweep(
         asked, alive = await _ask_for_flows(connection, canonical, observed, probe, memory)
         observed = replace(observed, alive=alive)
     known = await find_flows(connection, shown - asked.keys()) | asked
+    if read is not None:
+        strange = [incident for incident in incidents if not incident.case_id and incident.root not in known]
+        observed = replace(observed, owners=await _find_owners(strange, read, memory))
     findings = compare(replace(canonical, known=known), observed, settle, now, INCIDENT_SETTLE)
     _FINDINGS.clear()
     for finding in findings:
@@ -151,6 +161,32 @@ def _forget() -> None:
     for gauge in (_FINDINGS, _WAITING, _WAITED):
         gauge.clear()
     _SWEPT.set(0)
+
+
+async def _find_owners(strange: Sequence[Incident], read: Read, memory: Memory) -> dict[str, Owner]:
+    """Each incident's variables are read once; whoever cannot be read now is read in a later sweep."""
+    standing = [incident for incident in strange if incident.state == "ACTIVE"]
+    memory.owners = {key: owner for key, owner in memory.owners.items() if any(i.key == key for i in standing)}
+    for incident in [incident for incident in standing if incident.key not in memory.owners][:_READ]:
+        try:
+            memory.owners[incident.key] = _read_owner(await read(incident.instance))
+        except NoSearchError:
+            break
+        except httpx.HTTPError as error:
+            log.warning("whose an incident is cannot be asked", error=type(error).__name__)
+            break
+    return {key: owner for key, owner in memory.owners.items() if owner is not None}
+
+
+def _read_owner(texts: Mapping[str, str]) -> Owner | None:
+    try:
+        tenant_id, order_id = TenantId(UUID(texts["tenant_id"])), OrderId(UUID(texts["order_id"]))
+    except (KeyError, ValueError):
+        return None
+    try:
+        return Owner(tenant_id, order_id, Run(UUID(texts["run"])))
+    except (KeyError, ValueError):
+        return Owner(tenant_id, order_id, None)
 
 
 async def _ask_for_flows(
@@ -220,6 +256,7 @@ def _read_incident(seen: SeenIncident) -> Incident:
         job_key=seen.job_key,
         process=seen.process,
         root=seen.root,
+        instance=int(seen.instance_key),
         place=f"{seen.element or 'an element'} of {seen.process} ({seen.kind or 'UNKNOWN'})",
     )
 
@@ -261,7 +298,9 @@ async def _repair(door: Door, engine: Engine, repair: Repair) -> bool:
             command = RaiseJeopardy(repair.order_id, repair.subject_id, "PREDICTED")
         case "OPEN":
             assert repair.incident_key is not None
-            command = NoteIncident(repair.order_id, repair.incident_key, repair.evidence, repair.run)
+            command = NoteIncident(
+                repair.order_id, repair.incident_key, repair.evidence, repair.run, noted=repair.noted
+            )
         case "REPLACE":
             assert repair.run is not None
             key = str(repair.instance_key)
@@ -343,7 +382,7 @@ async def _watch(
         stack.callback(_forget)
         channel = open_channel(settings.engine_grpc)
         stack.push_async_callback(channel.close)
-        engine, door = Engine(channel, settings.engine_rest), Door(pool)
+        engine, door = Engine(channel, settings.engine_rest, settings.operate_url, settings.operate_login), Door(pool)
         stack.push_async_callback(engine.close)
         connection = await stack.enter_async_context(auditor.acquire())
         troubles.clear()
@@ -358,7 +397,7 @@ async def _watch(
         while True:
             noted, _ = await find_newest_flows(connection, 1, settle=_VIEW_LAG)
             observed = await observe(engine, memory, *noted)
-            findings = await sweep(connection, settle, observed, engine.find_alive, memory)
+            findings = await sweep(connection, settle, observed, engine.find_alive, memory, engine.find_texts)
             done: dict[tuple[str, str], datetime] = {}
             if not report_only and any(finding.repair for finding in findings):
                 # Without an engine a new flow would only be one more to wait.

@@ -122,6 +122,7 @@ class Settings(BaseSettings):
     engine_grpc: HostPort = ""
     engine_rest: HttpUrl = ""
     operate_url: HttpUrl = ""
+    operate_login: Annotated[str, Field(repr=False)] = ""
     tasklist_url: HttpUrl = ""
 
     api_host: str = "127.0.0.1"

@@ -17,9 +17,9 @@ from tests.stories import REFUSED, answers
 PLACE = "assess-cancellation of cancellation (JOB_NO_RETRIES)"
 
 
-def stuck(world: World, run: Run | None, key: str = "77") -> dict[str, Any]:
+def stuck(world: World, run: Run | None, key: str = "77", *, noted: bool = True) -> dict[str, Any]:
     """The engine shows an incident of the flow with this run."""
-    return dict(world.do(ask.NoteIncident(world.order_id, key, PLACE, run)).body)
+    return dict(world.do(ask.NoteIncident(world.order_id, key, PLACE, run, noted)).body)
 
 
 def gone(world: World, run: Run, *, restart: bool = True, key: str = "4503") -> dict[str, Any]:
@@ -88,12 +88,20 @@ def test_an_incident_of_a_replaced_flow_stops_nobody() -> None:
 def test_an_incident_of_no_known_flow_is_told_and_blocks_nothing() -> None:
     """EC60."""
     world = World().accept().decompose()
-    stuck(world, None)
+    stuck(world, None, noted=False)
     assert (case_of(world).context, case_of(world).blocking, world.state) == ("RECONCILIATION", False, "IN_PROGRESS")
     world.run_flow()
     assert (world.state, case_of(world).status) == ("COMPLETED", "OPEN")
     world.do(ask.ResumeCase(world.order_id, case_of(world).case_id, "77"))
     assert (case_of(world).status, case_of(world).resolution) == ("RESOLVED", "RESOLVED_IN_ENGINE")
+
+
+def test_a_flow_that_only_its_variables_name_is_as_stuck_as_any() -> None:
+    world = World().accept()
+    stuck(world, world.the_order.head.run, noted=False)
+    assert (case_of(world).context, shown(world)) == ("FULFILLMENT", ("FALLOUT", "ACKNOWLEDGED"))
+    repair(world, "RETRY")
+    assert (world.state, len(world.sent("order-accepted"))) == ("ACKNOWLEDGED", 2)
 
 
 def test_an_order_whose_flow_is_stuck_ends_without_it() -> None:

@@ -118,7 +118,7 @@ def test_a_flow_cancelled_in_the_engine_is_told_and_goes_on_from_the_plan(stack:
     )
     assert told[0]["status"] == "RESOLVED"
     assert any(str(key) in told[0]["title"] for key in keys)
-    assert findings(tenant, "INSTANCE_GONE", order_id)
+    eventually(lambda: findings(tenant, "INSTANCE_GONE", order_id), bool, "the finding", SECONDS)
     tenant.call_back(stopping["effectId"])
     tenant.wait_state(order_id, "CANCELLED", seconds=SECONDS)
     done = tenant.done(order_id)

@@ -188,11 +188,15 @@ class Incidents:
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     instances: list[dict[str, Any]] = field(default_factory=list)
+    variables: list[dict[str, Any]] = field(default_factory=list)
     status: int = 200
 
     async def answer(self, request: Request) -> Response:
         state = json.loads(await request.body())["filter"]["state"]
         return JSONResponse({"items": [row for row in self.rows if row["state"] == state]}, self.status)
+
+    async def answer_variables(self, request: Request) -> Response:
+        return JSONResponse({"items": self.variables}, self.status)
 
     async def answer_instances(self, request: Request) -> Response:
         wanted = json.loads(await request.body())
@@ -230,6 +234,7 @@ async def searchable(world: FlowWorld, incidents: Incidents) -> AsyncIterator[Se
     routes = [
         Route("/v2/incidents/search", incidents.answer, methods=["POST"]),
         Route("/v2/process-instances/search", incidents.answer_instances, methods=["POST"]),
+        Route("/v2/variables/search", incidents.answer_variables, methods=["POST"]),
     ]
     server, task, url = await serve(Starlette(routes=routes))
     try:
@@ -356,6 +361,24 @@ async def test_an_incident_of_no_order_is_told_and_stops_nothing(world: FlowWorl
     async with searchable(world, incidents) as settings:
         await run(settings, once=True, settle=SETTLE)
     assert await world.owner.fetchval("select count(*) from fallout_case") == 0
+
+
+@pytest.mark.parametrize("run_known", [True, False])
+async def test_an_incident_of_a_flow_that_no_job_met_is_its_variables_orders(world: FlowWorld, run_known: bool) -> None:
+    """EC60: with the current run it is a stuck flow like any other; with no run that is known it blocks nothing."""
+    run_now = await world.owner.fetchval("select run from customer_order")
+    told = {"tenant_id": world.tenant_id, "order_id": world.order_id, "run": run_now if run_known else uuid.uuid4()}
+    variables = [{"name": name, "value": json.dumps(str(value))} for name, value in told.items()]
+    incidents = Incidents([a_strange_incident(4000)], [an_instance(4000)], [*variables, {"name": "n", "value": "7"}])
+    async with searchable(world, incidents) as settings:
+        await run(settings, once=True, settle=SETTLE)
+        assert await case_of(world) == ("OPEN", None, "9001")
+        row = await world.owner.fetchrow("select context, blocking from fallout_case")
+        assert row is not None
+        assert tuple(row) == (("FULFILLMENT", True) if run_known else ("RECONCILIATION", False))
+        incidents.rows = [a_strange_incident(4000, state="RESOLVED")]
+        await run(settings, once=True, settle=SETTLE)
+        assert await case_of(world) == ("RESOLVED", "RESOLVED_IN_ENGINE", "9001")
 
 
 async def test_a_flow_cancelled_in_operate_starts_again_at_once_with_its_deed_as_a_case(world: FlowWorld) -> None:

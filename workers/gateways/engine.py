@@ -4,6 +4,7 @@ never be asked for an order's state."""
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -155,8 +156,14 @@ class Pressure:
 class Engine:
     """The engine's gateway, over gRPC and (for searching) REST; `close` when done."""
 
-    def __init__(self, channel: grpc.aio.Channel, rest_url: str) -> None:
+    def __init__(self, channel: grpc.aio.Channel, rest_url: str, operate_url: str = "", login: str = "") -> None:
+        """operate_url, login (`user:password`): for the one question that 8.6 answers only there."""
         self._stub: Any = GatewayStub(channel)
+        self._operate: httpx.AsyncClient | None = None
+        if operate_url and login:
+            base = operate_url.removesuffix("/operate")
+            self._operate = httpx.AsyncClient(base_url=base, timeout=_SECONDS, trust_env=False)
+        self._login = login
         self._rest = httpx.AsyncClient(base_url=rest_url, timeout=_SECONDS, trust_env=False) if rest_url else None
         self._dialect = 0
 
@@ -245,6 +252,29 @@ class Engine:
             following = {"after": after} if after else {"searchAfter": page.get("lastSortValues")}
         return [_read_instance(row) for row in rows], following
 
+    async def find_texts(self, instance: int) -> dict[str, str]:
+        """The variables of an instance that are texts, as ids are; raises as `find_incidents`."""
+        question = {"filter": {"processInstanceKey": str(instance)}, "page": {"limit": _PAGE}}
+        try:
+            rows = await self._search("/v2/variables/search", question)
+        except NoSearchError:
+            rows = await self._search_operate("/v1/variables/search", {"processInstanceKey": instance})
+        found = {str(row["name"]): json.loads(row["value"]) for row in rows if str(row["value"]).startswith('"')}
+        return {name: value for name, value in found.items() if isinstance(value, str)}
+
+    async def _search_operate(self, path: str, wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
+        if self._operate is None:
+            raise NoSearchError
+        question = {"filter": wanted, "size": _PAGE}
+        answer = await self._operate.post(path, json=question)
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            user, _, password = self._login.partition(":")
+            let_in = await self._operate.post("/api/login", data={"username": user, "password": password})
+            let_in.raise_for_status()
+            answer = await self._operate.post(path, json=question)
+        answer.raise_for_status()
+        return list(answer.json()["items"])
+
     async def _search(self, path: str, question: dict[str, Any]) -> list[dict[str, Any]]:
         answer = await self._ask(path, question)
         answer.raise_for_status()
@@ -300,8 +330,9 @@ class Engine:
                 raise EngineRefusedError(error.code().name) from error
 
     async def close(self) -> None:
-        if self._rest is not None:
-            await self._rest.aclose()
+        for client in (self._rest, self._operate):
+            if client is not None:
+                await client.aclose()
 
 
 def _read_incident(row: dict[str, Any]) -> SeenIncident:

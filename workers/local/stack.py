@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit
 import orjson
 
 from workers.local.artifacts import Artifact, missing_artifacts, read_lock
-from workers.local.consoles import PEOPLE, Consoles
+from workers.local.consoles import DEMO, PEOPLE, Consoles
 from workers.local.engine import Engine, EnginePorts
 from workers.local.home import Home, free_port, is_port_free, write_json
 from workers.local.issuer import ensure_key
@@ -81,6 +81,7 @@ def build_stack(settings: Settings, *, systems: str | None, policy: Path | None,
     if with_consoles:
         told |= {
             variable_name("operate_url"): settings.operate_url or consoles.operate_url,
+            variable_name("operate_login"): settings.operate_login or f"{DEMO}:{DEMO}",
             variable_name("tasklist_url"): settings.tasklist_url or consoles.tasklist_url,
         }
     environment = {**os.environ, **told}
