@@ -357,11 +357,15 @@ select json_build_object(
     'engine_outbox', (select min(created_at) from engine_outbox where tenant_id = :tenant_id and published_at is null),
     'jeopardy', (
         select count(*) from cancellation_request where tenant_id = :tenant_id and ended_at is null and jeopardy)
+        + (select count(*) from amendment_request where tenant_id = :tenant_id and ended_at is null and jeopardy)
         + (select count(*) from fallout_case where tenant_id = :tenant_id and closed_at is null and jeopardy),
     'in_jeopardy', (
         select json_agg(j order by due nulls last, since) from (
             select 'REQUEST' as kind, request_id as id, order_id, status, requested_at as since, sla_at as due
             from cancellation_request where tenant_id = :tenant_id and ended_at is null and jeopardy
+            union all
+            select 'AMENDMENT', request_id, order_id, status, requested_at, sla_at
+            from amendment_request where tenant_id = :tenant_id and ended_at is null and jeopardy
             union all
             select 'CASE', case_id, order_id, status, opened_at, sla_at
             from fallout_case where tenant_id = :tenant_id and closed_at is null and jeopardy

@@ -77,6 +77,6 @@ def repair_all(tenant: Tenant, orders: list[str]) -> bool:
         assert answer.status_code == httpx.codes.ACCEPTED, answer.text
         job = answer.json()["links"]["self"]
         eventually(
-            lambda: tenant.get(job, tenant.operator)["status"], lambda status: status == "COMPLETED", "the bulk repair"
+            lambda: tenant.get(job, tenant.operator)["status"], lambda status: status == "DONE", "the bulk repair"
         )
     return set(states(tenant, orders)) <= ENDED

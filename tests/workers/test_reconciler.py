@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from domain import commands as ask
 from domain.reconciliation import RESTARTS
-from domain.values import Actor, CaseId
+from domain.values import Actor, CaseId, RequestId, Run, system_actor
 from tests.postgres import Database
 from tests.workers.flow_world import FlowWorld, open_flow_world
 from tests.workers.test_simulator import serve
@@ -195,7 +195,7 @@ class Incidents:
         state = json.loads(await request.body())["filter"]["state"]
         return JSONResponse({"items": [row for row in self.rows if row["state"] == state]}, self.status)
 
-    async def answer_variables(self, request: Request) -> Response:
+    async def answer_variables(self, _: Request) -> Response:
         return JSONResponse({"items": self.variables}, self.status)
 
     async def answer_instances(self, request: Request) -> Response:
@@ -439,3 +439,73 @@ async def test_the_flow_of_an_ended_order_is_cancelled_after_its_wake_up_and_its
         await run(settings, once=True, settle=SETTLE)
         (cancelled,) = calls_of(world, "CancelProcessInstance")
         assert cancelled.processInstanceKey == 4000
+
+
+# -- people's deadlines -------------------------------------------------------------------------------------------
+
+
+async def jeopardy(world: FlowWorld) -> tuple[bool, int]:
+    """Whether the open case is marked, and how often the world was told."""
+    marked = await world.owner.fetchval("select jeopardy from fallout_case where closed_at is null")
+    return marked, await world.owner.fetchval("select count(*) from outbox where type like '%JeopardyRaised%'")
+
+
+async def give_until(world: FlowWorld, since: int, due: int) -> None:
+    await world.owner.execute(
+        "update fallout_case set opened_at = now() - $1::interval, sla_at = now() + $2::interval"
+        " where closed_at is null",
+        timedelta(minutes=since),
+        timedelta(minutes=due),
+    )
+
+
+async def test_a_case_is_in_jeopardy_before_its_time_is_over(world: FlowWorld) -> None:
+    """Told once, with the lead that such work has needed: a fifth of its time, until the past says more."""
+    async with a_stuck_order(world, Incidents(status=404)) as (settings, _):
+        await give_until(world, 60, 60)  # a fifth of two hours is less than the hour that is left
+        await run(settings, once=True, settle=SETTLE)
+        assert await jeopardy(world) == (False, 0)
+        # Five cases of the kind took three hours each: begun now, this one would be late.
+        await world.owner.execute(
+            "insert into fallout_case (tenant_id, case_id, order_id, status, context, category, blocking, title,"
+            " opened_at, sla_at, version, repairs, jeopardy, closed_at)"
+            " select tenant_id, gen_random_uuid(), order_id, 'RESOLVED', context, category, false, title,"
+            " now() - interval '4 hours', now(), 1, '[]', false, now() - interval '1 hour'"
+            " from fallout_case, generate_series(1, 5) where closed_at is null"
+        )
+        await run(settings, once=True, settle=SETTLE)
+        assert await jeopardy(world) == (True, 1)
+        await run(settings, once=True, settle=SETTLE)
+        assert await jeopardy(world) == (True, 1)
+        finding = await world.owner.fetchrow("select class, resolved_at from finding where class like 'JEOPARDY%'")
+        assert finding is not None
+        assert tuple(finding) == ("JEOPARDY_PREDICTED", None)
+
+
+async def test_a_review_is_in_jeopardy_before_its_time_is_over(world: FlowWorld) -> None:
+    request_id = RequestId(uuid.uuid4())
+    etag = f'"order-version-{await world.owner.fetchval("select version from customer_order")}"'
+    alice = ask.Envelope(world.tenant_id, uuid.uuid4(), Actor("alice", frozenset({"agent"})), if_match=etag)
+    wish = ask.RequestCancellation(
+        world.order_id,
+        request_id,
+        reason_code="CUSTOMER_CHANGED_MIND",
+        scope="ORDER",
+        item_ids=(),
+        force_manual_review=True,
+    )
+    await world.door.handle(alice, wish)
+    flow = Run(await world.owner.fetchval("select run from cancellation_request"))
+    for step in (ask.BeginAssessment, ask.AssessCancellation):
+        await world.door.handle(
+            ask.Envelope(world.tenant_id, uuid.uuid4(), system_actor("test")), step(world.order_id, request_id, flow)
+        )
+    assert await world.owner.fetchval("select status from cancellation_request") == "REQUIRES_APPROVAL"
+    for minutes, told in ((30, False), (20, True)):
+        await world.owner.execute(
+            "update cancellation_request set assessed_at = now() - interval '100 minutes',"
+            " sla_at = now() + $1::interval",
+            timedelta(minutes=minutes),
+        )
+        await run(world.settings, once=True, settle=SETTLE)
+        assert await world.owner.fetchval("select jeopardy from cancellation_request") is told
