@@ -42,11 +42,10 @@ def open_cases(tenant: Tenant) -> list[Any]:
 
 def test_a_silent_world_under_load_costs_time_and_no_order(stack: RunningStack, tenant: Tenant) -> None:
     make_impatient(tenant)
-    tenant.fault(taskType="ship-device", fault="accept-silent")
+    tenant.fault(taskType="ship-device", fault="accept-silent", times=MANY)
     leaving = [tenant.submit("router") for _ in range(MANY)]
     for order_id in leaving:
         tenant.wait_effect(order_id, "ship", "shipping", acceptedAt=...)
-    tenant.fault(taskType="ship-device", fault="delay", delayMs=1)
 
     with stack.stopped("simulator"):  # nobody answers, to calls and to questions alike
         coming = [tenant.submit("fiber-100") for _ in range(MANY)]

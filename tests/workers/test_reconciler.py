@@ -302,17 +302,41 @@ async def test_an_engine_that_cannot_be_searched_proves_nothing(world: FlowWorld
         assert await case_of(world) == ("OPEN", None, None)
 
 
+async def ask_for_review(world: FlowWorld) -> None:
+    """A cancellation that waits for a person."""
+    request_id = RequestId(uuid.uuid4())
+    etag = f'"order-version-{await world.owner.fetchval("select version from customer_order")}"'
+    alice = ask.Envelope(world.tenant_id, uuid.uuid4(), Actor("alice", frozenset({"agent"})), if_match=etag)
+    wish = ask.RequestCancellation(
+        world.order_id,
+        request_id,
+        reason_code="CUSTOMER_CHANGED_MIND",
+        scope="ORDER",
+        item_ids=(),
+        force_manual_review=True,
+    )
+    await world.door.handle(alice, wish)
+    flow = Run(await world.owner.fetchval("select run from cancellation_request"))
+    for step in (ask.BeginAssessment, ask.AssessCancellation):
+        await world.door.handle(
+            ask.Envelope(world.tenant_id, uuid.uuid4(), system_actor("test")), step(world.order_id, request_id, flow)
+        )
+
+
 # -- flows that are stuck, gone or too many ----------------------------------------------------------------------
 
 
-async def note(world: FlowWorld, key: int, *, minutes: float = 10, run: uuid.UUID | None = None) -> None:
+async def note(
+    world: FlowWorld, key: int, *, minutes: float = 10, run: uuid.UUID | None = None, process: str = "fulfillment"
+) -> None:
     """The order's flow, as its first job met it so long ago."""
     await world.owner.execute(
         "insert into flow (tenant_id, order_id, run, instance_key, process, noted_at)"
-        " select tenant_id, order_id, coalesce($2, run), $1, 'fulfillment', now() - $3::interval from customer_order",
+        " select tenant_id, order_id, coalesce($2, run), $1, $4, now() - $3::interval from customer_order",
         key,
         run,
         timedelta(minutes=minutes),
+        process,
     )
 
 
@@ -426,6 +450,21 @@ async def test_without_a_search_the_engines_own_word_says_that_a_flow_is_gone(wo
     assert len(await restarts(world)) == 1
 
 
+async def test_an_engine_that_lost_its_data_gets_every_flow_anew(world: FlowWorld) -> None:
+    """None of what was noted is known there any more, however long ago it was noted; nobody waits for a silence."""
+    await ask_for_review(world)
+    await note(world, 4000, minutes=60)
+    request_run = await world.owner.fetchval("select run from cancellation_request")
+    await note(world, 4001, minutes=50, run=request_run, process="cancellation")
+    started = "select count(*) from engine_outbox where name = 'cancellation-requested'"
+    before = await world.owner.fetchval(started)
+    await run(world.settings, once=True, settle=SETTLE)
+    rows = await world.owner.fetch("select class, repaired_at is not null from finding where class <> 'OUTBOX_STUCK'")
+    assert [tuple(row) for row in rows] == [("ENGINE_LOST_DATA", True)] * 2
+    assert (len(await restarts(world)), await world.owner.fetchval(started)) == (1, before + 1)
+    assert await world.owner.fetchval("select run from cancellation_request") != request_run
+
+
 async def test_the_flow_of_an_ended_order_is_cancelled_after_its_wake_up_and_its_heartbeat(world: FlowWorld) -> None:
     incidents = Incidents(instances=[an_instance(4000)])
     world.engine.instances.add(4000)
@@ -483,23 +522,7 @@ async def test_a_case_is_in_jeopardy_before_its_time_is_over(world: FlowWorld) -
 
 
 async def test_a_review_is_in_jeopardy_before_its_time_is_over(world: FlowWorld) -> None:
-    request_id = RequestId(uuid.uuid4())
-    etag = f'"order-version-{await world.owner.fetchval("select version from customer_order")}"'
-    alice = ask.Envelope(world.tenant_id, uuid.uuid4(), Actor("alice", frozenset({"agent"})), if_match=etag)
-    wish = ask.RequestCancellation(
-        world.order_id,
-        request_id,
-        reason_code="CUSTOMER_CHANGED_MIND",
-        scope="ORDER",
-        item_ids=(),
-        force_manual_review=True,
-    )
-    await world.door.handle(alice, wish)
-    flow = Run(await world.owner.fetchval("select run from cancellation_request"))
-    for step in (ask.BeginAssessment, ask.AssessCancellation):
-        await world.door.handle(
-            ask.Envelope(world.tenant_id, uuid.uuid4(), system_actor("test")), step(world.order_id, request_id, flow)
-        )
+    await ask_for_review(world)
     assert await world.owner.fetchval("select status from cancellation_request") == "REQUIRES_APPROVAL"
     for minutes, told in ((30, False), (20, True)):
         await world.owner.execute(
