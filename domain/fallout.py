@@ -759,7 +759,7 @@ def restart_fulfillment(draft: Draft) -> None:
     """Start the order's flow again under a new run: it decides anew, and what is left of the old one stands down."""
     run = Run(draft.new_id("run"))
     draft.change_head(run=run)
-    draft.send("order-accepted", draft.head.order_id, ttl=3600, order_id=draft.head.order_id, run=run)
+    draft.send("order-accepted", f"{draft.head.order_id}:{run}", ttl=3600, order_id=draft.head.order_id, run=run)
 
 
 def retry_task(draft: Draft, task: Task) -> None:

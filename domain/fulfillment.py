@@ -415,7 +415,8 @@ def restart_order(draft: Draft, command: RestartFlow) -> Mapping[str, Json]:
     run = Run(draft.new_id("run"))
     draft.change_head(run=run)
     draft.record("FLOW_RESTARTED", "ORDER", draft.head.order_id, reason=command.reason)
-    draft.send("order-accepted", draft.head.order_id, ttl=3600, order_id=draft.head.order_id, run=run)
+    # A key of its own: while the old flow is there, stuck, a start under the order's would wait for its end.
+    draft.send("order-accepted", f"{draft.head.order_id}:{run}", ttl=3600, order_id=draft.head.order_id, run=run)
     return {"run": str(run)}
 
 

@@ -173,3 +173,41 @@ def test_keys_say_which_instance_is_older_within_a_partition() -> None:
     assert is_older(INSTANCE, INSTANCE.key + 1)
     assert not is_older(INSTANCE, INSTANCE.key)
     assert not is_older(INSTANCE, INSTANCE.key + 2**51)
+
+
+async def test_an_engine_that_does_not_tell_variables_is_asked_through_operate() -> None:
+    """8.6: only to who has logged in, and again when the session is over; other values than texts stay there."""
+    sessions: list[str] = []
+
+    async def log_in(request: Request) -> Response:
+        form = (await request.body()).decode()
+        if form != "username=ada&password=pass%3Aword":
+            return Response(status_code=401)
+        sessions.append(f"session-{len(sessions)}")
+        answer = Response(status_code=204)
+        answer.set_cookie("OPERATE-SESSION", sessions[-1])
+        return answer
+
+    async def search(request: Request) -> Response:
+        if not sessions or request.cookies.get("OPERATE-SESSION") != sessions[-1]:
+            return Response(status_code=401)
+        assert json.loads(await request.body())["filter"] == {"processInstanceKey": 7}
+        return JSONResponse({"items": [{"name": "run", "value": '"r"'}, {"name": "n", "value": "7"}]})
+
+    routes = [
+        Route("/api/login", log_in, methods=["POST"]),
+        Route("/v1/variables/search", search, methods=["POST"]),
+    ]
+    server, task, url = await serve(Starlette(routes=routes))
+    channel = open_channel("127.0.0.1:1")
+    engine = Engine(channel, url, f"{url}/operate", "ada:pass:word")
+    try:
+        assert await engine.find_texts(7) == {"run": "r"}
+        sessions.append("another one")
+        assert await engine.find_texts(7) == {"run": "r"}
+        assert len(sessions) == 3
+    finally:
+        await engine.close()
+        await channel.close()
+        server.should_exit = True
+        await task
