@@ -80,6 +80,7 @@ CHECKS: Final = (
     Check("counters", "counters_are_true", "Counters of unmet predecessors are what counting gives"),
     Check("receipts", "answers_are_kept", "Every receipt has its answer, about something that is there"),
     Check("audit", "commands_are_on_record", "Every order and request was taken in once, on record"),
+    Check("history", "history_tells_the_order", "What an order looked like is kept, up to how it stands"),
     Check("money", "money_is_conserved", "No more is given back than was taken"),
     Check("privacy", "messages_carry_ids", "The engine is told ids and nothing else"),
 )

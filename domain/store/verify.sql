@@ -541,6 +541,46 @@ left join (
 where (:tenant_id::uuid is null or s.tenant_id = :tenant_id) and a.known is distinct from 1
 limit :limit;
 
+-- name: history_tells_the_order
+-- The newest word of the kept history on an order, its content and each of its items is how they stand, and every row of
+-- it was written with the audit entry that it names; 0 stands for what is older than the history.
+with kept as materialized (
+    select * from order_history where :tenant_id::uuid is null or tenant_id = :tenant_id),
+heads as (
+    select distinct on (tenant_id, order_id) tenant_id, order_id, head from kept
+    where head is not null order by tenant_id, order_id, sequence desc),
+contents as (
+    select distinct on (tenant_id, order_id) tenant_id, order_id, content from kept
+    where content is not null order by tenant_id, order_id, sequence desc),
+items as (
+    select distinct on (k.tenant_id, k.order_id, item->>'item_id') k.tenant_id, k.order_id, item
+    from kept k, jsonb_array_elements(k.items) item
+    order by k.tenant_id, k.order_id, item->>'item_id', k.sequence desc)
+select o.tenant_id, o.order_id, 'ORDER' as entity, o.order_id::text as entity_id,
+    format('is %s in version %s, its history says %s in version %s', o.state, o.version,
+        coalesce(h.head->>'state', 'nothing'), coalesce(h.head->>'version', 'none')) as problem
+from customer_order o left join heads h using (tenant_id, order_id)
+where (:tenant_id::uuid is null or o.tenant_id = :tenant_id)
+    and (h.head->>'state', h.head->>'version') is distinct from (o.state, o.version::text)
+union all
+select o.tenant_id, o.order_id, 'ORDER', o.order_id::text, 'its history says another content'
+from customer_order o left join contents c using (tenant_id, order_id)
+where (:tenant_id::uuid is null or o.tenant_id = :tenant_id) and c.content is distinct from o.content
+union all
+select i.tenant_id, i.order_id, 'ITEM', i.item_id,
+    format('is %s with quantity %s, its history says %s with %s', i.state, i.quantity,
+        coalesce(k.item->>'state', 'nothing'), coalesce(k.item->>'quantity', 'none'))
+from order_item i
+left join items k on k.tenant_id = i.tenant_id and k.order_id = i.order_id and k.item->>'item_id' = i.item_id
+where (:tenant_id::uuid is null or i.tenant_id = :tenant_id)
+    and (k.item->>'state', k.item->>'quantity') is distinct from (i.state, i.quantity::text)
+union all
+select k.tenant_id, k.order_id, 'ORDER', k.order_id::text,
+    format('its history was written with audit %s at %s, which says %s', k.sequence, k.at, coalesce(a.at::text, 'nothing'))
+from kept k left join audit_entry a using (tenant_id, order_id, sequence)
+where k.sequence > 0 and a.at is distinct from k.at
+limit :limit;
+
 -- name: money_is_conserved
 -- No more is asked back for an effect than it took.
 select e.tenant_id, e.order_id, 'EFFECT' as entity, e.effect_id::text as entity_id,

@@ -342,6 +342,18 @@ CORRUPTIONS: list[tuple[str, str, str]] = [
         "entries of ORDER_ACCEPTED",
         "update audit_entry set kind = 'ORDER_ACCEPTED' where entity = 'ORDER'",
     ),
+    # What an order looked like
+    ("history_tells_the_order", "its history says IN_PROGRESS", "update customer_order set state = 'FAILED'"),
+    ("history_tells_the_order", "in version 99", "update customer_order set version = 99"),
+    (
+        "history_tells_the_order",
+        "another content",
+        "update order_history set content = '{{}}' where content is not null",
+    ),
+    ("history_tells_the_order", "with quantity 9, its", "update order_item set quantity = 9"),
+    ("history_tells_the_order", "nothing in version none", "delete from order_history where order_id = '{on_hold}'"),
+    ("history_tells_the_order", "which says nothing", "delete from audit_entry where order_id = '{on_hold}'"),
+    ("history_tells_the_order", "which says 20", "update order_history set at = at - interval '1 hour'"),
     (
         "money_is_conserved",
         "took 3999",
