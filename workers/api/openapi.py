@@ -435,6 +435,11 @@ ANSWERS: Final[Mapping[str, Schema]] = {
         createdBy=_TEXT,
         links=_LINKS,
     ),
+    "BulkTotals": _object(
+        {by: {"type": "object", "additionalProperties": _NUMBER} for by in ("byState", "byCategory")},
+        dryRun={"const": True},
+        total=_NUMBER,
+    ),
     "BulkResult": _object(
         {"caseId": _ID, "cancellationRequestId": _ID, "code": _TEXT, "detail": _TEXT, "at": _TIME},
         orderId=_ID,
@@ -624,6 +629,12 @@ def _responses(route: Route) -> Schema:
     if route.key:
         told += _COMMAND
         again = {"description": "Done before: the stored answer (Idempotent-Replayed: true)", "content": content}
+        if any(parameter.name == "dryRun" for parameter in route.query):
+            totals = {"anyOf": [_ref(route.answer), _ref("BulkTotals")]}
+            again = {
+                "description": "Done before: the stored answer (Idempotent-Replayed: true). With dryRun: the totals",
+                "content": {"application/json": {"schema": totals}},
+            }
         answers.setdefault("200", again)
     elif route.method != "GET":
         told += _COMMAND
