@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
 export UV_LINK_MODE ?= copy
 
-.PHONY: help setup demo test test-fast check up down bench soak clean locks
+.PHONY: help setup demo test test-fast check up down bench soak clean locks audit sbom
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,3 +74,11 @@ clean: ## Remove what setup and the tests made here (the stack's data stay: reco
 locks: $(STAMP) ## Write the locks again after a change of the dependencies
 	@$(BIN)/uv pip compile -q --generate-hashes --universal --python-version 3.11 --extra dev pyproject.toml -o requirements-dev.lock
 	@$(BIN)/uv pip compile -q --generate-hashes --universal --python-version 3.11 -c requirements-dev.lock pyproject.toml -o requirements.lock
+
+audit: $(STAMP) ## Ask the public advisories about every locked package (needs the network)
+	@$(BIN)/uv tool run -q --from 'pip-audit==2.10.1' pip-audit --strict --disable-pip --require-hashes --progress-spinner=off -r requirements-dev.lock
+
+sbom: $(STAMP) ## Write build/recourse.cdx.json: what the image is made of, as CycloneDX
+	@mkdir -p build
+	@$(BIN)/uv tool run -q --from 'cyclonedx-bom==7.5.0' cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --of JSON -o build/recourse.cdx.json requirements.lock
+	@echo "build/recourse.cdx.json"

@@ -357,7 +357,7 @@ def models_deploy(as_json: AsJson = False) -> None:
     """Deploy all models and forms together; what the engine already has keeps its version."""
     from workers.models import deploy_models
 
-    deployed = asyncio.run(deploy_models(local_settings("engine_grpc").engine_grpc))
+    deployed = asyncio.run(deploy_models(local_settings("engine_grpc")))
     show(deployed, as_json, ", ".join(f"{row['id']} v{row['version']}" for row in deployed))
 
 

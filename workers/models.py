@@ -21,7 +21,9 @@ import structlog
 from pyzeebe.proto.gateway_pb2 import DeployResourceRequest, DeployResourceResponse, Resource
 from pyzeebe.proto.gateway_pb2_grpc import GatewayStub
 
+from workers.gateways.engine import open_channel
 from workers.runtime import project_file
+from workers.settings import Settings
 
 CALL_TIMEOUT = 20.0
 BUDGET = 60.0
@@ -93,13 +95,13 @@ def save_drawings(folder: Path) -> list[Path]:
     return list(drawn)
 
 
-async def deploy_models(engine_grpc: str) -> list[dict[str, str | int]]:
+async def deploy_models(settings: Settings) -> list[dict[str, str | int]]:
     """Deploy all models and forms in one call; see `deploy`."""
-    return await deploy(engine_grpc, model_files())
+    return await deploy(settings, model_files())
 
 
-async def deploy(engine_grpc: str, files: Sequence[Path]) -> list[dict[str, str | int]]:
-    """Deploy these files in one call to the engine at host:port, patient for a minute with one that is starting.
+async def deploy(settings: Settings, files: Sequence[Path]) -> list[dict[str, str | int]]:
+    """Deploy these files in one call to the engine of the settings, patient for a minute with one that is starting.
 
     Answers {kind, id, version, key} for each. Raises ModelsRefusedError when the engine says no,
     grpc.aio.AioRpcError when it stays away.
@@ -107,7 +109,7 @@ async def deploy(engine_grpc: str, files: Sequence[Path]) -> list[dict[str, str 
     request = DeployResourceRequest(
         resources=[Resource(name=path.name, content=await asyncio.to_thread(path.read_bytes)) for path in files]
     )
-    async with grpc.aio.insecure_channel(engine_grpc) as channel:
+    async with open_channel(settings) as channel:
         answer = await _deploy_patiently(GatewayStub(channel), request)
     return [_row(deployment) for deployment in answer.deployments]
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -15,6 +16,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings.exceptions import SettingsError as SourceError
 
 PREFIX = "RECOURSE_"
+
+_SSL_MODES = ("prefer", "disable", "allow", "require", "verify-ca", "verify-full")
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class SettingsError(Exception):
@@ -119,8 +123,21 @@ class Settings(BaseSettings):
     kafka_bootstrap: HostPorts = ""
     kafka_topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")] = "order-changes"
 
+    kafka_security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    kafka_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    kafka_username: str = ""
+    kafka_password: Annotated[str, Field(repr=False)] = ""
+    kafka_cert_file: Path | None = None
+    kafka_key_file: Path | None = None
+
     engine_grpc: HostPort = ""
     engine_rest: HttpUrl = ""
+    engine_tls: bool = False
+    engine_token_url: HttpUrl = ""
+    engine_client_id: str = ""
+    engine_client_secret: Annotated[str, Field(repr=False)] = ""
+    engine_audience: str = ""
+    engine_scope: str = ""
     operate_url: HttpUrl = ""
     operate_login: Annotated[str, Field(repr=False)] = ""
     tasklist_url: HttpUrl = ""
@@ -134,6 +151,8 @@ class Settings(BaseSettings):
 
     health_host: str = "127.0.0.1"
     health_port: Port | None = None
+
+    ca_file: Path | None = None
 
     systems: Annotated[dict[str, System], Field(repr=False)] = {}
 
@@ -197,9 +216,71 @@ def load_settings(*needed: str) -> Settings:
     except ValidationError as error:
         raise SettingsError({_named(e["loc"]): _wanted(e["msg"]) for e in error.errors()}) from error
     missing = {variable_name(name): "is not set" for name in needed if not getattr(settings, name)}
-    if missing:
-        raise SettingsError(missing)
+    if problems := missing | {variable_name(name): wanted for name, wanted in find_contradictions(settings)}:
+        raise SettingsError(problems)
     return settings
+
+
+def find_contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
+    """(field, what it wants) where one setting does not fit another, or the file that it names."""
+    for name in ("ca_file", "kafka_cert_file", "kafka_key_file"):
+        path: Path | None = getattr(settings, name)
+        if path is not None and (wrong := _unreadable(path, "-----BEGIN")):
+            yield name, wrong
+    for name in ("database_url", "relay_database_url", "auditor_database_url", "owner_database_url"):
+        if wrong := _wrong_tls(getattr(settings, name)):
+            yield name, wrong
+    yield from _contradictions_of_kafka(settings)
+    yield from _contradictions_of_engine(settings)
+
+
+def _contradictions_of_kafka(settings: Settings) -> Iterator[tuple[str, str]]:
+    sasl, tls = settings.kafka_security.startswith("SASL"), settings.kafka_security.endswith("SSL")
+    for name in ("kafka_username", "kafka_password"):
+        if sasl and not getattr(settings, name):
+            yield name, f"is needed for {settings.kafka_security}"
+        if not sasl and getattr(settings, name):
+            yield "kafka_security", f"wants SASL_SSL beside {variable_name(name)}"
+    if (settings.kafka_cert_file is None) != (settings.kafka_key_file is None):
+        yield "kafka_cert_file", f"goes with {variable_name('kafka_key_file')} only"
+    if settings.kafka_cert_file and not tls:
+        yield "kafka_security", f"wants SSL or SASL_SSL beside {variable_name('kafka_cert_file')}"
+
+
+def _contradictions_of_engine(settings: Settings) -> Iterator[tuple[str, str]]:
+    if not settings.engine_client_id:
+        return
+    for name in ("engine_client_secret", "engine_token_url"):
+        if not getattr(settings, name):
+            yield name, f"is needed beside {variable_name('engine_client_id')}"
+    if not settings.engine_tls:
+        yield "engine_tls", "wants true where a token is sent: it must not travel in the clear"
+    for name in ("engine_token_url", "engine_rest"):
+        parts = urlsplit(getattr(settings, name))
+        if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+            yield name, "wants https where a token or its secret is sent"
+
+
+def _unreadable(path: Path, begins: str) -> str | None:
+    try:
+        text = path.read_text(encoding="ascii", errors="replace")
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    return None if begins in text else f"{path} is not a PEM file"
+
+
+def _wrong_tls(url: str) -> str | None:
+    """PostgreSQL takes its TLS from the address: `?sslmode=verify-full&sslrootcert=/path`."""
+    told = dict(parse_qsl(urlsplit(url).query))
+    mode = told.get("sslmode", _SSL_MODES[0])
+    if mode not in _SSL_MODES:
+        return f"sslmode wants {', '.join(_SSL_MODES)}"
+    for name in ("sslrootcert", "sslcert", "sslkey"):
+        if name in told and (wrong := _unreadable(Path(told[name]), "-----BEGIN")):
+            return f"{name} {wrong}"
+    if mode.startswith("verify") and "sslrootcert" not in told:
+        return f"sslrootcert is needed for sslmode={mode}"
+    return None
 
 
 def _named(location: tuple[int | str, ...]) -> str:

@@ -19,6 +19,7 @@ from tests.browser.chromium import Page
 from tests.browser.consoles import Consoles, give_say
 from tests.flows.running import PATIENCE, RunningStack, Tenant, eventually
 from workers.gateways.engine import Engine, SeenIncident, open_channel
+from workers.settings import Settings
 
 MODEL = f"incident-{uuid4().hex[:8]}"
 INCIDENT_MODEL = f"""<?xml version="1.0" encoding="UTF-8"?>
@@ -114,8 +115,9 @@ def test_an_order_leads_to_its_flow_in_operate(consoles: Consoles, tenant: Tenan
 
 async def test_the_search_tells_of_an_incident_until_it_is_resolved(consoles: Consoles, stack: RunningStack) -> None:
     started, status = datetime.now(UTC) - timedelta(minutes=1), stack.status()
-    channel = open_channel(status["engineGrpc"])
-    engine = Engine(channel, status["engineRest"])
+    settings = Settings(engine_grpc=status["engineGrpc"], engine_rest=status["engineRest"])
+    channel = open_channel(settings)
+    engine = Engine(channel, settings)
     try:
         instance = await fail_a_job(channel)
 

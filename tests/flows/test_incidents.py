@@ -15,6 +15,7 @@ import pytest
 from tests.flows.running import RunningStack, Tenant, eventually
 from tests.flows.test_repairs import repair
 from workers.models import deploy, model_files
+from workers.settings import Settings
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -25,7 +26,7 @@ SECONDS = 120.0
 @contextmanager
 def broken_models(stack: RunningStack, name: str, good: str, bad: str) -> Iterator[None]:
     """Flows that start inside the block run a version of the models with one thing wrong."""
-    engine = str(stack.status()["engineGrpc"])
+    settings = Settings(engine_grpc=str(stack.status()["engineGrpc"]))
     with TemporaryDirectory() as folder:
         files = []
         for file in model_files():
@@ -35,11 +36,11 @@ def broken_models(stack: RunningStack, name: str, good: str, bad: str) -> Iterat
                 text = text.replace(good, bad)
             files.append(Path(folder) / file.name)
             files[-1].write_text(text, encoding="utf-8")
-        asyncio.run(deploy(engine, files))
+        asyncio.run(deploy(settings, files))
     try:
         yield
     finally:
-        asyncio.run(deploy(engine, model_files()))
+        asyncio.run(deploy(settings, model_files()))
 
 
 def findings(tenant: Tenant, klass: str, order_id: str) -> list[Any]:

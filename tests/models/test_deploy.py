@@ -17,6 +17,7 @@ from pyzeebe.proto.gateway_pb2 import (
 )
 
 from workers import models
+from workers.settings import Settings
 
 Refusal = tuple[grpc.StatusCode, str]
 
@@ -64,7 +65,7 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_every_model_and_form_travels_in_one_call() -> None:
     engine = Engine()
     async with served(engine) as address:
-        deployed = await models.deploy_models(address)
+        deployed = await models.deploy_models(Settings(engine_grpc=address))
     assert engine.requests == [[path.name for path in models.model_files()]]
     assert deployed == [
         {"kind": "process", "id": "plan", "version": 2, "key": 7},
@@ -76,7 +77,7 @@ async def test_every_model_and_form_travels_in_one_call() -> None:
 async def test_an_engine_that_is_starting_or_busy_is_asked_again(code: grpc.StatusCode) -> None:
     engine = Engine((code, "not now"), (code, "not now"))
     async with served(engine) as address:
-        assert await models.deploy_models(address)
+        assert await models.deploy_models(Settings(engine_grpc=address))
     assert len(engine.requests) == 3
 
 
@@ -91,7 +92,7 @@ async def test_a_refusal_is_told_at_once_in_the_words_of_the_engine(refusal: Ref
     engine = Engine(refusal)
     async with served(engine) as address:
         with pytest.raises(models.ModelsRefusedError, match=refusal[1]):
-            await models.deploy_models(address)
+            await models.deploy_models(Settings(engine_grpc=address))
     assert len(engine.requests) == 1
 
 
@@ -100,5 +101,5 @@ async def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(*[(grpc.StatusCode.UNAVAILABLE, "not now")] * 100)
     async with served(engine) as address:
         with pytest.raises(grpc.aio.AioRpcError):
-            await models.deploy_models(address)
+            await models.deploy_models(Settings(engine_grpc=address))
     assert 1 < len(engine.requests) < 100

@@ -49,6 +49,7 @@ class FakeEngine(_Servicer):  # type: ignore[misc]
         self.published: dict[str, Any] = {}
         self.instances: set[int] = set()
         self.calls: list[tuple[str, Any]] = []
+        self.tokens: list[str] = []
         self.polls: dict[str, list[float]] = defaultdict(list)
         self.fetched: dict[str, tuple[str, ...]] = {}
         self.open_polls = 0
@@ -85,6 +86,7 @@ class FakeEngine(_Servicer):  # type: ignore[misc]
     async def _begin(self, method: str, request: Any, context: grpc.aio.ServicerContext) -> None:
         async with self._changed:
             self.calls.append((method, request))
+            self.tokens.extend(value for name, value in context.invocation_metadata() or () if name == "authorization")
             self._changed.notify_all()
         if self._failures[method]:
             code, details = self._failures[method].popleft()
@@ -199,12 +201,16 @@ class FakeEngine(_Servicer):  # type: ignore[misc]
 
 
 @asynccontextmanager
-async def open_engine(address: str = "127.0.0.1:0") -> AsyncIterator[FakeEngine]:
-    """A fake engine behind a real port; `address` of one that ended starts it again in the same place."""
+async def open_engine(
+    address: str = "127.0.0.1:0", credentials: grpc.ServerCredentials | None = None
+) -> AsyncIterator[FakeEngine]:
+    """A fake engine behind a real port, over TLS where it has credentials; `address` of one that ended starts it again
+    in the same place."""
     engine = FakeEngine()
     server = grpc.aio.server()
     add_GatewayServicer_to_server(engine, server)
-    engine.address = f"127.0.0.1:{server.add_insecure_port(address)}"
+    port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    engine.address = f"127.0.0.1:{port}"
     await server.start()
     try:
         yield engine

@@ -99,8 +99,8 @@ class FlowWorld:
     @asynccontextmanager
     async def fleet(self) -> AsyncIterator[Fleet]:
         """A fleet in this process, with the product's own handlers."""
-        channel = open_channel(self.settings.engine_grpc)
-        systems, engine = Systems(self.settings.systems), Engine(channel, self.settings.engine_rest)
+        channel = open_channel(self.settings)
+        systems, engine = Systems(self.settings.systems), Engine(channel, self.settings)
         asked = (partial(read_roles, self.pool), partial(note_flow, self.pool))
         means = Means(self.settings, self.door, systems, engine, *asked)
         with pytest.MonkeyPatch.context() as patch:

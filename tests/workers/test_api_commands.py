@@ -319,7 +319,11 @@ async def test_a_problem_says_what_where_and_under_which_trace(world: ApiWorld) 
     assert page.status_code == 200
     assert "ORDER_NOT_FOUND" in page.text
     assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["x-frame-options"] == "DENY"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
     assert answer.headers["cache-control"] == "no-store"
+    assert "server" not in answer.headers
 
 
 async def test_on_behalf_of_is_a_claim(world: ApiWorld) -> None:

@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from tests.workers.test_simulator import serve
 from workers.gateways.engine import Engine, NoSearchError, SeenIncident, SeenInstance, is_older, open_channel
+from workers.settings import Settings
 
 MORNING, NOON = "2026-11-25T08:00:00.000+0000", "2026-11-25T12:00:00.000+0000"
 
@@ -49,8 +50,9 @@ async def searchable(*rows: dict[str, Any], status: int = 200) -> AsyncIterator[
         return JSONResponse({"items": [row for row in rows if row["state"] == wanted]}, status)
 
     server, task, url = await serve(Starlette(routes=[Route("/v2/incidents/search", search, methods=["POST"])]))
-    channel = open_channel("127.0.0.1:1")
-    engine = Engine(channel, url)
+    settings = Settings(engine_grpc="127.0.0.1:1", engine_rest=url)
+    channel = open_channel(settings)
+    engine = Engine(channel, settings)
     try:
         yield engine
     finally:
@@ -127,8 +129,9 @@ async def with_instances(
 
     path = "/v2/process-instances/search"
     server, task, url = await serve(Starlette(routes=[Route(path, search, methods=["POST"])]))
-    channel = open_channel("127.0.0.1:1")
-    engine = Engine(channel, url)
+    settings = Settings(engine_grpc="127.0.0.1:1", engine_rest=url)
+    channel = open_channel(settings)
+    engine = Engine(channel, settings)
     try:
         yield engine, asked
     finally:
@@ -199,8 +202,11 @@ async def test_an_engine_that_does_not_tell_variables_is_asked_through_operate()
         Route("/v1/variables/search", search, methods=["POST"]),
     ]
     server, task, url = await serve(Starlette(routes=routes))
-    channel = open_channel("127.0.0.1:1")
-    engine = Engine(channel, url, f"{url}/operate", "ada:pass:word")
+    settings = Settings(
+        engine_grpc="127.0.0.1:1", engine_rest=url, operate_url=f"{url}/operate", operate_login="ada:pass:word"
+    )
+    channel = open_channel(settings)
+    engine = Engine(channel, settings)
     try:
         assert await engine.find_texts(7) == {"run": "r"}
         sessions.append("another one")

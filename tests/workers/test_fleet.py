@@ -50,8 +50,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @asynccontextmanager
 async def serving(engine: FakeEngine, *specs: JobSpec) -> AsyncIterator[Fleet]:
     """A fleet with handlers of the test's own; they need no door."""
-    channel = open_channel(engine.address)
-    means = Means(Settings(), cast("Door", None), Systems({}), Engine(channel, ""), *NOT_ASKED)
+    channel = open_channel(Settings(engine_grpc=engine.address))
+    means = Means(Settings(), cast("Door", None), Systems({}), Engine(channel, Settings()), *NOT_ASKED)
     fleet = Fleet(ZeebeAdapter(channel, max_connection_retries=-1), means)
     fleet.employ({spec.job_type: spec for spec in specs})
     try:
@@ -101,8 +101,8 @@ async def test_a_thousand_failed_polls_do_not_end_a_poller(engine: FakeEngine, c
 async def test_pollers_live_through_an_engine_that_dies_and_comes_back() -> None:
     async with open_engine() as first:
         address = first.address
-        channel = open_channel(address)
-        means = Means(Settings(), cast("Door", None), Systems({}), Engine(channel, ""), *NOT_ASKED)
+        channel = open_channel(Settings(engine_grpc=address))
+        means = Means(Settings(), cast("Door", None), Systems({}), Engine(channel, Settings()), *NOT_ASKED)
         fleet = Fleet(ZeebeAdapter(channel, max_connection_retries=-1), means)
         fleet.employ({"work": doing(done)})
         before = await first.add_job("work", **IDS)

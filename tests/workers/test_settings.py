@@ -39,6 +39,39 @@ def test_a_wrong_value_is_told_by_the_name_of_its_variable(
     assert wanted in message
 
 
+@pytest.mark.parametrize(
+    ("told", "name", "wanted"),
+    [
+        ({"CA_FILE": "/nowhere.pem"}, "CA_FILE", "cannot be read: No such file"),
+        ({"CA_FILE": __file__}, "CA_FILE", "is not a PEM file"),
+        ({"DATABASE_URL": "postgresql://a:b@db/x?sslmode=always"}, "DATABASE_URL", "sslmode wants"),
+        ({"DATABASE_URL": "postgresql://a:b@db/x?sslmode=verify-full"}, "DATABASE_URL", "sslrootcert is needed"),
+        ({"RELAY_DATABASE_URL": "postgresql://a:b@db/x?sslmode=verify-ca&sslrootcert=/no"}, "RELAY_DATABASE_URL",
+         "sslrootcert cannot be read"),
+        ({"KAFKA_SECURITY": "TLS"}, "KAFKA_SECURITY", "should be 'PLAINTEXT', 'SSL'"),
+        ({"KAFKA_SECURITY": "SASL_SSL", "KAFKA_USERNAME": "relay"}, "KAFKA_PASSWORD", "is needed for SASL_SSL"),
+        ({"KAFKA_PASSWORD": "x"}, "KAFKA_SECURITY", "wants SASL_SSL beside RECOURSE_KAFKA_PASSWORD"),
+        ({"KAFKA_CERT_FILE": __file__}, "KAFKA_CERT_FILE", "goes with RECOURSE_KAFKA_KEY_FILE only"),
+        ({"ENGINE_CLIENT_ID": "x", "ENGINE_TLS": "true", "ENGINE_TOKEN_URL": "https://id/token"},
+         "ENGINE_CLIENT_SECRET", "is needed beside RECOURSE_ENGINE_CLIENT_ID"),
+        ({"ENGINE_CLIENT_ID": "x", "ENGINE_CLIENT_SECRET": "x", "ENGINE_TOKEN_URL": "https://id/token"},
+         "ENGINE_TLS", "must not travel in the clear"),
+        ({"ENGINE_CLIENT_ID": "x", "ENGINE_CLIENT_SECRET": "x", "ENGINE_TOKEN_URL": "http://id/token"},
+         "ENGINE_TOKEN_URL", "wants https"),
+        ({"ENGINE_CLIENT_ID": "x", "ENGINE_REST": "http://camunda:8080"}, "ENGINE_REST", "wants https"),
+        ({"ENGINE_TLS": "perhaps"}, "ENGINE_TLS", "should be a valid boolean"),
+    ],
+)  # fmt: skip
+def test_settings_that_do_not_fit_each_other_stop_the_start_by_name(
+    monkeypatch: pytest.MonkeyPatch, told: dict[str, str], name: str, wanted: str
+) -> None:
+    for variable, value in told.items():
+        monkeypatch.setenv(f"RECOURSE_{variable}", value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert wanted in caught.value.problems[f"RECOURSE_{name}"]
+
+
 def test_every_missing_setting_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for field in ("database_url", "engine_grpc"):
         monkeypatch.delenv(variable_name(field), raising=False)
@@ -63,7 +96,12 @@ def test_a_secret_may_come_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 def test_secrets_are_not_shown_when_settings_are() -> None:
     settings = Settings.model_validate(
-        {"database_url": "postgresql://a:hush@db/x", "systems": {"*": {"url": "http://x", "secret": "hush"}}}
+        {
+            "database_url": "postgresql://a:hush@db/x",
+            "systems": {"*": {"url": "http://x", "secret": "hush"}},
+            "kafka_password": "hush",
+            "engine_client_secret": "hush",
+        }
     )
     assert "hush" not in repr(settings)
     assert "hush" not in str(settings)

@@ -51,6 +51,7 @@ from workers.api.routes import (
 from workers.api.routing import PREFIX, Endpoint, Route, make_endpoint
 from workers.api.service import Service
 from workers.api.ui.site import make_site
+from workers.gateways.access import open_context
 from workers.local.issuer import public_jwks
 from workers.settings import Settings, SettingsError, variable_name
 
@@ -121,7 +122,8 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         if settings.issuer_key_file:
             fetch = fetch_from_file(settings.issuer_key_file, public_jwks)
         else:
-            client = await stack.enter_async_context(httpx.AsyncClient(timeout=5))
+            trusted = open_context(settings.ca_file)
+            client = await stack.enter_async_context(httpx.AsyncClient(timeout=5, verify=trusted))
             fetch = fetch_over_http(settings.keys_url, client)
         doorkeeper = Doorkeeper(KeyRing(fetch), issuer=settings.issuer, audience=settings.audience)
         yield Service(settings, pool, Door(pool), PolicyBook(), doorkeeper, RateLimiter(settings.rate_limit))

@@ -139,7 +139,7 @@ class _Stage:
         }
 
     def means(self, note: NoteFlow) -> Means:
-        engine = Engine(self.channel, "")
+        engine = Engine(self.channel, self.bed.settings)
         return Means(self.bed.settings, Door(self.app), self.systems, engine, partial(read_roles, self.app), note)
 
     @asynccontextmanager
@@ -268,7 +268,8 @@ class _Stage:
 @asynccontextmanager
 async def _open_stage(bed: Bed) -> AsyncIterator[_Stage]:
     engine, kafka = await bed.engine(), await bed.kafka()
-    await deploy(engine, model_files())
+    reached = bed.settings.model_copy(update={"engine_grpc": engine})
+    await deploy(reached, model_files())
     async with bed.database() as database, AsyncExitStack() as stack:
         port = free_port()
         system = f"http://127.0.0.1:{port}"
@@ -279,7 +280,7 @@ async def _open_stage(bed: Bed) -> AsyncIterator[_Stage]:
         for url, size in ((database.app_url, 4), (database.auditor_url, 1), (database.relay_url, 1)):
             pools.append(await open_pool(url, size=size, name="bench"))
             stack.push_async_callback(pools[-1].close)
-        channel = open_channel(engine)
+        channel = open_channel(reached)
         stack.push_async_callback(channel.close)
         settings = {
             "database_url": database.app_url,

@@ -87,12 +87,13 @@ async def measure_incidents(bed: Bed, scale: Scale) -> list[Case]:
     """
     pairs = []
     async with open_stack(bed, "incidents") as stack, AsyncExitStack() as closing:
-        settings = bed.settings.model_copy(update={"database_url": stack.told("database_url")})
+        told = ("database_url", "engine_grpc", "engine_rest")
+        settings = bed.settings.model_copy(update={name: stack.told(name) for name in told})
         await load_policy(settings, _impatient(), TENANT)
         await stack.until(stack.has_consoles, bool)
-        channel = open_channel(stack.told("engine_grpc"))
+        channel = open_channel(settings)
         closing.push_async_callback(channel.close)
-        engine = Engine(channel, stack.told("engine_rest"))
+        engine = Engine(channel, settings)
         closing.push_async_callback(engine.close)
         auditor = await open_pool(stack.told("auditor_database_url"), size=1, name="bench")
         closing.push_async_callback(auditor.close)

@@ -59,16 +59,16 @@ async def measure_worker(bed: Bed, scale: Scale) -> list[Case]:
 
     scale.amount: jobs in the backlog
     """
-    address = await bed.engine()
+    settings = bed.settings.model_copy(update={"engine_grpc": await bed.engine(), "engine_rest": ""})
     model = bed.folder / "bench.bpmn"
     await asyncio.to_thread(_write_model, model)
-    await deploy(address, [model])
+    await deploy(settings, [model])
     async with bed.database() as database, AsyncExitStack() as stack:
         pool = await open_pool(database.app_url, size=1, name="bench")
         stack.push_async_callback(pool.close)
-        channel = open_channel(address)
+        channel = open_channel(settings)
         stack.push_async_callback(channel.close)
-        systems, engine = Systems({}), Engine(channel, "")
+        systems, engine = Systems({}), Engine(channel, settings)
         stack.push_async_callback(systems.close)
         stack.push_async_callback(engine.close)
         means = Means(bed.settings, Door(pool), systems, engine, partial(read_roles, pool), partial(note_flow, pool))

@@ -15,7 +15,7 @@ from typing import Any, Final
 import grpc
 import httpx
 from prometheus_client import Counter
-from pyzeebe import create_insecure_channel
+from pyzeebe import create_insecure_channel, create_secure_channel
 from pyzeebe.proto.gateway_pb2 import (
     CancelProcessInstanceRequest,
     ResolveIncidentRequest,
@@ -24,6 +24,9 @@ from pyzeebe.proto.gateway_pb2 import (
     UpdateJobRetriesRequest,
 )
 from pyzeebe.proto.gateway_pb2_grpc import GatewayStub
+
+from workers.gateways.access import BearerAuth, NoTokenError, Tokens, open_context, read_roots
+from workers.settings import Settings
 
 _PUSHED_BACK = Counter("recourse_engine_pushed_back", "Commands that the engine was too busy for")
 
@@ -105,17 +108,37 @@ class NoSearchError(Exception):
     """This engine cannot be searched: it runs without the consoles."""
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
-    """A channel to the engine in the one safe profile: it reconnects for ever, within two seconds."""
-    return create_insecure_channel(
-        address,
-        channel_options=(
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 2_000),
-            ("grpc.max_receive_message_length", 16 * 2**20),
-        ),
-    )
+# The one safe profile: it reconnects for ever, within two seconds.
+_CHANNEL: Final = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.max_receive_message_length", 16 * 2**20),
+)
+
+
+def open_channel(settings: Settings) -> grpc.aio.Channel:
+    """A channel to the engine's gateway; over TLS, and with a token of its own for each call, where that is set."""
+    if not settings.engine_tls:
+        return create_insecure_channel(settings.engine_grpc, channel_options=_CHANNEL)
+    credentials = grpc.ssl_channel_credentials(root_certificates=read_roots(settings.ca_file))
+    if settings.engine_client_id:
+        token = grpc.metadata_call_credentials(_Token(Tokens(settings)))
+        credentials = grpc.composite_channel_credentials(credentials, token)
+    return create_secure_channel(settings.engine_grpc, channel_options=_CHANNEL, channel_credentials=credentials)
+
+
+class _Token(grpc.AuthMetadataPlugin):  # type: ignore[misc]
+    """Called by the wire in a thread of its own; without a token the call fails as UNAVAILABLE and is tried again."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+
+    def __call__(self, _context: grpc.AuthMetadataContext, callback: grpc.AuthMetadataPluginCallback) -> None:
+        try:
+            callback((("authorization", f"Bearer {self._tokens.get()}"),), None)
+        except NoTokenError as error:
+            callback((), error)
 
 
 class Pressure:
@@ -156,15 +179,16 @@ class Pressure:
 class Engine:
     """The engine's gateway, over gRPC and (for searching) REST; `close` when done."""
 
-    def __init__(self, channel: grpc.aio.Channel, rest_url: str, operate_url: str = "", login: str = "") -> None:
-        """operate_url, login (`user:password`): for the one question that 8.6 answers only there."""
+    def __init__(self, channel: grpc.aio.Channel, settings: Settings) -> None:
         self._stub: Any = GatewayStub(channel)
-        self._operate: httpx.AsyncClient | None = None
-        if operate_url and login:
-            base = operate_url.removesuffix("/operate")
-            self._operate = httpx.AsyncClient(base_url=base, timeout=_SECONDS, trust_env=False)
-        self._login = login
-        self._rest = httpx.AsyncClient(base_url=rest_url, timeout=_SECONDS, trust_env=False) if rest_url else None
+        self._rest = _open_rest(settings) if settings.engine_rest else None
+        self._operate: httpx.AsyncClient | None = None  # for the one question that 8.6 answers only there
+        if settings.operate_url and settings.operate_login:
+            base = settings.operate_url.removesuffix("/operate")
+            self._operate = httpx.AsyncClient(
+                base_url=base, timeout=_SECONDS, trust_env=False, verify=open_context(settings.ca_file)
+            )
+        self._login = settings.operate_login
         self._dialect = 0
 
     async def is_ready(self) -> bool:
@@ -333,6 +357,16 @@ class Engine:
         for client in (self._rest, self._operate):
             if client is not None:
                 await client.aclose()
+
+
+def _open_rest(settings: Settings) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        base_url=settings.engine_rest,
+        timeout=_SECONDS,
+        trust_env=False,
+        verify=open_context(settings.ca_file),
+        auth=BearerAuth(Tokens(settings)) if settings.engine_client_id else None,
+    )
 
 
 def _read_incident(row: dict[str, Any]) -> SeenIncident:

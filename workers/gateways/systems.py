@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal
 
 import httpx
 import orjson
 
 from domain.values import Json
+from workers.gateways.access import open_context
 from workers.settings import System
 
 State = Literal["CONFIRMED", "NO_EFFECT", "ACCEPTED", "UNKNOWN", "MISSING", "UNREACHABLE"]
@@ -45,8 +47,9 @@ class _NotAnAnswerError(Exception):
 class Systems:
     """The outside systems of the settings, one bulkhead each; `close` when done."""
 
-    def __init__(self, systems: Mapping[str, System]) -> None:
+    def __init__(self, systems: Mapping[str, System], ca_file: Path | None = None) -> None:
         self._systems = systems
+        self._trusted = open_context(ca_file)
         self._clients: dict[str, httpx.AsyncClient] = {}
         self._asking: dict[str, int] = {}
 
@@ -121,6 +124,7 @@ class Systems:
             client = self._clients[system] = httpx.AsyncClient(
                 timeout=None,  # noqa: S113 - the whole exchange has one deadline of its own
                 trust_env=False,
+                verify=self._trusted,
                 headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "recourse"},
                 limits=httpx.Limits(
                     max_connections=CONNECTIONS,

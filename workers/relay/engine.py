@@ -54,7 +54,7 @@ class EngineSink:
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        channel = open_channel(self._settings.engine_grpc)
+        channel = open_channel(self._settings)
         self._stub: Any = GatewayStub(channel)
         try:
             yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import structlog
@@ -25,6 +25,7 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from domain.store.outbox import Outbox, OutboxEvent
 from domain.values import format_time
+from workers.gateways.access import open_context
 from workers.relay.sink import CARRIED, PARKED, NotCarriedError
 from workers.runtime import crash_point
 from workers.settings import Settings
@@ -69,7 +70,7 @@ class KafkaSink:
     async def opened(self) -> AsyncIterator[None]:
         """Raises NotCarriedError where no broker answers."""
         producer = AIOKafkaProducer(
-            bootstrap_servers=self._settings.kafka_bootstrap,
+            **_connection(self._settings),
             client_id="recourse-relay",
             transactional_id=f"recourse-relay-{self._topic}",
             enable_idempotence=True,
@@ -179,7 +180,7 @@ class KafkaSink:
         PARKED.labels(self.name).inc()
 
     async def _ensure_topic(self) -> None:
-        admin = AIOKafkaAdminClient(bootstrap_servers=self._settings.kafka_bootstrap, request_timeout_ms=10_000)
+        admin = AIOKafkaAdminClient(**_connection(self._settings), request_timeout_ms=10_000)
         try:
             await admin.start()
             if self._topic not in await admin.list_topics():
@@ -189,6 +190,23 @@ class KafkaSink:
             return
         finally:
             await admin.close()
+
+
+def _connection(settings: Settings) -> dict[str, Any]:
+    """Where the brokers are, whom we believe to be one, and who we say that we are."""
+    told: dict[str, Any] = {
+        "bootstrap_servers": settings.kafka_bootstrap,
+        "security_protocol": settings.kafka_security,
+    }
+    if settings.kafka_security.endswith("SSL"):
+        told["ssl_context"] = context = open_context(settings.ca_file)
+        if settings.kafka_cert_file:
+            context.load_cert_chain(settings.kafka_cert_file, settings.kafka_key_file)
+    if settings.kafka_security.startswith("SASL"):
+        told["sasl_mechanism"] = settings.kafka_mechanism
+        told["sasl_plain_username"] = settings.kafka_username
+        told["sasl_plain_password"] = settings.kafka_password
+    return told
 
 
 class _Partitioner:
