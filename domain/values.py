@@ -83,6 +83,16 @@ class Money:
         sign = "-" if self.amount_minor < 0 else ""
         return f"{sign}{whole}{f'.{part:0{decimals}d}' if decimals else ''} {self.currency}"
 
+    @property
+    def units(self) -> float:
+        """In whole units of the currency, as systems that know no minor ones have it."""
+        return self.amount_minor / float(10 ** _DECIMALS.get(self.currency, 2))
+
+    @classmethod
+    def from_units(cls, units: float, currency: str) -> Money:
+        """The other way; parts of a minor unit are rounded."""
+        return cls(round(units * 10 ** _DECIMALS.get(currency, 2)), currency)
+
     def to_json(self) -> dict[str, Json]:
         return {"amountMinor": self.amount_minor, "currency": self.currency}
 

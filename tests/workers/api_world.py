@@ -140,7 +140,11 @@ class ApiWorld:
         content = raw if raw is not None else None if body is None else orjson.dumps(body)
         if content is not None:
             sent.setdefault("Content-Type", "application/json")
-        url = path if path.startswith(("/api", "/docs", "/healthz", "/readyz", "/metrics", "/openapi")) else BASE + path
+        url = (
+            path
+            if path.startswith(("/api", "/tmf-api", "/docs", "/healthz", "/readyz", "/metrics", "/openapi"))
+            else BASE + path
+        )
         return await self.client.request(method, url, content=content, headers=sent)
 
     async def get(self, path: str, **more: Any) -> httpx.Response:

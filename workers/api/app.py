@@ -23,7 +23,7 @@ from domain.store import views
 from domain.store.outages import OUTAGES
 from domain.store.policies import PolicyBook
 from domain.store.pool import open_pool
-from workers.api import pages
+from workers.api import pages, tmf
 from workers.api.calls import answer_json
 from workers.api.edge import Edge, Meters
 from workers.api.identity import Doorkeeper, KeyRing, fetch_from_file, fetch_over_http
@@ -47,6 +47,7 @@ from workers.api.routes import (
     plans,
     reconciliation,
     registry,
+    tmf622,
 )
 from workers.api.routing import PREFIX, Endpoint, Route, make_endpoint
 from workers.api.service import Service
@@ -141,6 +142,8 @@ def make_app(service: Service) -> FastAPI:
     # framework's own reading of arguments cannot keep; passing by it also saves a fifth of the edge's time.
     for route in ROUTES:
         _serve(app, route.method, PREFIX + route.path, make_endpoint(service, route))
+    for route in tmf622.routes.rows:
+        _serve(app, route.method, tmf.BASE + route.path, make_endpoint(service, route))
     _serve(app, "POST", PREFIX + effects.PATH, partial(effects.record_outcome, service))
     for method, path, endpoint in make_site(service, ROUTES):
         _serve(app, method, path, endpoint)

@@ -109,6 +109,18 @@ ROLES_OF: Final[Mapping[tuple[str, str], frozenset[str]]] = MappingProxyType(
     }
 )
 
+# The same for TM Forum's front door, whose paths are its own.
+TMF_ROLES_OF: Final[Mapping[tuple[str, str], frozenset[str]]] = MappingProxyType(
+    {
+        ("POST", "/productOrder"): _ASKING,
+        ("GET", "/productOrder"): _EVERYONE,
+        ("GET", "/productOrder/{id}"): _EVERYONE,
+        ("POST", "/cancelProductOrder"): _ASKING,
+        ("GET", "/cancelProductOrder"): _EVERYONE,
+        ("GET", "/cancelProductOrder/{id}"): _EVERYONE,
+    }
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Principal:

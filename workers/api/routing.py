@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from workers.api.service import Service
 
 PREFIX: Final = "/api/v1"
 
+Table = Mapping[tuple[str, str], frozenset[str]]
 Handler = Callable[[Call], Awaitable[Response]]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -32,7 +33,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One method on one path below PREFIX.
+    """One method on one path below PREFIX, or below where its table of roles belongs.
 
     answer: name of the schema that the documentation gives for the answer · if_match: kind of the ETag that is needed
     refused: what is kept of a caller who lacks the role
@@ -50,10 +51,11 @@ class Route:
     query: tuple[Parameter, ...] = ()
     media: tuple[str, ...] = ("application/json",)
     refused: Callable[[Call], Awaitable[None]] | None = None
+    table: Table = field(default_factory=lambda: ROLES_OF)
 
     @property
     def roles(self) -> frozenset[str]:
-        return ROLES_OF[self.method, self.path]
+        return self.table[self.method, self.path]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class Routes:
     """The routes of one noun; a module fills one by decorating its handlers."""
 
     rows: list[Route] = field(default_factory=list)
+    table: Table = field(default_factory=lambda: ROLES_OF)
 
     def get(self, path: str, answer: str, **more: Any) -> Callable[[Handler], Handler]:
         return self._row("GET", path, answer, more)
@@ -75,7 +78,7 @@ class Routes:
     def _row(self, method: str, path: str, answer: str, more: dict[str, Any]) -> Callable[[Handler], Handler]:
         def keep(handler: Handler) -> Handler:
             summary = " ".join((handler.__doc__ or "").split())
-            self.rows.append(Route(method, path, handler, summary, answer, **more))
+            self.rows.append(Route(method, path, handler, summary, answer, **more, table=self.table))
             return handler
 
         return keep

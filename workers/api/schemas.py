@@ -313,6 +313,27 @@ class PreviewBody(Body):
     changes: Annotated[list[ChangeBody], Field(max_length=100)] | None = None
 
 
+# -- TM Forum's tasks ------------------------------------------------------------------------------------------
+
+
+class ProductOrderRef(Body):
+    """A reference as others write it: more members than we read are no fault."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    id: UuidText
+
+
+class CancelProductOrderBody(Body):
+    """TMF622's task; the reason is one of the policy's codes, as a code or in words."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    product_order: ProductOrderRef
+    cancellation_reason: Annotated[str, Field(min_length=1, max_length=2000, pattern=r"[A-Za-z]")]
+    requested_cancellation_date: ClaimedTime | None = None
+
+
 # -- effects -------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,274 @@
+"""Orders in TM Forum's words (TMF622, version 4) and back. Pure; it must never decide, nor know an offering."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from types import MappingProxyType
+from typing import Final
+
+from domain.decide import order_etag
+from domain.errors import FieldError
+from domain.values import Json, Money, format_time
+
+BASE: Final = "/tmf-api/productOrderingManagement/v4"
+
+# Our states in theirs; several of ours may be one of theirs.
+ORDER_STATES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "ACKNOWLEDGED": "acknowledged",
+        "VALIDATED": "acknowledged",
+        "IN_PROGRESS": "inProgress",
+        "AMENDING": "inProgress",
+        "FALLOUT": "held",
+        "ON_HOLD": "held",
+        "CANCELLATION_REQUESTED": "assessingCancellation",
+        "CANCELLATION_ASSESSING": "assessingCancellation",
+        "CANCELLING": "pendingCancellation",
+        "COMPLETED": "completed",
+        "PARTIALLY_COMPLETED": "partial",
+        "CANCELLED": "cancelled",
+        "FAILED": "failed",
+        "REJECTED": "rejected",
+    }
+)
+# An item can be replaced by another one; to who asked for it, it will not come.
+ITEM_STATES: Final[Mapping[str, str]] = MappingProxyType({**ORDER_STATES, "SUPERSEDED": "cancelled"})
+TASK_STATES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "ACCEPTED_FOR_ASSESSMENT": "acknowledged",
+        "ASSESSING": "inProgress",
+        "REQUIRES_APPROVAL": "inProgress",
+        "AWAITING_CHARGE_DECISION": "inProgress",
+        "APPROVED": "inProgress",
+        "COMPENSATING": "inProgress",
+        "COMPLETED": "done",
+        "PARTIALLY_COMPLETED": "done",
+        "REJECTED": "terminatedWithError",
+        "WITHDRAWN": "terminatedWithError",
+        "SUPERSEDED": "terminatedWithError",
+    }
+)
+_ACTIONS: Final = MappingProxyType({"add": "ADD", "modify": "MODIFY", "delete": "DISCONNECT", "noChange": "NO_CHANGE"})
+_ACTIONS_BACK: Final = MappingProxyType({ours: theirs for theirs, ours in _ACTIONS.items()} | {"RETURN": "delete"})
+
+# What they say of an order and we only keep, to give it back.
+_KEPT: Final = (
+    "category", "channel", "description", "note", "notificationContact", "payment", "priority",
+    "requestedCompletionDate",
+)  # fmt: skip
+# Members of our own that an order may carry beside theirs, as their rules for extending a resource allow.
+_OURS: Final = ("appointment", "contact", "deliveryAddress", "deliveryNote", "installationAddress")
+_PLACES: Final = (("deliver", "deliveryAddress"), ("install", "installationAddress"))
+_READ_ONLY: Final = ("id", "href", "state", "orderDate", "completionDate", "expectedCompletionDate")
+_POINTERS: Final = (("/items", "/productOrderItem"), ("/customer", "/relatedParty"))
+
+
+def read_product_order(given: Json) -> Json:
+    """Their body as ours; what cannot be told apart stays as it is, for the check of ours to name."""
+    if not isinstance(given, dict):
+        return given
+    lines = given.get("productOrderItem")
+    ours: dict[str, Json] = {name: given[name] for name in _OURS if name in given}
+    for name in ("externalId", "requestedStartDate"):
+        if name in given:
+            ours[name] = given[name]
+    if (customer := _read_customer(given.get("relatedParty"))) is not None:
+        ours["customer"] = customer
+    if isinstance(lines, list):
+        read = [_read_item(line) for line in lines]
+        ours["items"] = read
+        actions = {line.get("action") for line in read if isinstance(line, dict)}
+        if actions == {"DISCONNECT"}:
+            ours["orderType"] = "DISCONNECT"
+        for line in lines:
+            for name, address in _read_places(line).items():
+                ours.setdefault(name, address)
+    elif lines is not None:
+        ours["items"] = lines
+    known = {*_KEPT, *_OURS, *_READ_ONLY, "externalId", "relatedParty", "requestedStartDate", "productOrderItem"}
+    for name in given:
+        if name not in known and not name.startswith("@"):
+            ours[name] = given[name]  # not theirs and not ours: refused by name, never lost in silence
+    return ours
+
+
+def read_kept(given: Json) -> dict[str, Json]:
+    """What we keep of their order as it was told."""
+    return {name: given[name] for name in (*_KEPT, "relatedParty") if name in given} if isinstance(given, dict) else {}
+
+
+def name_faults(faults: tuple[FieldError, ...]) -> tuple[FieldError, ...]:
+    """The same faults where they stand in the body that was sent."""
+    told = []
+    for fault in faults:
+        where = fault.path
+        for ours, theirs in _POINTERS:
+            if where == ours or where.startswith(f"{ours}/"):
+                where = theirs + where.removeprefix(ours)
+        told.append(FieldError(where, fault.message))
+    return tuple(told)
+
+
+def _read_customer(parties: Json) -> Json:
+    if not isinstance(parties, list):
+        return parties
+    named = [party for party in parties if isinstance(party, dict)]
+    customers = [party for party in named if str(party.get("role", "")).lower() == "customer"]
+    chosen = customers[0] if customers else named[0] if len(named) == 1 else None
+    return chosen and {name: chosen[name] for name in ("id", "name") if name in chosen}
+
+
+def _read_item(line: Json) -> Json:
+    if not isinstance(line, dict):
+        return line
+    product = line.get("product")
+    product = product if isinstance(product, dict) else {}
+    offering = line.get("productOffering")
+    ours: dict[str, Json] = {
+        "itemId": line.get("id"),
+        "action": _ACTIONS.get(action, action) if isinstance(action := line.get("action"), str) else action,
+        "productOfferingId": offering.get("id") if isinstance(offering, dict) else offering,
+    }
+    if "quantity" in line:
+        ours["quantity"] = line["quantity"]
+    if product.get("id") is not None:
+        ours["targetAssetId"] = product["id"]
+    traits = product.get("productCharacteristic")
+    if isinstance(traits, list):
+        ours["configuration"] = {str(one.get("name")): one.get("value") for one in traits if isinstance(one, dict)}
+    related = line.get("productOrderItemRelationship")
+    for one in related if isinstance(related, list) else []:
+        kind = str(one.get("relationshipType")) if isinstance(one, dict) else ""
+        if kind == "reliesOn":
+            ours.setdefault("reliesOn", []).append(one.get("id"))
+        elif kind == "isChildOf":
+            ours["parentItemId"] = one.get("id")
+    if (price := _read_price(line.get("itemPrice"))) is not None:
+        ours["price"] = price
+    return ours
+
+
+def _read_price(prices: Json) -> Json:
+    """The first price, whose amount is {unit, value} in whole units of the currency."""
+    try:
+        price = prices[0]["price"]
+        amount = price.get("dutyFreeAmount") or price["taxIncludedAmount"]
+        return Money.from_units(amount["value"], amount["unit"]).to_json()
+    except (TypeError, KeyError, IndexError, AttributeError, ValueError, OverflowError):
+        return None
+
+
+def _read_places(line: Json) -> dict[str, Json]:
+    product = line.get("product") if isinstance(line, dict) else None
+    places = product.get("place") if isinstance(product, dict) else None
+    found: dict[str, Json] = {}
+    for place in places if isinstance(places, list) else []:
+        role = str(place.get("role", "")).lower() if isinstance(place, dict) else ""
+        for word, name in _PLACES:
+            if word in role:
+                street = " ".join(str(place[part]) for part in ("streetName", "streetNr") if place.get(part))
+                found[name] = {
+                    "street": street,
+                    "city": place.get("city"),
+                    "postalCode": place.get("postcode"),
+                    "country": place.get("country"),
+                }
+    return found
+
+
+# -- and back --------------------------------------------------------------------------------------------------
+
+
+def show_product_order(row: Mapping[str, Json], base_url: str) -> dict[str, Json]:
+    """A row {head, items} as their resource."""
+    head, content = row["head"], row["head"]["content"]
+    kept = content.get("tmf", {})
+    customer = content.get("customer") or {}
+    party = {**customer, "role": "customer", "@referredType": "Customer"}
+    shown = {
+        "id": head["order_id"],
+        "href": f"{base_url}{BASE}/productOrder/{head['order_id']}",
+        "@type": "ProductOrder",
+        "externalId": head["external_id"],
+        "state": ORDER_STATES[head["state"]],
+        "orderDate": _time(head["created_at"]),
+        "completionDate": _time(head["ended_at"]) if head["state"] in _FULFILLED else None,
+        "cancellationDate": _time(head["ended_at"]) if head["state"] == "CANCELLED" else None,
+        "requestedStartDate": content.get("requestedStartDate"),
+        **{name: content.get(name) for name in _OURS},
+        **{name: kept.get(name) for name in _KEPT},
+        "relatedParty": kept.get("relatedParty") or [party],
+        "productOrderItem": [_show_item(item) for item in row["items"] or ()],
+    }
+    return {name: value for name, value in shown.items() if value is not None}
+
+
+_FULFILLED: Final = frozenset({"COMPLETED", "PARTIALLY_COMPLETED"})
+
+
+def _show_item(item: Mapping[str, Json]) -> dict[str, Json]:
+    content = item["content"]
+    traits = [{"name": name, "value": value} for name, value in (content.get("configuration") or {}).items()]
+    asset = item["asset"] or item["target_asset"]
+    related = [{"id": other, "relationshipType": "reliesOn"} for other in item["relies_on"]]
+    if item["parent"]:
+        related.append({"id": item["parent"], "relationshipType": "isChildOf"})
+    price = content.get("price")
+    amount = price and {"unit": price["currency"], "value": Money.from_json(price).units}
+    product = {"id": asset, "productCharacteristic": traits or None}
+    shown = {
+        "id": item["item_id"],
+        "@type": "ProductOrderItem",
+        "action": _ACTIONS_BACK[item["action"]],
+        "quantity": item["quantity"],
+        "state": ITEM_STATES[item["state"]],
+        "productOffering": {"id": item["offering"], "@referredType": "ProductOffering"},
+        "product": {name: value for name, value in product.items() if value is not None} or None,
+        "itemPrice": [{"price": {"dutyFreeAmount": amount}}] if amount else None,
+        "productOrderItemRelationship": related or None,
+    }
+    return {name: value for name, value in shown.items() if value is not None}
+
+
+def show_task(row: Mapping[str, Json], base_url: str) -> dict[str, Json]:
+    """A request to cancel a whole order as their task."""
+    order_id = row["order_id"]
+    done = TASK_STATES[row["status"]] == "done"
+    shown = {
+        "id": row["request_id"],
+        "href": f"{base_url}{BASE}/cancelProductOrder/{row['request_id']}",
+        "@type": "CancelProductOrder",
+        "cancellationReason": row["reason_text"] or row["reason_code"],
+        "requestedCancellationDate": _time(row["claimed_at"]) or _time(row["requested_at"]),
+        "effectiveCancellationDate": _time(row["ended_at"]) if done else None,
+        "productOrder": {
+            "id": order_id,
+            "href": f"{base_url}{BASE}/productOrder/{order_id}",
+            "@referredType": "ProductOrder",
+        },
+        "state": TASK_STATES[row["status"]],
+    }
+    return {name: value for name, value in shown.items() if value is not None}
+
+
+def choose_fields(shown: Mapping[str, Json], fields: str | None) -> dict[str, Json]:
+    """The members that were asked for; who it is, is always told."""
+    if fields is None:
+        return dict(shown)
+    wanted = {"id", "href", "@type", *(name.strip() for name in fields.split(","))}
+    return {name: value for name, value in shown.items() if name in wanted}
+
+
+def reason_code(given: str) -> str:
+    """Prose as a code of the policy's kind: `Customer changed mind` is CUSTOMER_CHANGED_MIND."""
+    return re.sub(r"[^A-Za-z0-9]+", "_", given).strip("_").upper()[:80]
+
+
+def etag_of(row: Mapping[str, Json]) -> str:
+    return order_etag(row["head"]["version"])
+
+
+def _time(text: str | None) -> str | None:
+    return None if text is None else format_time(datetime.fromisoformat(text))
