@@ -53,6 +53,7 @@ from domain.impact import (
     quote_task_id,
     quoted_prices,
     read_changes,
+    reshapes,
     undo_impacts,
     write_change,
 )
@@ -172,7 +173,7 @@ def _check_body(draft: Draft, command: RequestAmendment, changes: tuple[Mapping[
             raise CaseNotFound
         if not case.is_open:
             raise CaseClosed(f"The case is {case.status}.")
-    if any(str(change["path"]).split("/")[-1] in {"-", "productOfferingId"} for change in changes):
+    if any(reshapes(change) for change in changes):
         check_fit(amended(draft, changes))
 
 

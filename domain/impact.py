@@ -44,6 +44,7 @@ REPLACING: Final = frozenset({"REPLACE", "REDO", "UNDO_THEN_DO", "DO_THEN_UNDO",
 UNDOING: Final = frozenset({"UNDO_THEN_DO", "DO_THEN_UNDO", "MANUAL", "WITHDRAW", "UNDO", "MANUAL_UNDO"})
 
 _ADDS_ITEM: Final = "-"
+_AN_ITEM: Final = "{itemId}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,24 +152,47 @@ def read_changes(draft: Draft, asked: tuple[AskedChange, ...]) -> tuple[Mapping[
     matched = match_changes(draft, asked)
     for number, (change, match) in enumerate(matched):
         known = match is not None and (match.item_id is None or match.item_id in draft.items)
-        if match is not None and known and not _is_new_item(match):
-            stands = value_at(draft, split_pointer(change.path))
-            if stands != change.old:
-                raise OldValueMismatch(
-                    f"{change.path} is not what the change says it was.",
-                    errors=(FieldError(f"/changes/{number}/oldValue", "another value stands there now"),),
-                )
-    return tuple(_read_change(draft, number, change, match) for number, (change, match) in enumerate(matched))
+        if match is not None and known and not _is_new_item(match) and not _stands(draft, change, match):
+            raise OldValueMismatch(
+                f"{change.path} is not what the change says it was.",
+                errors=(FieldError(f"/changes/{number}/oldValue", "another value stands there now"),),
+            )
+    changes = tuple(_read_change(draft, number, change, match) for number, (change, match) in enumerate(matched))
+    _check_removals(draft, changes)
+    return changes
+
+
+def _stands(draft: Draft, change: AskedChange, match: FieldMatch) -> bool:
+    """Whether the old value is what stands. An item that goes is named by its id; what else is said must be so."""
+    stands = value_at(draft, split_pointer(change.path))
+    if _is_whole_item(match) and isinstance(change.old, Mapping):
+        return all(stands.get(name) == value for name, value in change.old.items())
+    return stands == change.old or (_is_whole_item(match) and change.old is None)
 
 
 def _is_new_item(match: FieldMatch) -> bool:
     return split_pointer(match.field.path)[-1] == _ADDS_ITEM
 
 
+def _is_whole_item(match: FieldMatch) -> bool:
+    return split_pointer(match.field.path)[-1] == _AN_ITEM
+
+
+def reshapes(change: Mapping[str, Json]) -> bool:
+    """Whether an item comes, goes, or decomposes into something else."""
+    parts = split_pointer(str(change["path"]))
+    return parts[-1] in {_ADDS_ITEM, "productOfferingId"} or takes_out(parts)
+
+
+def takes_out(parts: tuple[str, ...]) -> bool:
+    """Whether a pointer means an item as a whole, which only REMOVE does."""
+    return parts[0] == "items" and len(parts) == 2 and parts[1] != _ADDS_ITEM
+
+
 def _read_change(draft: Draft, number: int, change: AskedChange, match: FieldMatch | None) -> Mapping[str, Json]:
     at = f"/changes/{number}"
     parts = split_pointer(change.path)
-    if change.operation == "REMOVE" and len(parts) == 2 and parts[0] == "items" and parts[1] in draft.items:
+    if match is None and change.operation == "REMOVE" and takes_out(parts) and parts[1] in draft.items:
         raise UseCancellation(errors=(FieldError(f"{at}/path", "cancel the item instead"),))
     if match is None:
         raise FieldNotAmendable(
@@ -184,6 +208,10 @@ def _read_change(draft: Draft, number: int, change: AskedChange, match: FieldMat
         before = None
         after = change.new
         _check_new_item(draft, at, match.field, after)
+    elif _is_whole_item(match):
+        if change.operation != "REMOVE":
+            raise Unprocessable(errors=(FieldError(f"{at}/operation", "an item as a whole takes REMOVE"),))
+        before, after = value_at(draft, parts), None
     else:
         before = value_at(draft, parts)
         after = None if change.operation == "REMOVE" else change.new
@@ -231,6 +259,25 @@ def _check_new_item(draft: Draft, at: str, field: AmendableField, item: Json) ->
         )
 
 
+def _check_removals(draft: Draft, changes: tuple[Mapping[str, Json], ...]) -> None:
+    """An item can be taken out while nothing has been done for it alone; from then on its effects must be undone, which
+    is what a cancellation does. So it is for the last one: nothing would be left to carry out."""
+    parts = [split_pointer(str(change["path"])) for change in changes]
+    going = {number: path[1] for number, path in enumerate(parts) if takes_out(path)}
+    staying = {i for i, item in draft.items.items() if item.base in LIVE_ITEMS} - set(going.values())
+    for number, item_id in going.items():
+        where = (FieldError(f"/changes/{number}/path", "cancel the item instead"),)
+        if not staying:
+            raise UseCancellation("Nothing would be left of the order; cancel it instead.", errors=where)
+        for task in live_tasks(draft):
+            own = item_id in task.item_ids and staying.isdisjoint(task.item_ids)
+            if own and any(is_external(e.level) and (e.is_open or e.stands) for e in draft.originals_of(task.task_id)):
+                raise UseCancellation(
+                    f"{task.step} ({task.task_type}) has begun for item {item_id}; cancel the item instead.",
+                    errors=where,
+                )
+
+
 def check_fit(draft: Draft) -> None:
     """Whether the items still fit together, on a draft whose terms have been changed."""
     check_items(
@@ -248,6 +295,7 @@ def check_fit(draft: Draft) -> None:
                 target_asset=item.target_asset,
             )
             for item in draft.items.values()
+            if item.base != "SUPERSEDED"
         ),
     )
 
@@ -303,6 +351,8 @@ def write_change(draft: Draft, change: Mapping[str, Json]) -> None:
                 relies_on=tuple(after.get("reliesOn", ())),
             )
         )
+    elif takes_out(parts):
+        draft.move_item(parts[1], "SUPERSEDED", base="SUPERSEDED")
     elif parts[0] == "items":
         item = draft.items[parts[1]]
         if parts[2:] == ("productOfferingId",):
@@ -470,12 +520,11 @@ def _find_fates(
 
 
 def find_reshaped(accepted: Iterable[Judged]) -> frozenset[str]:
-    """Items that are new, or whose offering changes: they decompose into something else."""
+    """Items that are new, that go, or whose offering changes: they decompose into something else."""
     return frozenset(
         str(found.change["itemId"])
         for found in accepted
-        if found.change["before"] != found.change["after"]
-        and split_pointer(str(found.change["path"]))[-1] in {_ADDS_ITEM, "productOfferingId"}
+        if found.change["before"] != found.change["after"] and reshapes(found.change)
     )
 
 

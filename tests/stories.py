@@ -549,6 +549,13 @@ def amended_on_the_way(world: Stage) -> None:
     world.run_flow()
 
 
+def amended_by_a_part_less(world: Stage) -> None:
+    world.accept(an_order(an_item(), an_item("2", "mobile-sim"))).decompose().run_to("assign-resource")
+    world.drive(world.amend(change("/items/2", None, None, "REMOVE")))
+    world.run_flow()
+    assert (world.the_order.items["2"].state, world.state) == ("SUPERSEDED", "COMPLETED")
+
+
 def amended_with_consent(world: Stage) -> None:
     """What is done is done elsewhere, and the old given back; more had happened than the first reviewer saw."""
     world.accept().decompose().run_to("reserve-inventory", "assign-resource")
@@ -663,6 +670,7 @@ STORIES: tuple[Story, ...] = (
     small_cancellation_overtaken,
     fewer_than_ordered,
     amended_on_the_way,
+    amended_by_a_part_less,
     amended_with_consent,
     amended_in_price,
     amended_late_and_paid,

@@ -229,7 +229,7 @@ def _order_path(spot: Spot, *, of_item: str, example: str, may_add: bool = False
     in_items = rest if root == "items" else []
     if "" in rest or any(part in {"*", "{itemId}", "-"} for part in rest[1 if in_items else 0 :]):
         raise spot.refuse(f"each part of a pointer names a member, `{of_item}` only stands for an item: {example}")
-    if may_add and in_items == ["-"]:
+    if may_add and in_items in (["-"], [of_item]):  # an item that comes, or one that goes
         return pointer
     if root == "items" and (in_items[:1] != [of_item] or len(in_items) < 2):
         raise spot.refuse(f"after /items comes `{of_item}`, then a member of it, e.g. /items/{of_item}/quantity")

@@ -394,8 +394,8 @@ def _meet(field_path: str, input_pointer: str) -> bool:
 
 def _match(row: AmendableField, given: tuple[str, ...]) -> FieldMatch | None:
     wanted = split_pointer(row.path)
-    appends = wanted[-1] == "-"  # a new item is given as a whole
-    if len(given) < len(wanted) or (appends and len(given) > len(wanted)):
+    whole = wanted[-1] in {"-", "{itemId}"}  # an item comes, and goes, as a whole
+    if len(given) < len(wanted) or (whole and len(given) > len(wanted)):
         return None
     item_id: str | None = None
     for want, have in zip(wanted, given, strict=False):

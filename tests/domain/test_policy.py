@@ -207,6 +207,7 @@ def test_a_cell_is_a_list_of_rules_whose_last_one_holds_always() -> None:
         ("/items/1/quantity", "quantity", "1", ()),
         ("/items/a~1b/configuration/bandwidth", "bandwidth", "a/b", ()),
         ("/items/-", "itemAdd", None, ()),
+        ("/items/1", "itemRemove", "1", ()),
         ("/items/1/price/amountMinor", "price", "1", ("amountMinor",)),
     ],
 )
@@ -216,7 +217,7 @@ def test_a_pointer_finds_its_field(pointer: str, field: str, item: str | None, i
     assert (match.field.field, match.item_id, match.inside) == (field, item, inside)
 
 
-@pytest.mark.parametrize("pointer", ["/contact", "/items/1", "/items/-/quantity", "/externalId", "", "contact/phone"])
+@pytest.mark.parametrize("pointer", ["/contact", "/items", "/items/1/itemId", "/items/-/quantity", "", "contact/phone"])
 def test_a_pointer_outside_the_policy_finds_nothing(pointer: str) -> None:
     assert TELECOM.match_field(pointer) is None
 
