@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -68,37 +70,52 @@ NEW: dict[str, Callable[[World], Any]] = {
     "ADMINISTRATIVE_AMENDMENT": lambda world: world.amend(change("/contact/phone", "+49 30 1234567", "+49 30 765432")),
 }
 
+
+def supplement(world: World) -> Any:
+    new = replace(an_order(), order_type="SUPPLEMENTAL", reason_code="ADD_ON")
+    world.do(ask.SupplementOrder(world.order_id, new), AGENT)
+    return SimpleNamespace(status=world.followed[-1].body["state"])
+
+
+NEW["SUPPLEMENTAL"] = supplement
+
 # What the one who comes second hears: the status of what was asked for, or 409.
 HEARS: dict[tuple[str, str], str] = {
     ("NONE", "ORDER_CANCELLATION"): "ACCEPTED_FOR_ASSESSMENT",
     ("NONE", "ITEM_CANCELLATION"): "ACCEPTED_FOR_ASSESSMENT",
     ("NONE", "AMENDMENT"): "REQUESTED",
     ("NONE", "ADMINISTRATIVE_AMENDMENT"): "APPLIED",
+    ("NONE", "SUPPLEMENTAL"): "ACKNOWLEDGED",
     ("AMENDMENT", "ORDER_CANCELLATION"): "ACCEPTED_FOR_ASSESSMENT",
     ("AMENDMENT", "ITEM_CANCELLATION"): "ACCEPTED_FOR_ASSESSMENT",
     ("AMENDMENT", "AMENDMENT"): "REQUESTED",
     ("AMENDMENT", "ADMINISTRATIVE_AMENDMENT"): "APPLIED",
+    ("AMENDMENT", "SUPPLEMENTAL"): "409",
     ("APPLYING", "ORDER_CANCELLATION"): "ACCEPTED_FOR_ASSESSMENT",
     ("APPLYING", "ITEM_CANCELLATION"): "ACCEPTED_FOR_ASSESSMENT",
     ("APPLYING", "AMENDMENT"): "QUEUED",
     ("APPLYING", "ADMINISTRATIVE_AMENDMENT"): "APPLIED",
+    ("APPLYING", "SUPPLEMENTAL"): "409",
     ("ITEM_CANCELLATION", "ORDER_CANCELLATION"): "ACCEPTED_FOR_ASSESSMENT",
     ("ITEM_CANCELLATION", "ITEM_CANCELLATION"): "409",
     ("ITEM_CANCELLATION", "AMENDMENT"): "409",
     ("ITEM_CANCELLATION", "ADMINISTRATIVE_AMENDMENT"): "APPLIED",
+    ("ITEM_CANCELLATION", "SUPPLEMENTAL"): "409",
     ("ORDER_CANCELLATION", "ORDER_CANCELLATION"): "409",
     ("ORDER_CANCELLATION", "ITEM_CANCELLATION"): "409",
     ("ORDER_CANCELLATION", "AMENDMENT"): "409",
     ("ORDER_CANCELLATION", "ADMINISTRATIVE_AMENDMENT"): "APPLIED",
+    ("ORDER_CANCELLATION", "SUPPLEMENTAL"): "409",
     ("CANCELLING", "ORDER_CANCELLATION"): "409",
     ("CANCELLING", "ITEM_CANCELLATION"): "409",
     ("CANCELLING", "AMENDMENT"): "409",
     ("CANCELLING", "ADMINISTRATIVE_AMENDMENT"): "APPLIED",
+    ("CANCELLING", "SUPPLEMENTAL"): "409",
 }
 
 
 def test_the_table_has_no_hole() -> None:
-    assert set(CELLS) == set(product(ROWS, COLUMNS))
+    assert set(CELLS) == set(product(ROWS, COLUMNS)) == set(HEARS)
 
 
 @pytest.mark.parametrize(("active", "new"), HEARS)

@@ -1,0 +1,144 @@
+"""Two changes of one order that come in the same instant, at a real barrier, in either order of commit: what the text
+of 1-domain §8 says of each meeting, typed from there."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from dataclasses import replace
+from typing import Any, Final
+
+import pytest
+
+from domain import commands as ask
+from domain.errors import Breach
+from domain.handle import Answer
+from domain.order import Amendment, Request
+from domain.store.orders import lock_order
+from domain.store.pool import tenant_transaction
+from domain.values import OrderId, RequestId
+from tests.builders import AGENT, TENANT, an_item, an_order, change
+from tests.properties.invariants import check_order
+from tests.store.test_concurrency import until_waiting, watch
+from tests.stored import Store, StoredWorld
+
+KINDS: Final = ("ORDER", "ITEM", "OTHER_ITEM", "AMENDMENT", "ADMINISTRATIVE", "SUPPLEMENTAL")
+
+# (who came first, who came second) → what the second hears once it knows of the first, and what became of the first.
+# Nothing is active after an administrative amendment, which is applied at once, nor after a supplemental order.
+MEETINGS: Final[dict[tuple[str, str], tuple[str, str]]] = {
+    ("ORDER", "ORDER"): ("CHANGE_ACTIVE", "ACCEPTED_FOR_ASSESSMENT"),
+    ("ORDER", "ITEM"): ("CHANGE_ACTIVE", "ACCEPTED_FOR_ASSESSMENT"),
+    ("ORDER", "OTHER_ITEM"): ("CHANGE_ACTIVE", "ACCEPTED_FOR_ASSESSMENT"),
+    ("ORDER", "AMENDMENT"): ("CHANGE_ACTIVE", "ACCEPTED_FOR_ASSESSMENT"),
+    ("ORDER", "ADMINISTRATIVE"): ("APPLIED", "ACCEPTED_FOR_ASSESSMENT"),  # allowed_while_cancelling
+    ("ORDER", "SUPPLEMENTAL"): ("CHANGE_ACTIVE", "ACCEPTED_FOR_ASSESSMENT"),
+    ("ITEM", "ORDER"): ("ACCEPTED_FOR_ASSESSMENT", "ACCEPTED_FOR_ASSESSMENT"),  # the item's waits
+    ("ITEM", "ITEM"): ("CHANGE_ACTIVE", "ACCEPTED_FOR_ASSESSMENT"),
+    ("ITEM", "OTHER_ITEM"): ("ACCEPTED_FOR_ASSESSMENT", "ACCEPTED_FOR_ASSESSMENT"),  # disjoint
+    ("ITEM", "AMENDMENT"): ("CHANGE_ACTIVE", "ACCEPTED_FOR_ASSESSMENT"),  # of that item
+    ("ITEM", "ADMINISTRATIVE"): ("APPLIED", "ACCEPTED_FOR_ASSESSMENT"),
+    ("ITEM", "SUPPLEMENTAL"): ("CHANGE_ACTIVE", "ACCEPTED_FOR_ASSESSMENT"),
+    ("OTHER_ITEM", "ORDER"): ("ACCEPTED_FOR_ASSESSMENT", "ACCEPTED_FOR_ASSESSMENT"),
+    ("OTHER_ITEM", "ITEM"): ("ACCEPTED_FOR_ASSESSMENT", "ACCEPTED_FOR_ASSESSMENT"),
+    ("OTHER_ITEM", "OTHER_ITEM"): ("CHANGE_ACTIVE", "ACCEPTED_FOR_ASSESSMENT"),
+    ("OTHER_ITEM", "AMENDMENT"): ("REQUESTED", "ACCEPTED_FOR_ASSESSMENT"),
+    ("OTHER_ITEM", "ADMINISTRATIVE"): ("APPLIED", "ACCEPTED_FOR_ASSESSMENT"),
+    ("OTHER_ITEM", "SUPPLEMENTAL"): ("CHANGE_ACTIVE", "ACCEPTED_FOR_ASSESSMENT"),
+    ("AMENDMENT", "ORDER"): ("ACCEPTED_FOR_ASSESSMENT", "QUEUED"),
+    ("AMENDMENT", "ITEM"): ("ACCEPTED_FOR_ASSESSMENT", "QUEUED"),  # judged again when that is over
+    ("AMENDMENT", "OTHER_ITEM"): ("ACCEPTED_FOR_ASSESSMENT", "REQUESTED"),
+    ("AMENDMENT", "AMENDMENT"): ("REQUESTED", "SUPERSEDED"),  # of the same field: the newer
+    ("AMENDMENT", "ADMINISTRATIVE"): ("APPLIED", "REQUESTED"),
+    ("AMENDMENT", "SUPPLEMENTAL"): ("CHANGE_ACTIVE", "REQUESTED"),
+    ("ADMINISTRATIVE", "ORDER"): ("ACCEPTED_FOR_ASSESSMENT", "APPLIED"),
+    ("ADMINISTRATIVE", "ITEM"): ("ACCEPTED_FOR_ASSESSMENT", "APPLIED"),
+    ("ADMINISTRATIVE", "OTHER_ITEM"): ("ACCEPTED_FOR_ASSESSMENT", "APPLIED"),
+    ("ADMINISTRATIVE", "AMENDMENT"): ("REQUESTED", "APPLIED"),
+    ("ADMINISTRATIVE", "ADMINISTRATIVE"): ("OLD_VALUE_MISMATCH", "APPLIED"),
+    ("ADMINISTRATIVE", "SUPPLEMENTAL"): ("ACKNOWLEDGED", "APPLIED"),
+    ("SUPPLEMENTAL", "ORDER"): ("ACCEPTED_FOR_ASSESSMENT", "ACKNOWLEDGED"),
+    ("SUPPLEMENTAL", "ITEM"): ("ACCEPTED_FOR_ASSESSMENT", "ACKNOWLEDGED"),
+    ("SUPPLEMENTAL", "OTHER_ITEM"): ("ACCEPTED_FOR_ASSESSMENT", "ACKNOWLEDGED"),
+    ("SUPPLEMENTAL", "AMENDMENT"): ("REQUESTED", "ACKNOWLEDGED"),
+    ("SUPPLEMENTAL", "ADMINISTRATIVE"): ("APPLIED", "ACKNOWLEDGED"),
+    ("SUPPLEMENTAL", "SUPPLEMENTAL"): ("ACKNOWLEDGED", "ACKNOWLEDGED"),
+}
+
+
+def wish(world: StoredWorld, kind: str) -> ask.Command:
+    request_id = RequestId(uuid.uuid4())
+    match kind:
+        case "ORDER":
+            return ask.RequestCancellation(world.order_id, request_id, "ORDER", (), "CUSTOMER_CHANGED_MIND")
+        case "ITEM" | "OTHER_ITEM":
+            items = ("1",) if kind == "ITEM" else ("2",)
+            return ask.RequestCancellation(world.order_id, request_id, "ITEMS", items, "CUSTOMER_CHANGED_MIND")
+        case "AMENDMENT":
+            asked = (change("/items/1/configuration/deviceModel", "R7", "R9"),)
+            return ask.RequestAmendment(world.order_id, request_id, "CUSTOMER_REQUEST", asked)
+        case "ADMINISTRATIVE":
+            asked = (change("/contact/phone", "+49 30 1234567", "+49 30 7654321"),)
+            return ask.RequestAmendment(world.order_id, request_id, "DATA_CORRECTION", asked)
+    new = replace(an_order(), order_type="SUPPLEMENTAL", reason_code="ADD_ON", order_id=OrderId(request_id))
+    return ask.SupplementOrder(world.order_id, new)
+
+
+async def settle(store: Store, world: StoredWorld, command: ask.Command) -> str:
+    """What the asker hears who has just looked: the status of what was asked for, or the code of the refusal."""
+    envelope = ask.Envelope(TENANT, uuid.uuid4(), AGENT, "f", if_match=world.etag(command))
+    try:
+        answer: Answer = await store.door.handle(envelope, command)
+    except Breach as breach:
+        return breach.code
+    return str(answer.body.get("status") or answer.body["state"])
+
+
+def status_of(world: StoredWorld, command: Any) -> str:
+    """How what was asked for stands now."""
+    changes: dict[Any, Request | Amendment] = {**world.the_order.requests, **world.the_order.amendments}
+    if isinstance(command, ask.SupplementOrder):
+        rows = world.store.as_owner("select state from customer_order where order_id = $1", command.new.order_id)
+        return str(rows[0]["state"])
+    return changes[command.request_id].status
+
+
+def test_the_table_has_no_hole() -> None:
+    assert set(MEETINGS) == {(first, second) for first in KINDS for second in KINDS}
+
+
+@pytest.mark.parametrize("first", KINDS)
+def test_two_changes_in_the_same_instant(store: Store, first: str) -> None:
+    """Both have read the same version, both wait for the order's row; who gets it first has changed what the other one
+    saw (412), and the other one asks again. As every pair is here both ways, each order of commit has occurred."""
+    for second in KINDS:
+        world = store.world()
+        world.accept(an_order(an_item(), an_item("2", "mobile-sim"))).decompose().run_to("reserve-inventory")
+        earlier, later = wish(world, first), wish(world, second)
+
+        async def race(world: StoredWorld = world, asked: tuple[ask.Command, ...] = (earlier, later)) -> list[str]:
+            async with watch(store) as watcher:
+                async with tenant_transaction(store.pool, TENANT) as barrier:
+                    await lock_order(barrier, TENANT, world.order_id)
+                    going = []
+                    for number, command in enumerate(asked, 1):
+                        going.append(asyncio.ensure_future(settle(store, world, command)))
+                        await until_waiting(watcher, number)
+                return list(await asyncio.gather(*going))
+
+        said, hears = store.run(race())
+        wanted, left = MEETINGS[first, second]
+        unseen = first == "SUPPLEMENTAL" or second == "SUPPLEMENTAL"  # moves no version, or asks for none
+        assert said == MEETINGS["SUPPLEMENTAL", first][0], (first, second)  # as if it were alone
+        assert hears == (wanted if unseen else "VERSION_STALE"), (first, second)
+        before = world.the_order
+        world.order = store.run(world._load(world.order_id))
+        check_order(world.the_order, before)
+        if not unseen:
+            assert store.run(settle(store, world, later)) == wanted, (first, second)
+            world.order = store.run(world._load(world.order_id))
+            check_order(world.the_order, before)
+        assert status_of(world, earlier) == left, (first, second)
+        stored = len(world.the_order.requests) + len(world.the_order.amendments)
+        refused = wanted in {"CHANGE_ACTIVE", "OLD_VALUE_MISMATCH"}
+        assert stored == (first != "SUPPLEMENTAL") + (second != "SUPPLEMENTAL" and not refused), (first, second)
