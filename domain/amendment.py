@@ -23,7 +23,7 @@ from domain.commands import (
     WithdrawAmendment,
 )
 from domain.compensation import draw_graph, find_type, supersede_plan
-from domain.decomposition import Redraw, copy_types, redraw_plan
+from domain.decomposition import Redraw, again_id, copy_types, live_tasks, redraw_plan
 from domain.errors import (
     CaseClosed,
     CaseNotFound,
@@ -40,7 +40,7 @@ from domain.errors import (
     Unprocessable,
 )
 from domain.impact import (
-    UNDOING,
+    AGREED,
     Fate,
     Finding,
     amended,
@@ -48,12 +48,15 @@ from domain.impact import (
     assessment_document,
     check_fit,
     find_touched,
+    is_leaving,
+    judge_task,
     judged_changes,
     match_changes,
     quote_task_id,
     quoted_prices,
     read_changes,
     reshapes,
+    tasks_again,
     undo_impacts,
     write_change,
 )
@@ -511,7 +514,7 @@ def approve(draft: Draft, command: ApproveAmendment) -> Amendment:
     agreed = {
         "by": draft.actor.subject,
         "results": {impact["path"]: impact["safetyResult"] for impact in seen["changeImpacts"]},
-        "undone": [fate["taskId"] for fate in seen["strategy"] if fate["strategy"] in UNDOING | {"AWAIT"}],
+        "undone": [fate["taskId"] for fate in seen["strategy"] if fate["strategy"] in AGREED],
         "cost": seen["estimatedCost"]["amountMinor"],
     }
     amendment = _decide(draft, amendment, "APPROVED", command.comment, approval=agreed)
@@ -786,7 +789,7 @@ def _apply(draft: Draft, amendment: Amendment, found: Finding) -> Amendment:
         if amendment.status == "APPROVED":
             amendment = draft.move_amendment(request_id, "APPLYING", "AMENDMENT_APPLYING")
         version = draft.plan.version + 1
-        plan_id = _store_new_plan(draft, amendment, found)
+        plan_id = _store_new_plan(draft, amendment, found.fates, found.reshaped)
     amendment = draft.change_amendment(
         request_id,
         applied_at=draft.now,
@@ -831,13 +834,15 @@ def _by_hand(fates: Iterable[Fate]) -> dict[str, str]:
     return {str(fate.task.task_id): "MANUAL" for fate in fates if fate.strategy in {"MANUAL", "MANUAL_UNDO"}}
 
 
-def _store_new_plan(draft: Draft, amendment: Amendment, found: Finding) -> PlanId | None:
+def _store_new_plan(
+    draft: Draft, amendment: Amendment, fates: tuple[Fate, ...], reshaped: frozenset[str] = frozenset()
+) -> PlanId | None:
     """The new version as a whole: new tasks, what goes, what waits for what; and the plan of what must be undone."""
     former = draft.plan
     assert former is not None
     version = former.version + 1
     new_id = PlanId(derive_id(draft.head.order_id, "plan", version))
-    redraw = redraw_plan(draft, new_id, version, found.again, found.reshaped)
+    redraw = redraw_plan(draft, new_id, version, tasks_again(fates), reshaped)
     # What is known of a type stays as it was when the order first had such work.
     types = {**copy_types(draft.policy, (task.task_type for task in redraw.tasks)), **former.types}
     draft.former_plans.append(replace(former, closed=True))
@@ -853,13 +858,57 @@ def _store_new_plan(draft: Draft, amendment: Amendment, found: Finding) -> PlanI
         tasks=len(redraw.tasks),
         policyVersion=draft.policy_version,
     )
-    undo_plan, awaited = _plan_undoing(draft, amendment, found, redraw)
+    undo_plan, awaited = _plan_undoing(draft, amendment, fates, redraw)
     _weave(draft, new_id, redraw, awaited)
     for item in list(draft.items.values()):
         if item.base == "ACKNOWLEDGED":
             draft.change_item(item.item_id, base="IN_PROGRESS")
     draft.send("plan-restarted", run, ttl=3600, order_id=draft.head.order_id, plan_id=new_id, run=run, root=new_id)
     return undo_plan
+
+
+def follow_results(draft: Draft) -> bool:
+    """What was done again may have come to another result than before. Work that is done, and was sent the old one, is
+    touched by that as by a changed value of the order: by its type's `on_input_change` it stays, or is done again too,
+    in a version of the plan of its own. True if anything was looked at; each result is looked at once."""
+    moved = False
+    fates: dict[PlanId, tuple[Amendment, list[Fate]]] = {}
+    for old in list(draft.fulfillment_tasks()):
+        new = draft.tasks.get(old.superseded_by) if old.superseded_by else None
+        if new is None or new.task_id != again_id(draft.head.order_id, new.plan_version, old.task_id):
+            continue
+        before, after = draft.effect_of(old), draft.effect_of(new)
+        if new.state != "COMPLETED" or before is None or after is None or after.state != "CONFIRMED":
+            continue
+        owner = _amendment_of(draft, new.plan_version)
+        for task in live_tasks(draft):
+            if old.task_id not in task.depends_on or task.state in IN_FLIGHT or is_leaving(draft, task):
+                continue  # what is under way, or being cancelled, is looked at when that is over
+            depends_on = tuple(new.task_id if other == old.task_id else other for other in task.depends_on)
+            task = draft.change_task(task.task_id, depends_on=depends_on)
+            draft.successors_of = None
+            moved = True
+            fate = judge_task(draft, task, again=True, goes=False)
+            if owner is not None and before.output != after.output and fate.effect and fate.strategy != "KEEP":
+                fates.setdefault(task.plan_id, (owner, []))[1].append(fate)
+    for owner, found in fates.values():
+        unique = {fate.task.task_id: fate for fate in found}
+        draft.record(
+            "RE_DECOMPOSITION_REQUIRED",
+            "REQUEST",
+            owner.request_id,
+            request_id=owner.request_id,
+            planVersion=draft.head.plan_version,
+            tasks=len(unique),
+        )
+        _store_new_plan(draft, owner, tuple(unique.values()))
+    return moved
+
+
+def _amendment_of(draft: Draft, version: int) -> Amendment | None:
+    """The amendment that made this version of the plan, or that it follows from."""
+    made = [a for a in draft.amendments.values() if a.new_plan_version and a.new_plan_version <= version]
+    return max(made, key=lambda amendment: amendment.new_plan_version or 0, default=None)
 
 
 def _weave(draft: Draft, plan_id: PlanId, redraw: Redraw, awaited: Mapping[TaskId, tuple[TaskId, ...]]) -> None:
@@ -901,14 +950,14 @@ def retire(draft: Draft, task: Task) -> bool:
 
 
 def _plan_undoing(
-    draft: Draft, amendment: Amendment, found: Finding, redraw: Redraw
+    draft: Draft, amendment: Amendment, fates: tuple[Fate, ...], redraw: Redraw
 ) -> tuple[PlanId | None, dict[TaskId, tuple[TaskId, ...]]]:
     """The compensation plan of what the amendment undoes, and per new task the undoings that it waits for."""
-    strategy = {fate.effect.effect_id: fate.strategy for fate in found.fates if fate.effect is not None}
-    nodes = draw_graph(draft, undo_impacts(found.fates), _by_hand(found.fates))
+    strategy = {fate.effect.effect_id: fate.strategy for fate in fates if fate.effect is not None}
+    nodes = draw_graph(draft, undo_impacts(fates), _by_hand(fates))
     if not nodes:
         return None, {}
-    plan_id = PlanId(derive_id(amendment.request_id, "plan", amendment.version))
+    plan_id = PlanId(derive_id(amendment.request_id, "plan", draft.head.plan_version))
     # Withdrawn or not, the outcome is known before anything new is done: behind each withdrawal stands an undoing for
     # the case that it came too late.
     undo_of = {node.effect_id: TaskId(derive_id(plan_id, node.effect_id, "UNDO")) for node in nodes}

@@ -201,6 +201,11 @@ class Redraw:
     joined: Mapping[TaskId, tuple[str, ...]]
 
 
+def again_id(order_id: uuid.UUID, version: int, task_id: TaskId) -> TaskId:
+    """The task that does anew, in this version of the plan, what another one has done."""
+    return TaskId(derive_id(order_id, "task", version, "again", task_id))
+
+
 def live_tasks(draft: Draft) -> list[Task]:
     return [task for task in draft.fulfillment_tasks() if task.state not in _GONE and not task.superseded_by]
 
@@ -215,9 +220,7 @@ def redraw_plan(
     """
     present = live_tasks(draft)
     replaced: dict[TaskId, TaskId | None] = {
-        task.task_id: TaskId(derive_id(draft.head.order_id, "task", version, "again", task.task_id))
-        for task in present
-        if task.task_id in again
+        task.task_id: again_id(draft.head.order_id, version, task.task_id) for task in present if task.task_id in again
     }
     items = [item for item in draft.items.values() if item.base in LIVE_ITEMS]
     target = (

@@ -39,9 +39,11 @@ from domain.values import Json, Money, PlanId, TaskId, derive_id, format_time, i
 
 # What becomes of one task. REPLACE: it has not begun, a new one comes for it · NEW_VALUE: it has not begun and will be
 # sent the new value · WITHDRAW: it is under way and called off · AWAIT: its outcome must be known first · REMOVE: the
-# changed order has no such work and it has had no effect
+# changed order has no such work and it has had no effect · FOLLOW: it stays unless a result that it was sent changes
 REPLACING: Final = frozenset({"REPLACE", "REDO", "UNDO_THEN_DO", "DO_THEN_UNDO", "MANUAL", "WITHDRAW"})
 UNDOING: Final = frozenset({"UNDO_THEN_DO", "DO_THEN_UNDO", "MANUAL", "WITHDRAW", "UNDO", "MANUAL_UNDO"})
+# What a person who approves has agreed to, should it come to that.
+AGREED: Final = UNDOING | {"AWAIT", "FOLLOW"}
 
 _ADDS_ITEM: Final = "-"
 _AN_ITEM: Final = "{itemId}"
@@ -121,7 +123,7 @@ class Finding:
 
     @property
     def again(self) -> frozenset[TaskId]:
-        return frozenset(fate.task.task_id for fate in self.fates if fate.strategy in REPLACING)
+        return tasks_again(self.fates)
 
     @property
     def running(self) -> tuple[Fate, ...]:
@@ -129,15 +131,20 @@ class Finding:
 
     @property
     def closure(self) -> tuple[TaskId, ...]:
-        return tuple(fate.task.task_id for fate in self.fates)
+        return tuple(fate.task.task_id for fate in self.fates if fate.strategy != "FOLLOW")
 
     def agreement(self) -> dict[str, Json]:
         """What a person agrees to when approving: results, what becomes of each task, the cost."""
         return {
             "results": {found.change["path"]: found.result for found in self.judged},
-            "undone": [str(fate.task.task_id) for fate in self.fates if fate.strategy in UNDOING | {"AWAIT"}],
+            "undone": [str(fate.task.task_id) for fate in self.fates if fate.strategy in AGREED],
             "cost": self.cost.amount_minor,
         }
+
+
+def tasks_again(fates: Iterable[Fate]) -> frozenset[TaskId]:
+    """Those for which a new task comes."""
+    return frozenset(fate.task.task_id for fate in fates if fate.strategy in REPLACING)
 
 
 # -- reading what is asked -------------------------------------------------------------------------------------
@@ -390,7 +397,7 @@ def find_touched(draft: Draft, field: AmendableField, item_id: str | None) -> li
     return [
         task
         for task in live_tasks(draft)
-        if not _is_leaving(draft, task)
+        if not is_leaving(draft, task)
         and (
             field.touches == "ORDER"
             or (field.touches == "ITEM" and item_id in task.item_ids)
@@ -404,7 +411,7 @@ def is_fed_by(draft: Draft, task: Task, field: AmendableField, item_id: str | No
     return (item_id is None or item_id in task.item_ids) and field.touches_type(draft.task_type(task))
 
 
-def _is_leaving(draft: Draft, task: Task) -> bool:
+def is_leaving(draft: Draft, task: Task) -> bool:
     """A task whose items have all ended, or are being cancelled, is not for an amendment to touch."""
     return all(has_ended("ITEM", draft.items[i].base) for i in task.item_ids) or any(
         holder != "operator" and any(str(r.request_id) == holder and not r.has_ended for r in draft.requests.values())
@@ -470,7 +477,7 @@ def has_left(draft: Draft, item: Item) -> bool:
 # -- what becomes of each task ---------------------------------------------------------------------------------
 
 
-def _judge_task(draft: Draft, task: Task, *, again: bool, goes: bool) -> Fate:
+def judge_task(draft: Draft, task: Task, *, again: bool, goes: bool) -> Fate:
     task_type, effect = draft.task_type(task), draft.effect_of(task)
     standing = effect if effect and effect.state in {"INTENDED", "UNKNOWN", "CONFIRMED"} else None
 
@@ -513,10 +520,30 @@ def _find_fates(
         gone = {task_id for task_id, new in redraw.replaced.items() if new is None}
     wanted = {**touched, **{task_id: draft.tasks[task_id] for task_id in gone}}
     fates = tuple(
-        _judge_task(draft, task, again=task_id in redone and task_id not in gone, goes=task_id in gone)
+        judge_task(draft, task, again=task_id in redone and task_id not in gone, goes=task_id in gone)
         for task_id, task in wanted.items()
     )
-    return fates, redraw
+    return (*fates, *_find_followers(draft, fates)), redraw
+
+
+def _find_followers(draft: Draft, fates: Iterable[Fate]) -> list[Fate]:
+    """Work that is done and was sent the result of work that is done again, or would be in its turn: it stays unless
+    that comes to another result, which nobody can know before."""
+    known = {fate.task.task_id for fate in fates}
+    leading = {f.task.task_id for f in fates if f.strategy in REPLACING and f.effect and f.effect.state == "CONFIRMED"}
+    found: list[Fate] = []
+    grown = bool(leading)
+    while grown:
+        grown = False
+        for task in live_tasks(draft):
+            effect, task_type = draft.effect_of(task), draft.task_type(task)
+            done = effect is not None and effect.state == "CONFIRMED" and task.task_id not in known
+            if done and task_type.on_input_change != "KEEP" and not leading.isdisjoint(task.depends_on):
+                found.append(Fate(task, task_type, effect, "FOLLOW"))
+                known.add(task.task_id)
+                leading.add(task.task_id)
+                grown = True
+    return found
 
 
 def find_reshaped(accepted: Iterable[Judged]) -> frozenset[str]:
@@ -640,6 +667,7 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "MANUAL_UNDO": "a person undoes it; the changed order has no such work",
     "WITHDRAW": "is under way and is called off, then done with the new value",
     "AWAIT": "is running; its outcome must be known first",
+    "FOLLOW": "stays, unless what it builds on comes to another result; then it follows its own on_input_change",
 }
 
 

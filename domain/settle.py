@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from domain.amendment import (
     finish,
+    follow_results,
     hear_quote,
     queue_amendment,
     reach_of,
@@ -114,6 +115,8 @@ def _step(draft: Draft) -> bool:
             moved |= retire(draft, task)
     moved |= settle_cases(draft)
     moved |= _steer_amendments(draft)
+    if draft.order_request() is None and not draft.head.has_ended:
+        moved |= follow_results(draft)
     for request in list(draft.requests.values()):
         if request.status == "COMPENSATING" and request.plan_id:
             moved |= _advance_cancellation(draft, draft.requests[request.request_id])

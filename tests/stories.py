@@ -556,6 +556,25 @@ def amended_by_a_part_less(world: Stage) -> None:
     assert (world.the_order.items["2"].state, world.state) == ("SUPERSEDED", "COMPLETED")
 
 
+def amended_and_followed(world: Stage) -> None:
+    """Another port makes another booking necessary, although the booking was never sent the address."""
+
+    def touch_the_port(document: dict[str, Any]) -> None:
+        document["task_types"]["assign-resource"]["on_input_change"] = "REDO"
+        document["task_types"]["create-appointment"]["inputs"] = ["/appointment", "/contact"]
+        document["task_types"]["perform-visit"]["inputs"] = ["/appointment"]
+
+    world.change_policy(touch_the_port)
+    world.accept().decompose().run_to(*FIBER[:3])
+    address = world.the_order.head.content["installationAddress"]
+    amendment = world.drive(world.amend(change("/installationAddress", address, {**address, "postalCode": "12940"})))
+    world.agree(amendment)
+    world.run_flow(
+        answers(assign_resource={"state": "CONFIRMED", "external_reference": "port-2", "output": {"port": 2}})
+    )
+    assert (world.state, world.the_order.head.plan_version) == ("COMPLETED", 3)
+
+
 def amended_with_consent(world: Stage) -> None:
     """What is done is done elsewhere, and the old given back; more had happened than the first reviewer saw."""
     world.accept().decompose().run_to("reserve-inventory", "assign-resource")
@@ -671,6 +690,7 @@ STORIES: tuple[Story, ...] = (
     fewer_than_ordered,
     amended_on_the_way,
     amended_by_a_part_less,
+    amended_and_followed,
     amended_with_consent,
     amended_in_price,
     amended_late_and_paid,

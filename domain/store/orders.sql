@@ -114,7 +114,8 @@ where not exists (
   -- what an amendment has done again settles what was done before
   and not exists (
         select from fulfillment_task o
-        where o.tenant_id = :tenant_id and o.order_id = :order_id and o.superseded_by = me.task_id)
+        where o.tenant_id = :tenant_id and o.order_id = :order_id
+          and (o.superseded_by = me.task_id or (o.superseded_by is not null and o.task_id = any(me.depends_on))))
   and not exists (select from fallout_case where tenant_id = :tenant_id and order_id = :order_id and closed_at is null)
   -- an outcome for an effect that has been settled is late or contradicts: it may concern every plan of the order
   and not exists (
