@@ -308,6 +308,35 @@ def test_what_no_order_may_hold_is_refused_whatever_the_policy_lets_through(path
     assert refusal.value.errors[0].path.startswith("/changes/0/newValue")
 
 
+@pytest.mark.parametrize(
+    ("second", "number"),
+    [
+        (change("/contact/name", "Eve", "Ada L"), 1),  # never was so
+        (change("/deliveryAddress/postalCode", "10115", "12940"), 1),  # a place inside a value
+        (change("/items/1/configuration/deviceModel", None, "R9"), 1),  # something stands where nothing was seen
+        (change("/deliveryNote", "ring", None, "REMOVE"), 1),  # nothing stands where something was seen
+    ],
+)
+def test_an_old_value_that_does_not_stand_is_named(second: ask.AskedChange, number: int) -> None:
+    """EC23: the change that is wrong is named, and the right one beside it is not made either."""
+    world = come_to("decomposed")
+    before = world.the_order
+    with pytest.raises(OldValueMismatch) as refusal:
+        world.amend(ask_for("contactPhone"), second, allow_partial=True)
+    assert [error.path for error in refusal.value.errors] == [f"/changes/{number}/oldValue"]
+    assert world.the_order is before
+
+
+def test_what_was_read_before_another_change_is_old() -> None:
+    """EC23: two people have read the same phone number; the second one's change is of a value that is gone."""
+    world = come_to("decomposed")
+    world.amend(ask_for("contactPhone"))
+    changed = world.the_order
+    with pytest.raises(OldValueMismatch):
+        world.amend(ask_for("contactPhone"))
+    assert world.the_order is changed
+
+
 def test_a_reason_of_the_policy_is_needed() -> None:
     with pytest.raises(ReasonUnknown):
         come_to("accepted").amend(ask_for("contactPhone"), reason="BECAUSE")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import timedelta
 from typing import Any
 
@@ -376,6 +377,37 @@ def test_whoever_asked_may_not_approve_under_any_role() -> None:
     with pytest.raises(FourEyes):
         world.do(ask.RejectCancellation(world.order_id, request_id), both)
     assert world.request(request_id).status == "REQUIRES_APPROVAL"
+
+
+@pytest.mark.parametrize("decision", [ask.ApproveCancellation, ask.RejectCancellation])
+def test_nor_may_the_one_for_whom_it_was_asked(decision: Any) -> None:
+    """EC41, a delegate: Alice asks for Bob, and Bob is the approver."""
+    world = World().accept().decompose().run_to(*FIBER[:4])
+    request_id = RequestId(uuid.uuid4())
+    wish = ask.RequestCancellation(world.order_id, request_id, "ORDER", (), "CUSTOMER_CHANGED_MIND")
+    world.do(wish, AGENT, on_behalf_of=APPROVER.subject)
+    world.judge(world.request(request_id))
+    with pytest.raises(FourEyes):
+        world.do(decision(world.order_id, request_id), APPROVER)
+    assert world.request(request_id).decisions == ()
+    world.do(decision(world.order_id, request_id), Actor("carol", frozenset({"approver"})))
+    assert len(world.request(request_id).decisions) == 1
+
+
+@pytest.mark.parametrize(
+    "first",
+    [ask.ApproveCancellation, ask.RejectCancellation, ask.WithdrawCancellation],
+    ids=lambda decision: decision.__name__,
+)
+def test_after_one_word_there_is_no_other(first: Any) -> None:
+    """EC42: approve twice, approve after withdraw, and every other second word."""
+    world, request_id = under_review()
+    world.do(first(world.order_id, request_id), AGENT if first is ask.WithdrawCancellation else APPROVER)
+    stands = world.request(request_id)
+    for second in (ask.ApproveCancellation, ask.RejectCancellation):
+        with pytest.raises(RequestClosed):
+            world.do(second(world.order_id, request_id), Actor("carol", frozenset({"approver"})))
+    assert world.request(request_id) == stands
 
 
 def test_exactly_one_decision_counts() -> None:

@@ -16,8 +16,8 @@ from domain.handle import Answer
 from domain.order import Amendment, Request
 from domain.store.orders import lock_order
 from domain.store.pool import tenant_transaction
-from domain.values import OrderId, RequestId
-from tests.builders import AGENT, TENANT, an_item, an_order, change
+from domain.values import Actor, EffectId, OrderId, RequestId
+from tests.builders import AGENT, APPROVER, TENANT, an_item, an_order, change
 from tests.properties.invariants import check_order
 from tests.store.test_concurrency import until_waiting, watch
 from tests.stored import Store, StoredWorld
@@ -84,14 +84,28 @@ def wish(world: StoredWorld, kind: str) -> ask.Command:
     return ask.SupplementOrder(world.order_id, new)
 
 
-async def settle(store: Store, world: StoredWorld, command: ask.Command) -> str:
+async def meet(
+    store: Store, world: StoredWorld, asked: tuple[ask.Command, ...], actors: tuple[Actor, ...]
+) -> list[str]:
+    """All of them wait inside their transactions for the order's row, and get it in this order."""
+    async with watch(store) as watcher:
+        async with tenant_transaction(store.pool, TENANT) as barrier:
+            await lock_order(barrier, TENANT, world.order_id)
+            going = []
+            for number, (command, actor) in enumerate(zip(asked, actors, strict=True), 1):
+                going.append(asyncio.ensure_future(settle(store, world, command, actor)))
+                await until_waiting(watcher, number)
+        return list(await asyncio.gather(*going))
+
+
+async def settle(store: Store, world: StoredWorld, command: ask.Command, actor: Actor = AGENT) -> str:
     """What the asker hears who has just looked: the status of what was asked for, or the code of the refusal."""
-    envelope = ask.Envelope(TENANT, uuid.uuid4(), AGENT, "f", if_match=world.etag(command))
+    envelope = ask.Envelope(TENANT, uuid.uuid4(), actor, "f", if_match=world.etag(command))
     try:
         answer: Answer = await store.door.handle(envelope, command)
     except Breach as breach:
         return breach.code
-    return str(answer.body.get("status") or answer.body["state"])
+    return str(answer.body.get("status") or answer.body.get("state") or answer.body.get("verdict"))
 
 
 def status_of(world: StoredWorld, command: Any) -> str:
@@ -116,17 +130,7 @@ def test_two_changes_in_the_same_instant(store: Store, first: str) -> None:
         world.accept(an_order(an_item(), an_item("2", "mobile-sim"))).decompose().run_to("reserve-inventory")
         earlier, later = wish(world, first), wish(world, second)
 
-        async def race(world: StoredWorld = world, asked: tuple[ask.Command, ...] = (earlier, later)) -> list[str]:
-            async with watch(store) as watcher:
-                async with tenant_transaction(store.pool, TENANT) as barrier:
-                    await lock_order(barrier, TENANT, world.order_id)
-                    going = []
-                    for number, command in enumerate(asked, 1):
-                        going.append(asyncio.ensure_future(settle(store, world, command)))
-                        await until_waiting(watcher, number)
-                return list(await asyncio.gather(*going))
-
-        said, hears = store.run(race())
+        said, hears = store.run(meet(store, world, (earlier, later), (AGENT, AGENT)))
         wanted, left = MEETINGS[first, second]
         unseen = first == "SUPPLEMENTAL" or second == "SUPPLEMENTAL"  # moves no version, or asks for none
         assert said == MEETINGS["SUPPLEMENTAL", first][0], (first, second)  # as if it were alone
@@ -142,3 +146,50 @@ def test_two_changes_in_the_same_instant(store: Store, first: str) -> None:
         stored = len(world.the_order.requests) + len(world.the_order.amendments)
         refused = wanted in {"CHANGE_ACTIVE", "OLD_VALUE_MISMATCH"}
         assert stored == (first != "SUPPLEMENTAL") + (second != "SUPPLEMENTAL" and not refused), (first, second)
+
+
+CAROL: Final = Actor("carol", frozenset({"approver"}))
+
+
+@pytest.mark.parametrize("first", [ask.ApproveCancellation, ask.RejectCancellation, ask.WithdrawCancellation])
+@pytest.mark.parametrize("second", [ask.ApproveCancellation, ask.RejectCancellation])
+def test_two_words_about_one_request_in_the_same_instant(store: Store, first: Any, second: Any) -> None:
+    """EC42: exactly one decision; whoever comes second has looked at what is no more."""
+    world = store.world()
+    world.accept().decompose().run_to("reserve-inventory")
+    request = world.judge(world.cancel(force_manual_review=True))
+    assert request.status == "REQUIRES_APPROVAL"
+    asked = (first(world.order_id, request.request_id), second(world.order_id, request.request_id))
+    withdrawn = first is ask.WithdrawCancellation
+    said, hears = store.run(meet(store, world, asked, (AGENT if withdrawn else APPROVER, CAROL)))
+    wanted = {ask.ApproveCancellation: "APPROVED", ask.RejectCancellation: "REJECTED"}.get(first, "WITHDRAWN")
+    assert (said, hears) == (wanted, "VERSION_STALE")
+    world.order = store.run(world._load(world.order_id))
+    assert len(world.request(request.request_id).decisions) == (0 if withdrawn else 1)
+    assert store.run(settle(store, world, asked[1], CAROL)) == "REQUEST_CLOSED"
+
+
+@pytest.mark.parametrize("first", ["cancellation", "outcome"])
+def test_the_last_outcome_and_a_cancellation_in_the_same_instant(store: Store, first: str) -> None:
+    """EC47: the order's row decides; never COMPLETED and CANCELLING at once."""
+    world = store.world()
+    world.accept(an_order(an_item(offering="router"))).decompose().run_to("reserve-inventory")
+    [handed] = world.handed or world.release()
+    told = world.claim(handed)
+    effect_id = EffectId(uuid.UUID(str(told["effect_id"])))
+    outcome = ask.RecordOutcome(world.order_id, effect_id, "CONFIRMED", "CALL", told["attempt"], "s-1")
+    wish = ask.RequestCancellation(world.order_id, RequestId(uuid.uuid4()), "ORDER", (), "CUSTOMER_CHANGED_MIND")
+    before = world.the_order
+    asked: tuple[ask.Command, ...] = (wish, outcome) if first == "cancellation" else (outcome, wish)
+    said = store.run(meet(store, world, asked, (AGENT, AGENT)))
+    world.order = store.run(world._load(world.order_id))
+    check_order(world.the_order, before)
+    if first == "cancellation":
+        assert said[0] == "ACCEPTED_FOR_ASSESSMENT"
+        assert world.state == "CANCELLATION_REQUESTED"
+    else:
+        assert (said[1], world.state) == ("VERSION_STALE", "COMPLETED")
+        assert store.run(settle(store, world, wish)) == "REJECTED"  # and a new order is proposed
+        ended = store.run(world._load(world.order_id))
+        assert ended is not None
+        assert ended.head.version == world.the_order.head.version
