@@ -422,10 +422,8 @@ def _check_convertible(draft: Draft, case: Case, subject: Subject) -> None:
         request = draft.requests.get(case.request_id) if case.request_id else None
         if case.is_about_flow or request is None or request.outcome != "NEW_ORDER_REQUIRED":
             raise RepairNotPossible("No order can be made out of this case.")
-    elif task.kind != "COMPENSATION" or task.purpose == "WITHDRAW":
+    elif task.kind != "COMPENSATION" or task.purpose not in {"COMPENSATE", "MANUAL"}:
         raise RepairNotPossible("Only what could not be undone becomes an order of its own.")
-    elif draft.plans[task.plan_id].amendment_id is not None:
-        raise RepairNotPossible("An amendment undoes in order to do again; a new order cannot stand in for that.")
     elif task.state not in _STUCK:
         raise RepairNotPossible(f"The task is {task.state}; it goes on by itself.")
 

@@ -575,6 +575,25 @@ def amended_and_followed(world: Stage) -> None:
     assert (world.state, world.the_order.head.plan_version) == ("COMPLETED", 3)
 
 
+def amended_and_converted(world: Stage) -> None:
+    """A booking that cannot be taken back is left to an order of its own; the new one is made beside it."""
+    world.accept().decompose().run_to(*FIBER[:3])
+    slot = world.the_order.head.content["appointment"]
+    later = {**slot, "start": "2026-12-02T09:00:00+01:00", "end": "2026-12-02T12:00:00+01:00"}
+    world.drive(world.amend(change("/appointment", slot, later)))
+    world.run_flow(answers(cancel_appointment=REFUSED), only={"cancel-appointment"})
+    line = {"itemId": "1", "action": "ADD", "productOfferingId": "fiber-500"}
+    wish = {"orderType": "REPAIR", "items": [line]}
+    case = world.open_case()
+    order_id = world.order_id
+    world.do(
+        ask.RepairCase(order_id, case.case_id, "CONVERT_TO_ORDER", "CUSTOMER_AGREED", "they keep both", input=wish),
+        OPERATOR,
+    )
+    world.run_flow()
+    assert (world.order_id, world.state) == (order_id, "COMPLETED")
+
+
 def amended_with_consent(world: Stage) -> None:
     """What is done is done elsewhere, and the old given back; more had happened than the first reviewer saw."""
     world.accept().decompose().run_to("reserve-inventory", "assign-resource")
@@ -691,6 +710,7 @@ STORIES: tuple[Story, ...] = (
     amended_on_the_way,
     amended_by_a_part_less,
     amended_and_followed,
+    amended_and_converted,
     amended_with_consent,
     amended_in_price,
     amended_late_and_paid,
