@@ -39,6 +39,7 @@ from domain.errors import (
     RequestNotFound,
     Unprocessable,
 )
+from domain.exhibit import draw_up, say, tell_costs, tell_counts, tell_reasons
 from domain.impact import (
     AGREED,
     Fate,
@@ -62,7 +63,7 @@ from domain.impact import (
 )
 from domain.order import IN_FLIGHT, UNSTARTED, Amendment, CompensationPlan, Draft, Plan, Task
 from domain.policy import REVALIDATION, SAFETY_RESULTS, AmendableField, TaskType, format_duration
-from domain.values import EffectId, Json, Money, PlanId, RequestId, Run, TaskId, derive_id, format_time
+from domain.values import EffectId, Json, OrderId, PlanId, RequestId, Run, TaskId, derive_id, format_time
 
 _OPEN: Final = frozenset({"REQUESTED", "ASSESSING", "REQUIRES_APPROVAL", "AWAITING_CHARGE_DECISION", "APPROVED"})
 _UNDONE_FIRST: Final = frozenset({"UNDO_THEN_DO", "MANUAL", "WITHDRAW"})
@@ -298,7 +299,7 @@ def _direction(draft: Draft, amendment: Amendment) -> Mapping[str, Json]:
             return {
                 "verdict": "review",
                 "wait_key": amendment.wait_key,
-                "exhibit": exhibit(amendment),
+                "exhibit": exhibit(amendment, draft.head.order_id),
                 "sla": format_duration(draft.policy.amendment.approval_sla),
             }
         case "AWAITING_CHARGE_DECISION":
@@ -457,22 +458,21 @@ def _tell_charge(draft: Draft, amendment: Amendment, kind: str, **more: Json) ->
     draft.record(kind, "REQUEST", amendment.request_id, request_id=amendment.request_id, code=code, **more)
 
 
-def exhibit(amendment: Amendment) -> str:
-    """What the review form shows: what would change and what becomes of each task, at most 2 kB, no personal data."""
+def exhibit(amendment: Amendment, order_id: OrderId) -> str:
+    """What the review form shows: which terms would change (no value), what becomes of the work, cost and why."""
     found = amendment.assessment
     assert found is not None
-    counts: dict[str, int] = {}
-    for fate in found.get("strategy", ()):
-        counts[fate["strategy"]] = counts.get(fate["strategy"], 0) + 1
-    lines = [
-        f"Amendment: {found.get('feasibility')}",
-        f"Reason: {amendment.reason_code}",
-        *(f"{change['path']}: {change['safetyResult']}" for change in amendment.changes[:20]),
-        f"Cost: {Money.from_json(found['estimatedCost'])}",
-        *(f"{count} × {strategy.replace('_', ' ').lower()}" for strategy, count in sorted(counts.items())),
-        *(f"Blocker: {blocker['message']}" for blocker in found.get("blockers", ())[:5]),
-    ]
-    return "\n".join(lines)[:2000]
+    return draw_up(
+        (
+            f"Before and after, every rule and task: /ui/orders/{order_id} at the address of Recourse",
+            f"Feasibility: {say(found['feasibility'])}",
+            f"Reason: {say(amendment.reason_code)}",
+            *(f"{change['path']}: {say(change['safetyResult'])}" for change in amendment.changes[:20]),
+            tell_costs(found),
+            *tell_counts(fate["strategy"] for fate in found.get("strategy", ())),
+            *tell_reasons(found),
+        )
+    )
 
 
 # -- decisions -------------------------------------------------------------------------------------------------

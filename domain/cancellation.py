@@ -54,9 +54,10 @@ from domain.errors import (
     ScopeInvalid,
     Unprocessable,
 )
+from domain.exhibit import draw_up, say, tell_costs, tell_counts, tell_reasons
 from domain.order import Case, CompensationPlan, Draft, Item, Request, Task, tasks_by_item
 from domain.policy import format_duration
-from domain.values import Json, Money, OrderId, PlanId, RequestId, Run, TaskId, derive_id, format_time
+from domain.values import Json, OrderId, PlanId, RequestId, Run, TaskId, derive_id, format_time
 
 DISPOSITIONS: Final = frozenset({"RETAIN", "COMPENSATE", "MANUAL"})
 # What the assessment says of an order that depends on what goes, by the policy's `dependent_order`.
@@ -619,22 +620,20 @@ def assessment_document(draft: Draft, request: Request, assessment: Assessment) 
 
 
 def exhibit(request: Request, order_id: OrderId) -> str:
-    """What the review form shows: consequences and cost in words, at most 2 kB, no personal data."""
+    """What the review form shows: consequences, cost and why."""
     found = request.assessment
     assert found is not None
-    counts: dict[str, int] = {}
-    for impact in found.get("taskImpacts", ()):
-        counts[impact["consequence"]] = counts.get(impact["consequence"], 0) + 1
-    lines = [
-        f"Every rule, task and cost: /ui/orders/{order_id} at the address of Recourse",
-        f"Feasibility: {found.get('feasibility')}",
-        f"Reason: {request.reason_code}",
-        f"Cost: {Money.from_json(found['estimatedCost'])}",
-        *(f"{count} × {consequence.replace('_', ' ').lower()}" for consequence, count in sorted(counts.items())),
-        *(f"Stays: {effect['taskType']}" for effect in found.get("retainedEffects", ())[:10]),
-        *(f"Blocker: {blocker['message']}" for blocker in found.get("blockers", ())[:5]),
-    ]
-    return "\n".join(lines)[:2000]
+    return draw_up(
+        (
+            f"Every rule, task and cost: /ui/orders/{order_id} at the address of Recourse",
+            f"Feasibility: {say(found['feasibility'])}",
+            f"Reason: {say(request.reason_code)}",
+            tell_costs(found),
+            *tell_counts(impact["consequence"] for impact in found.get("taskImpacts", ())),
+            *(f"Stays: {effect['taskType']}" for effect in found.get("retainedEffects", ())[:10]),
+            *tell_reasons(found),
+        )
+    )
 
 
 # -- decisions ---------------------------------------------------------------------------------------------------

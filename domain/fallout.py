@@ -35,6 +35,7 @@ from domain.errors import (
     Unprocessable,
     UseAmendment,
 )
+from domain.exhibit import draw_up, say
 from domain.flows import Part, find_part, part_of, restart_part
 from domain.ledger import Effect
 from domain.machines import has_ended
@@ -166,8 +167,21 @@ def describe_wait(draft: Draft, task_id: TaskId) -> dict[str, Json]:
         "case_id": str(case.case_id),
         "wait_key": case.wait_key,
         "sla": format_duration(left),
-        "exhibit": f"{case.category}: {case.title}"[:2000],
+        "exhibit": exhibit(draft, case),
     }
+
+
+def exhibit(draft: Draft, case: Case) -> str:
+    """What the repair form shows: what failed, and what each repair that fits would do."""
+    waiting = [repair for repair in case.repairs if repair["status"] == AWAITING]
+    return draw_up(
+        (
+            f"{case.title} ({say(case.category)} failure)",
+            f"Evidence, and all that was tried: /ui/cases/{case.case_id} at the address of Recourse",
+            *(f"Waits for a second person: {say(repair['action'])}, {say(repair['reasonCode'])}" for repair in waiting),
+            *(f"{say(one['action'])}: {one['sentence']}" for one in foresee_repairs(draft, case)),
+        )
+    )
 
 
 def find_case(draft: Draft, case_id: CaseId) -> Case:

@@ -573,8 +573,8 @@ def assess_amendment(draft: Draft, amendment: Amendment) -> Finding:
         Rule(
             found.rule_id,
             found.result,
-            f"{found.field.field} ({found.field.class_.replace('_', ' ').lower()}) is {found.result} in phase "
-            f"{found.phase}" + (f": {found.reason}." if found.reason else "."),
+            f"{found.field.field} ({found.field.class_.replace('_', ' ').lower()}) {_RESULTS[found.result]}: "
+            f"{found.reason or _PHASES[found.phase]}.",
             {"path": found.change["path"], "phase": found.phase, "touched": len(found.touched)},
             "BLOCKER" if found.is_blocked else "INFO",
         )
@@ -654,6 +654,19 @@ def assess_amendment(draft: Draft, amendment: Amendment) -> Finding:
     )
 
 
+_RESULTS: Final[Mapping[str, str]] = {
+    "ALLOWED": "may change",
+    "ALLOWED_WITH_REVALIDATION": "may change once its price has been asked for",
+    "REDECOMPOSE": "may change with a new plan",
+    "MANUAL": "may change if a person agrees",
+    "BLOCKED": "may not change any more",
+}
+_PHASES: Final[Mapping[str, str]] = {
+    "BEFORE_DECOMPOSITION": "there is no plan yet",
+    "AFTER_DECOMPOSITION": "no work with it has begun",
+    "TASK_STARTED": "work with it is under way",
+    "TASK_COMPLETED": "work with it has been done",
+}
 _SENTENCES: Final[Mapping[str, str]] = {
     "KEEP": "stays as it is",
     "NEW_VALUE": "has not started and will be sent the new value",

@@ -101,7 +101,8 @@ async def test_a_refusal_becomes_a_case_for_people(world: FlowWorld) -> None:
     assert told["case_id"] == str(await world.owner.fetchval("select case_id from fallout_case"))
     assert told["wait_key"].startswith(told["case_id"])
     assert told["sla"].startswith("P")
-    assert told["exhibit"].startswith("BUSINESS: ")
+    assert "(business failure)" in told["exhibit"].splitlines()[0]
+    assert "- retry: Calls " in told["exhibit"]
 
 
 async def test_a_promise_is_waited_for_under_a_key_that_names_the_wait(world: FlowWorld) -> None:
