@@ -9,12 +9,13 @@ from typing import Any, Final
 from uuid import UUID
 
 from domain.values import OrderId
-from tests.browser.chromium import run_chromium
-from tests.browser.served import serve_api
+from tests.browser.chromium import Browser, Page, run_chromium
+from tests.browser.served import Served, serve_api
 from tests.postgres import serve_postgres
 from tests.workers.api_world import ApiWorld, confirmed, load_shared_policy
+from tests.workers.test_api_amendments import MOVED, PHONE, ask_for, drive
 
-ORDER_PAGE: Final = Path(__file__).parents[2] / "docs/pictures/order-page.png"
+PICTURES: Final = Path(__file__).parents[2] / "docs/pictures"
 DONE: Final = {"reserve-inventory", "assign-resource", "create-appointment", "ship-device"}
 
 
@@ -35,17 +36,45 @@ async def tell_story(world: ApiWorld) -> str:
     return order_id
 
 
-def main() -> None:
+async def tell_of_change(world: ApiWorld) -> str:
+    """An order whose customer moves to the next street when the technician is booked already; an approver must agree.
+    Another order was made for it later."""
+    order_id = await world.create(externalId="CRM-4712")
+    await world.fulfil(order_id, only=DONE - {"ship-device"})
+    told = await ask_for(world, order_id, MOVED, PHONE)
+    await drive(world, order_id, told.json()["amendmentRequestId"])
+    for kind in ("SUPPLEMENTS", "REPAIRS"):
+        await world.create(relations=[{"type": kind, "targetOrderId": order_id, "reasonCode": "CUSTOMER_REQUEST"}])
+    return order_id
+
+
+def open_order(served: Served, page: Page, order_id: str, subject: str, role: str) -> None:
+    page.open(f"{served.url}/ui/orders/{order_id}")
+    page.fill("Token", served.world.token(subject, role))
+    page.click("Sign in")
+    page.wait_for(subject)
+
+
+def draw_pages(browser: Browser) -> None:
     with serve_postgres() as server, server.clone() as database:
         asyncio.run(load_shared_policy(database.owner_url))
-        with serve_api(database.app_url) as served, run_chromium() as browser:
-            order_id = served.play(tell_story)
+        with serve_api(database.app_url) as served:
+            cancelled, changed = served.play(tell_story), served.play(tell_of_change)
             with browser.tab(viewport={"width": 1000, "height": 860}) as page:
-                page.open(f"{served.url}/ui/orders/{order_id}")
-                page.fill("Token", served.world.token("alice", "agent"))
-                page.click("Sign in")
-                page.wait_for("CRM-4711")
-                page.screenshot(ORDER_PAGE)
+                open_order(served, page, cancelled, "alice", "agent")
+                page.screenshot(PICTURES / "order-page.png")
+            with browser.tab(viewport={"width": 1000, "height": 860}) as page:
+                open_order(served, page, changed, "bob", "approver")
+                page.run(lambda tab: tab.locator("#requests").screenshot(path=PICTURES / "amendment.png"))
+                page.run(lambda tab: tab.locator("#related").screenshot(path=PICTURES / "related-orders.png"))
+            with browser.tab(viewport={"width": 360, "height": 640}, is_mobile=True) as page:
+                open_order(served, page, changed, "bob", "approver")
+                page.screenshot(PICTURES / "order-phone.png")
+
+
+def main() -> None:
+    with run_chromium() as browser:
+        draw_pages(browser)
 
 
 if __name__ == "__main__":
