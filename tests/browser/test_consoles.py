@@ -66,7 +66,7 @@ def test_an_approver_reviews_and_approves_in_tasklist(consoles: Consoles, tenant
     consoles.log_in(page, consoles.tasklist, "bob")
     page.wait_for("Review change")
     page.open(f"{consoles.tasklist}/{key}")
-    page.wait_for(re.compile("Feasibility: FULLY_CANCELLABLE"))
+    page.wait_for(re.compile("Feasibility: fully cancellable"))
     consoles.decide(page, key, "Approve", "agreed by phone")
 
     request = wait_status(tenant, link, "APPROVED", "IN_PROGRESS", "COMPLETED")
