@@ -122,7 +122,7 @@ async def release_parked(connection: asyncpg.Connection, sink: Sink, row_id: int
 async def open_session(relay_url: str, name: str) -> AsyncIterator[asyncpg.Connection]:
     """A connection of the relay's role. Raises OSError or asyncpg.PostgresError where no database answers."""
     connection = await asyncpg.connect(
-        relay_url, timeout=10, server_settings={**_LIMITS, **_ALIVE, "application_name": name}
+        relay_url, timeout=10, command_timeout=20, server_settings={**_LIMITS, **_ALIVE, "application_name": name}
     )
     try:
         yield connection

@@ -21,6 +21,10 @@ ForeignKeyViolation = asyncpg.ForeignKeyViolationError
 LIMITS: Final = {"lock_timeout": "2s", "statement_timeout": "5s", "timezone": "UTC", "jit": "off"}
 
 
+# The server ends a statement by itself; who hears nothing for longer than that talks into a dead wire.
+CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 8.0
+
 # What asyncpg says of a connection whose other end is gone.
 _CUT: Final = (
     ConnectionError,
@@ -42,6 +46,8 @@ async def open_pool(database_url: str, *, size: int = 16, name: str = "recourse"
         min_size=min(2, size),
         max_size=size,
         reset=_keep,
+        timeout=CONNECT_SECONDS,
+        command_timeout=ANSWER_SECONDS,
         server_settings={**LIMITS, "application_name": name},
     )
 
@@ -59,11 +65,13 @@ async def tenant_transaction(pool: Pool, tenant_id: TenantId, *, read_only: bool
     try:
         try:
             yield connection
-        except BaseException:
-            if not connection.is_closed():
-                await connection.execute("rollback")
+            await connection.execute("commit")
+        except TimeoutError:
+            connection.terminate()  # nobody answers there; where the server lives, it rolls back by itself
             raise
-        await connection.execute("commit")
+        except BaseException:
+            await _roll_back(connection)
+            raise
     finally:
         await pool.release(connection)
 
@@ -73,9 +81,19 @@ async def _acquire(pool: Pool, begin: str) -> Connection:
     try:
         await connection.execute(begin)
     except BaseException:
+        connection.terminate()
         await pool.release(connection)
         raise
     return connection
+
+
+async def _roll_back(connection: Connection) -> None:
+    if connection.is_closed():
+        return
+    try:
+        await connection.execute("rollback")
+    except (*_CUT, TimeoutError):
+        connection.terminate()
 
 
 async def fetch_row(connection: Connection, query: Query, **values: Any) -> asyncpg.Record | None:
