@@ -17,7 +17,7 @@ from domain.values import Json
 GENESIS: Final = bytes(32)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AuditEntry:
     """One fact, its place in the order's history, and the hash that binds it to all before it."""
 

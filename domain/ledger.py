@@ -16,7 +16,7 @@ OPEN_EFFECT: Final = frozenset({"INTENDED", "UNKNOWN"})
 LEASE_MARGIN: Final = timedelta(seconds=5)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Effect:
     """One effect on one outside system, committed as INTENDED before anybody is called (I3).
 
@@ -65,7 +65,7 @@ class Effect:
         return self.state == "CONFIRMED" and is_external(self.level)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Attempt:
     """One call of one effect: the row written before the call (D6), completed by its outcome."""
 

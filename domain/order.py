@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal
 
@@ -28,6 +28,7 @@ from domain.values import (
     Run,
     TaskId,
     TenantId,
+    alter,
     derive_id,
 )
 
@@ -49,7 +50,7 @@ OPERATOR_HOLD: Final = "operator"
 WINDOW: Final = 50
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Head:
     """The order's own row.
 
@@ -82,7 +83,7 @@ class Head:
         return has_ended("ORDER", self.state)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Item:
     """One line of the order. `quantity` is what remains of `ordered_quantity`; price is per unit."""
 
@@ -115,7 +116,7 @@ class Item:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """One version of the fulfillment plan. `types` is the policy's metadata as it stood at decomposition."""
 
@@ -128,7 +129,7 @@ class Plan:
     woken: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CompensationPlan:
     """What undoes the effects of one cancellation or one amendment; exactly one of the two ids is set.
 
@@ -155,7 +156,7 @@ class CompensationPlan:
         return owner
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Task:
     """One unit of a plan, fulfillment or compensation.
 
@@ -202,7 +203,7 @@ class Task:
         return self.has_ended or self.state == "COMPENSATING"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Request:
     """One cancellation, from acceptance to its end.
 
@@ -258,7 +259,7 @@ class Request:
         return f"{self.request_id}:{self.round}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Amendment:
     """One requested change of the order's terms, from acceptance to its end.
 
@@ -315,7 +316,7 @@ class Amendment:
         return f"{self.request_id}:{self.round}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Case:
     """A managed failure. blocking: the order shows FALLOUT until it is solved · round: names its latest wait."""
 
@@ -352,7 +353,7 @@ class Case:
         return f"{self.case_id}:1"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Asset:
     """A thing of the installed base; `references` keeps what the outside systems call it, per task type."""
 
@@ -650,7 +651,7 @@ class Draft:
         if has_ended(task.machine, state):
             changes.setdefault("ended_at", self.now)
             changes.setdefault("handed", False)
-        moved = replace(task, state=state, **changes)
+        moved = alter(task, state=state, **changes)
         self.tasks[task_id] = moved
         self.record(
             "TASK_STATE_CHANGED",
@@ -664,11 +665,11 @@ class Draft:
         if moved.satisfies and not task.satisfies:
             for successor_id in self.successors(task_id):
                 successor = self.tasks[successor_id]
-                self.tasks[successor_id] = replace(successor, unmet=successor.unmet - 1)
+                self.tasks[successor_id] = alter(successor, unmet=successor.unmet - 1)
         return moved
 
     def change_task(self, task_id: TaskId, **changes: Any) -> Task:
-        changed = replace(self.tasks[task_id], **changes)
+        changed = alter(self.tasks[task_id], **changes)
         self.tasks[task_id] = changed
         return changed
 
@@ -691,7 +692,7 @@ class Draft:
         if state in ENDED["EFFECT"]:
             changes.setdefault("settled_at", self.now)
             changes.setdefault("lease_until", None)
-        moved = replace(effect, state=state, **changes)
+        moved = alter(effect, state=state, **changes)
         self.effects[effect_id] = moved
         self.record(
             "EFFECT_STATE_CHANGED",
@@ -707,20 +708,20 @@ class Draft:
         return moved
 
     def change_effect(self, effect_id: EffectId, **changes: Any) -> Effect:
-        changed = replace(self.effects[effect_id], **changes)
+        changed = alter(self.effects[effect_id], **changes)
         self.effects[effect_id] = changed
         return changed
 
     def move_item(self, item_id: str, state: str, **changes: Any) -> Item:
         item = self.items[item_id]
         check_move("ITEM", item.state, state)
-        moved = replace(item, state=state, **changes)
+        moved = alter(item, state=state, **changes)
         self.items[item_id] = moved
         self.record("ITEM_STATE_CHANGED", "ITEM", item_id, before=item.state, after=state)
         return moved
 
     def change_item(self, item_id: str, **changes: Any) -> Item:
-        changed = replace(self.items[item_id], **changes)
+        changed = alter(self.items[item_id], **changes)
         self.items[item_id] = changed
         return changed
 
@@ -754,7 +755,7 @@ class Draft:
         check_move("REQUEST", request.status, status)
         if has_ended("REQUEST", status):
             changes.setdefault("ended_at", self.now)
-        moved = replace(request, status=status, version=request.version + 1, **changes)
+        moved = alter(request, status=status, version=request.version + 1, **changes)
         self.requests[request_id] = moved
         self.record(
             kind,
@@ -771,7 +772,7 @@ class Draft:
         """A change that the asker can see raises the request's version; the flow's own bookkeeping does not."""
         request = self.requests[request_id]
         seen = changes.keys() - {"round", "waiting", "run", "dependents"}
-        changed = replace(request, version=request.version + (1 if seen else 0), **changes)
+        changed = alter(request, version=request.version + (1 if seen else 0), **changes)
         self.requests[request_id] = changed
         return changed
 
@@ -801,7 +802,7 @@ class Draft:
         if has_ended("AMENDMENT", status):
             changes.setdefault("ended_at", self.now)
             changes.setdefault("waiting", False)
-        moved = replace(amendment, status=status, version=amendment.version + 1, **changes)
+        moved = alter(amendment, status=status, version=amendment.version + 1, **changes)
         self.amendments[request_id] = moved
         self.record(
             kind,
@@ -818,7 +819,7 @@ class Draft:
         """As with a cancellation: the flow's own bookkeeping is nobody's new version."""
         amendment = self.amendments[request_id]
         seen = changes.keys() - {"round", "waiting", "run"}
-        changed = replace(amendment, version=amendment.version + (1 if seen else 0), **changes)
+        changed = alter(amendment, version=amendment.version + (1 if seen else 0), **changes)
         self.amendments[request_id] = changed
         return changed
 
@@ -836,16 +837,16 @@ class Draft:
     def move_plan(self, plan_id: PlanId, state: str, kind: str, **changes: Any) -> CompensationPlan:
         plan = self.plans[plan_id]
         check_move("PLAN", plan.state, state)
-        moved = replace(plan, state=state, **changes)
+        moved = alter(plan, state=state, **changes)
         self.plans[plan_id] = moved
         self.record(kind, "PLAN", plan_id, before=plan.state, after=state, request_id=plan.owner_id)
         return moved
 
     def change_plan(self, plan_id: PlanId, **changes: Any) -> None:
         if self.plan and self.plan.plan_id == plan_id:
-            self.plan = replace(self.plan, **changes)
+            self.plan = alter(self.plan, **changes)
         else:
-            self.plans[plan_id] = replace(self.plans[plan_id], **changes)
+            self.plans[plan_id] = alter(self.plans[plan_id], **changes)
 
     def add_case(self, case: Case, kind: str = "CASE_OPENED") -> None:
         check_move("CASE", None, case.status)
@@ -870,7 +871,7 @@ class Draft:
         check_move("CASE", case.status, status)
         if has_ended("CASE", status):
             changes.setdefault("closed_at", self.now)
-        moved = replace(case, status=status, version=case.version + 1, **changes)
+        moved = alter(case, status=status, version=case.version + 1, **changes)
         self.cases[case_id] = moved
         self.record(
             "CASE_STATE_CHANGED",
@@ -887,7 +888,7 @@ class Draft:
         self, case_id: CaseId, kind: str, *, note: Mapping[str, Json] | None = None, **changes: Any
     ) -> Case:
         case = self.cases[case_id]
-        changed = replace(case, version=case.version + 1, **changes)
+        changed = alter(case, version=case.version + 1, **changes)
         self.cases[case_id] = changed
         self.record(kind, "CASE", case_id, request_id=case.request_id, **(note or {}))
         return changed
@@ -944,7 +945,7 @@ class Draft:
     # -- the order's own state ------------------------------------------------------------------------
 
     def change_head(self, **changes: Any) -> None:
-        self.head = replace(self.head, **changes)
+        self.head = alter(self.head, **changes)
 
 
 def tasks_by_item(draft: Draft) -> dict[str, list[Task]]:

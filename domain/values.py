@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, NewType
+from typing import TYPE_CHECKING, Any, Final, NewType, TypeVar
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 TenantId = NewType("TenantId", uuid.UUID)
 OrderId = NewType("OrderId", uuid.UUID)
@@ -124,8 +128,23 @@ def is_external(level: str) -> bool:
 
 
 def derive_id(namespace: uuid.UUID, *parts: object) -> uuid.UUID:
-    """A name-based id: the same command gives the same ids, however often it is delivered."""
-    return uuid.uuid5(namespace, "/".join(map(str, parts)))
+    """A name-based id (uuid5): the same command gives the same ids, however often it is delivered."""
+    name = "/".join(map(str, parts)).encode()
+    # What `uuid.uuid5` does, without its detours: a command makes a dozen.
+    digest = hashlib.sha1(namespace.bytes + name, usedforsecurity=False).digest()
+    return uuid.UUID(bytes=digest[:16], version=5)
+
+
+Row = TypeVar("Row", bound="DataclassInstance")
+
+
+def alter(row: Row, **changes: Any) -> Row:
+    """`dataclasses.replace` at a sixth of its price, for rows: frozen dataclasses with a `__dict__` that have no say in
+    their own making. Every move of a draft is one."""
+    assert changes.keys() <= row.__dataclass_fields__.keys(), f"{type(row).__name__} has no {sorted(changes)}"
+    altered = object.__new__(type(row))
+    vars(altered).update(vars(row), **changes)
+    return altered
 
 
 def format_time(moment: datetime) -> str:

@@ -33,7 +33,7 @@ from domain.order import (
 from domain.policy import TaskType
 from domain.store.pool import Connection, fetch_row, run
 from domain.store.queries import load_queries
-from domain.values import AssetId, CaseId, EffectId, Json, OrderId, RequestId, TaskId, TenantId, derive_id
+from domain.values import AssetId, CaseId, EffectId, Json, OrderId, RequestId, TaskId, TenantId, alter, derive_id
 
 _SQL = load_queries("orders")
 Row = dict[str, Any]
@@ -111,8 +111,8 @@ async def load_surroundings(
     around = Surroundings(
         {asset.asset_id: asset for asset in assets},
         {a.asset_id: tuple(r for r in relying if str(a.asset_id) in r.relies_on) for a in assets},
-        {AssetId(UUID(asset)): OrderId(UUID(holder)) for asset, holder in document["holders"] or ()},
-        frozenset(AssetId(UUID(asset)) for asset in document["doubtful"] or ()),
+        {AssetId(_id(asset)): OrderId(_id(holder)) for asset, holder in document["holders"] or ()},
+        frozenset(AssetId(_id(asset)) for asset in document["doubtful"] or ()),
     )
     return around, datetime.fromisoformat(document["now"]), document["policy"]
 
@@ -150,12 +150,12 @@ def read_order(document: Mapping[str, Any]) -> Order:
     """One JSON document, as `load_order` builds it, to the aggregate."""
     edges: dict[str, list[TaskId]] = {}
     for task_id, depends_on in document["edges"] or ():
-        edges.setdefault(task_id, []).append(TaskId(UUID(depends_on)))
+        edges.setdefault(task_id, []).append(TaskId(_id(depends_on)))
     tasks = [_read_task(row) for row in document["tasks"] or ()]
     tasks += [_read_undoing(row, edges.get(row["task_id"], ())) for row in document["undoings"] or ()]
     holds: dict[TaskId, frozenset[str]] = {}
     for row in document["holds"] or ():
-        task_id = TaskId(UUID(row["task_id"]))
+        task_id = TaskId(_id(row["task_id"]))
         holds[task_id] = holds.get(task_id, frozenset()) | {row["holder"]}
     return Order(
         head=_read_head({**document["head"], **document["audit"]}),
@@ -170,13 +170,19 @@ def read_order(document: Mapping[str, Any]) -> Order:
         cases={case.case_id: case for case in map(_read_case, document["cases"] or ())},
         assets={asset.asset_id: asset for asset in map(_read_asset, document["assets"] or ())},
         order_holds=frozenset(document["head"]["order_holds"]),
-        busy_assets={AssetId(UUID(asset)): OrderId(UUID(holder)) for asset, holder in document["busy"] or ()},
-        dependents={OrderId(UUID(dependent)): kind for dependent, kind in document["dependents"] or ()},
+        busy_assets={AssetId(_id(asset)): OrderId(_id(holder)) for asset, holder in document["busy"] or ()},
+        dependents={OrderId(_id(dependent)): kind for dependent, kind in document["dependents"] or ()},
     )
 
 
+@lru_cache(maxsize=16_384)
+def _id(value: str) -> Any:
+    """The same ids stand in many rows of an order, and its commands come one after the other."""
+    return UUID(value)
+
+
 def _uuid(value: str | None) -> Any:
-    return UUID(value) if value else None
+    return _id(value) if value else None
 
 
 def _time(value: str | None) -> Any:
@@ -272,7 +278,7 @@ def _read_task(row: Row) -> Task:
         task_type=row["task_type"],
         item_ids=tuple(row["item_ids"]),
         state=row["state"],
-        depends_on=tuple(TaskId(UUID(value)) for value in row["depends_on"]),
+        depends_on=tuple(TaskId(_id(value)) for value in row["depends_on"]),
         unmet=row["unmet"],
         release=row["release"],
         handed=row["handed"],
@@ -366,7 +372,7 @@ def _read_request(row: Row) -> Request:
         dispositions=row["dispositions"],
         decisions=tuple(row["decisions"]),
         proposals=tuple(row["proposals"]),
-        refused_withdrawals=tuple(EffectId(UUID(value)) for value in row["refused_withdrawals"]),
+        refused_withdrawals=tuple(EffectId(_id(value)) for value in row["refused_withdrawals"]),
         plan_id=_uuid(row["plan_id"]),
         outcome=row["outcome"],
         jeopardy=row["jeopardy"],
@@ -490,10 +496,7 @@ def _plain(value: object) -> object:
 
 
 def _row(value: Any, **more: Any) -> Row:
-    # What `fields` would answer, without its questions: a command writes dozens of rows.
-    row = {name: getattr(value, name) for name in value.__dataclass_fields__}
-    row.update(more)
-    return row
+    return {**vars(value), **more}
 
 
 def draft_rows(draft: Draft, trace_parent: str | None) -> dict[str, Any]:
@@ -595,9 +598,9 @@ def _history_rows(draft: Draft, rows: Mapping[str, list[Row]]) -> list[Row]:
     ]
 
 
-def _own_row(head: Head) -> Head:
+def _own_row(head: Head) -> Row:
     """The order's row without the end of its audit: that goes on after the order has ended, in a row of its own."""
-    return replace(head, sequence=0, chain=b"")
+    return _row(head, sequence=0, chain=b"")
 
 
 def _touched(now: Mapping[Any, Any], before: Mapping[Any, Any], own: Row) -> list[Row]:
@@ -636,12 +639,8 @@ def chain_events(draft: Draft) -> list[AuditEntry]:
             previous_hash=previous,
         )
         previous = open_entry.expected_hash()
-        entries.append(_sealed(open_entry, previous))
+        entries.append(alter(open_entry, hash=previous))
     return entries
-
-
-def _sealed(entry: AuditEntry, digest: bytes) -> AuditEntry:
-    return AuditEntry(**{**_row(entry), "hash": digest})
 
 
 def _outbox_row(draft: Draft, entry: AuditEntry, told: Mapping[str, Json], trace_parent: str | None) -> Row:
