@@ -57,7 +57,7 @@ async def measure_store(bed: Bed, scale: Scale) -> list[Case]:
             return await run_clients(clients, amount, do)
 
         async with open_script(bed, bare, sample) as script:
-            return await _compare(scale, run, script.run)
+            return await _compare(scale, run, script.run, lambda: bed.know_sizes(ours, bare))
 
 
 async def measure_command(bed: Bed, scale: Scale) -> list[Case]:
@@ -70,7 +70,7 @@ async def measure_command(bed: Bed, scale: Scale) -> list[Case]:
             async def run(clients: int, amount: int) -> Run:
                 return await api.cancel(clients, amount, await seeds.add(amount))
 
-            return await _compare(scale, run, script.run)
+            return await _compare(scale, run, script.run, lambda: bed.know_sizes(ours, bare))
 
 
 async def measure_replay(bed: Bed, scale: Scale) -> list[Case]:
@@ -98,7 +98,11 @@ async def measure_replay(bed: Bed, scale: Scale) -> list[Case]:
 Measure = Callable[[int, int], Awaitable[Run]]
 
 
-async def _compare(scale: Scale, ours: Measure, bare: Measure) -> list[Case]:
+async def _compare(scale: Scale, ours: Measure, bare: Measure, know_sizes: Callable[[], Awaitable[None]]) -> list[Case]:
+    """Both sides in turn, each warm: connected, its statements planned for tables that are not empty."""
+    for side in (ours, bare):
+        await side(CLIENTS[0], max(scale.amount, _WARM))
+    await know_sizes()
     cases = []
     for clients in CLIENTS:
         for side in (ours, bare):
