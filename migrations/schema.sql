@@ -176,6 +176,7 @@ CREATE TABLE public.cancellation_request (
     ended_at timestamp with time zone,
     repairs_case uuid,
     quantities jsonb DEFAULT '{}'::jsonb NOT NULL,
+    dependents uuid[] DEFAULT '{}'::uuid[] NOT NULL,
     CONSTRAINT cancellation_request_scope_check CHECK ((scope = ANY (ARRAY['ORDER'::text, 'ITEMS'::text]))),
     CONSTRAINT cancellation_request_status_check CHECK ((status = ANY (ARRAY['ACCEPTED_FOR_ASSESSMENT'::text, 'ASSESSING'::text, 'REQUIRES_APPROVAL'::text, 'AWAITING_CHARGE_DECISION'::text, 'APPROVED'::text, 'COMPENSATING'::text, 'COMPLETED'::text, 'PARTIALLY_COMPLETED'::text, 'REJECTED'::text, 'WITHDRAWN'::text, 'SUPERSEDED'::text])))
 );
@@ -690,7 +691,11 @@ CREATE UNIQUE INDEX bulk_row_subject ON public.bulk_row USING btree (tenant_id, 
 
 CREATE INDEX bulk_row_waiting ON public.bulk_row USING btree (tenant_id, job_id, "position") WHERE (status = ANY (ARRAY['PENDING'::text, 'CLAIMED'::text]));
 
+CREATE INDEX cancellation_request_decided ON public.cancellation_request USING btree (ended_at) WHERE ((ended_at IS NOT NULL) AND (decisions <> '[]'::jsonb));
+
 CREATE UNIQUE INDEX cancellation_request_one_active ON public.cancellation_request USING btree (tenant_id, order_id) WHERE ((scope = 'ORDER'::text) AND (ended_at IS NULL));
+
+CREATE INDEX cancellation_request_open ON public.cancellation_request USING btree (tenant_id, order_id) WHERE (ended_at IS NULL);
 
 CREATE INDEX cancellation_request_order ON public.cancellation_request USING btree (tenant_id, order_id, requested_at);
 
@@ -699,6 +704,8 @@ CREATE INDEX compensation_plan_order ON public.compensation_plan USING btree (te
 CREATE INDEX compensation_task_dependency_order ON public.compensation_task_dependency USING btree (tenant_id, order_id);
 
 CREATE INDEX compensation_task_order ON public.compensation_task USING btree (tenant_id, order_id);
+
+CREATE INDEX compensation_task_pace ON public.compensation_task USING btree (task_type, ended_at) WHERE (state = 'COMPLETED'::text);
 
 CREATE INDEX compensation_task_startable ON public.compensation_task USING btree (tenant_id, order_id) WHERE (state = 'READY'::text);
 
@@ -722,15 +729,23 @@ CREATE INDEX effect_order ON public.effect USING btree (tenant_id, order_id);
 
 CREATE INDEX engine_outbox_waiting ON public.engine_outbox USING btree (id) WHERE (published_at IS NULL);
 
+CREATE INDEX fallout_case_incident ON public.fallout_case USING btree (incident_key) WHERE (incident_key IS NOT NULL);
+
 CREATE INDEX fallout_case_late ON public.fallout_case USING btree (tenant_id, opened_at) WHERE ((context = 'LATE_EFFECT'::text) AND (closed_at IS NULL));
 
 CREATE INDEX fallout_case_open ON public.fallout_case USING btree (tenant_id, opened_at) WHERE (closed_at IS NULL);
 
 CREATE INDEX fallout_case_order ON public.fallout_case USING btree (tenant_id, order_id, opened_at);
 
+CREATE INDEX fallout_case_resolved ON public.fallout_case USING btree (closed_at) WHERE (status = 'RESOLVED'::text);
+
 CREATE INDEX finding_age ON public.finding USING btree (tenant_id, first_seen_at, finding_id);
 
 CREATE UNIQUE INDEX finding_open ON public.finding USING btree (tenant_id, class, subject) WHERE (resolved_at IS NULL);
+
+CREATE INDEX flow_age ON public.flow USING btree (noted_at);
+
+CREATE INDEX flow_instance ON public.flow USING btree (instance_key);
 
 CREATE INDEX fulfillment_task_order ON public.fulfillment_task USING btree (tenant_id, order_id);
 

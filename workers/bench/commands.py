@@ -101,7 +101,7 @@ Measure = Callable[[int, int], Awaitable[Run]]
 async def _compare(scale: Scale, ours: Measure, bare: Measure, know_sizes: Callable[[], Awaitable[None]]) -> list[Case]:
     """Both sides in turn, each warm: connected, its statements planned for tables that are not empty."""
     for side in (ours, bare):
-        await side(CLIENTS[0], max(scale.amount, _WARM))
+        await side(CLIENTS[0], max(scale.amount, WARM))
     await know_sizes()
     cases = []
     for clients in CLIENTS:
