@@ -428,7 +428,35 @@ def is_running(draft: Draft, task: Task, refused: Iterable[EffectId]) -> bool:
 
 def is_quiet(draft: Draft, request: Request, closure: Closure) -> bool:
     """Whether nothing in the closure is under way any more that a decision would have to wait for."""
-    return not any(is_running(draft, draft.tasks[task_id], request.refused_withdrawals) for task_id in closure.tasks)
+    return not find_running(draft, request, closure)
+
+
+def find_running(draft: Draft, request: Request, closure: Closure) -> list[Task]:
+    """The tasks of the closure whose outcome a decision would rather wait for."""
+    tasks = (draft.tasks[task_id] for task_id in closure.tasks)
+    return [task for task in tasks if is_running(draft, task, request.refused_withdrawals)]
+
+
+def judge_grace(draft: Draft, request: Request, closure: Closure) -> Rule | None:
+    """The forced path (EC9): the time to wait for running work is over, and some of it still runs. None otherwise."""
+    if request.grace_until is None or draft.now < request.grace_until:
+        return None
+    running = find_running(draft, request, closure)
+    if not running:
+        return None
+    return explain_grace(request.grace_until, running, "it is judged by what may still become of it")
+
+
+def explain_grace(until: datetime, running: list[Task], then: str) -> Rule:
+    """The rule that says what was not waited for any longer, and what follows."""
+    names = ", ".join(f"{task.step} ({task.task_type})" for task in running)
+    return Rule(
+        "grace",
+        "FORCED",
+        f"The time to wait for running work was over at {format_time(until)} and {names} had no outcome yet; {then}.",
+        {"graceUntil": format_time(until), "running": [str(task.task_id) for task in running]},
+        "WARNING",
+    )
 
 
 def judge_surplus(draft: Draft, task: Task, effect: Effect) -> tuple[Impact, Rule]:
@@ -674,6 +702,8 @@ def assess_cancellation(draft: Draft, request: Request) -> Assessment:
             impact, rule = judge_surplus(draft, task, effect)
             judged.append(impact)
             trace.append(rule)
+    forced = judge_grace(draft, request, closure)
+    trace += [forced] if forced else []
     impacts, kept = spread_retention(draft, judged, request.dispositions)
     trace += kept
 

@@ -21,6 +21,7 @@ from domain.assessment import (
     find_closure,
     fingerprint,
     is_quiet,
+    judge_grace,
     reversing_elsewhere,
 )
 from domain.commands import (
@@ -486,18 +487,16 @@ def conclude_assessment(draft: Draft, request: Request) -> Request:
     closure = assessment.closure
     # The closure may have grown since the request came (a shared task whose other item goes too).
     draft.hold((t for t in closure.tasks if not draft.tasks[t].has_ended), str(request.request_id))
-    if not is_quiet(draft, request, closure) and not request.jeopardy:
+    forced = judge_grace(draft, request, closure)
+    if forced:
         draft.record(
             "GRACE_EXPIRED",
             "REQUEST",
             request.request_id,
             request_id=request.request_id,
-            running=[
-                str(task_id)
-                for task_id in closure.tasks
-                if (effect := draft.effect_of(draft.tasks[task_id])) and effect.is_open
-            ],
+            running=forced.inputs["running"],
         )
+    if forced and not request.jeopardy:
         draft.record("JEOPARDY_RAISED", "REQUEST", request.request_id, request_id=request.request_id, reason="GRACE")
         request = draft.change_request(request.request_id, jeopardy=True)
     document = assessment_document(draft, request, assessment)

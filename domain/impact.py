@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from domain.assessment import Blocker, Impact, Offer, Rule, price_undoing
+from domain.assessment import Blocker, Impact, Offer, Rule, explain_grace, price_undoing
 from domain.commands import AskedChange, OrderItem
 from domain.decomposition import LIVE_ITEMS, Redraw, check_items, live_tasks, redraw_plan
 from domain.errors import (
@@ -601,6 +601,9 @@ def assess_amendment(draft: Draft, amendment: Amendment) -> Finding:
         )
         for fate in fates
     ]
+    running = [fate.task for fate in fates if fate.strategy == "AWAIT"]
+    if running and amendment.grace_until is not None and draft.now >= amendment.grace_until:
+        trace.append(explain_grace(amendment.grace_until, running, "people see it before anything is applied"))
     cost, offer, charged = price_undoing(draft, undo_impacts(fates), amendment.requested_at, waived=False)
     trace += charged
     answers = {found.approval for found in accepted}

@@ -462,6 +462,8 @@ def test_what_runs_on_beyond_the_grace_goes_back_to_people() -> None:
     assert world.carry_out(amendment)["verdict"] == "assess"
     amendment = world.amendment(amendment.request_id)
     assert (amendment.status, amendment.jeopardy, world.state) == ("REQUIRES_APPROVAL", True, "IN_PROGRESS")
+    [rule] = [rule for rule in (amendment.assessment or {})["trace"] if rule["ruleId"] == "grace"]
+    assert (rule["result"], "had no outcome yet" in rule["sentence"]) == ("FORCED", True)
     assert not any(str(amendment.request_id) in holders for holders in world.the_order.holds.values())
 
 

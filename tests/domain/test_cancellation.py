@@ -96,6 +96,10 @@ def test_grace_runs_out_and_the_plan_goes_on_without_the_straggler() -> None:
     request = world.judge(request)
     assert request.jeopardy
     assert {"GRACE_EXPIRED", "JEOPARDY_RAISED"} <= {event.kind for event in world.events}
+    [rule] = [rule for rule in (request.assessment or {})["trace"] if rule["ruleId"] == "grace"]
+    assert (rule["result"], rule["severity"]) == ("FORCED", "WARNING")
+    assert rule["inputs"]["running"] == [str(world.task("assign-resource").task_id)]
+    assert "port (assign-resource) had no outcome yet" in rule["sentence"]
     assert world.undoings() == {"release-inventory": "READY", "release-resource": "AWAITING_ORIGINAL"}
     world.run_flow()
     assert world.state == "CANCELLING"
@@ -103,6 +107,19 @@ def test_grace_runs_out_and_the_plan_goes_on_without_the_straggler() -> None:
     world.run_flow()
     assert world.state == "CANCELLED"
     assert world.effect("assign-resource").state == "REVERSED"
+
+
+def test_within_its_grace_nothing_is_forced() -> None:
+    """The rule is there only where it was applied: not in a preview, and not where the work came to rest in time."""
+    world = World().accept().decompose()
+    world.run_flow(only({"assign-resource": accepted}), only={"reserve-inventory", "assign-resource"})
+    request = world.cancel()
+    assert world.begin(request)["verdict"] == "wait"
+    world.report(world.calls_of("assign-resource")[0], {"state": "CONFIRMED"}, source="CALLBACK")
+    world.wait(timedelta(minutes=2))
+    request = world.judge(request)
+    assert "grace" not in {rule["ruleId"] for rule in (request.assessment or {})["trace"]}
+    assert not request.jeopardy
 
 
 def test_an_original_that_fails_after_all_needs_no_undoing() -> None:
