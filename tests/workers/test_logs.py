@@ -7,10 +7,12 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from uuid import UUID
 
 import pytest
 import structlog
 
+from domain.values import Money, OrderId
 from workers.logs import HIDDEN, configure_logs, redact
 from workers.settings import Settings
 
@@ -71,3 +73,14 @@ def test_an_exception_is_one_line_without_the_password_in_its_url(stream: io.Str
 )
 def test_what_is_private_is_hidden_and_the_shape_is_kept(value: object, shown: object) -> None:
     assert redact(value) == shown
+
+
+def test_no_value_keeps_a_line_from_being_written(stream: io.StringIO) -> None:
+    structlog.get_logger("a").info(
+        "odd", half="\ud83d", long=2**70, order_id=OrderId(UUID(int=1)), when=Money(1, "EUR")
+    )
+    structlog.get_logger("a").info("even", to="BEARER abc.def", at={1: {"a set"}})
+    odd, even = lines(stream)
+    assert (odd["half"], odd["long"], odd["event"]) == ("\ud83d", 2**70, "odd")
+    assert "abc.def" not in str(even)
+    assert even["event"] == "even"

@@ -52,6 +52,7 @@ from workers.api.routes import (
 from workers.api.routing import PREFIX, Endpoint, Route, make_endpoint
 from workers.api.service import Service
 from workers.api.ui.site import make_site
+from workers.api.wire import Wire
 from workers.gateways.access import open_context
 from workers.local.issuer import public_jwks
 from workers.settings import Settings, SettingsError, variable_name
@@ -80,6 +81,7 @@ async def run(settings: Settings) -> None:
     async with open_service(settings) as service:
         config = uvicorn.Config(
             make_app(service),
+            http=Wire,
             host=settings.api_host,
             port=settings.api_port,
             log_config=None,
