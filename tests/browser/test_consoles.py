@@ -17,7 +17,8 @@ from pyzeebe.grpc_internals.zeebe_adapter import ZeebeAdapter
 
 from tests.browser.chromium import Page
 from tests.browser.consoles import Consoles, give_say
-from tests.flows.running import PATIENCE, RunningStack, Tenant, eventually
+from tests.flows.running import ADDRESS, PATIENCE, RunningStack, Tenant, eventually
+from tests.flows.test_amendments import SLOT, amend, replace
 from workers.gateways.engine import Engine, SeenIncident, open_channel
 from workers.settings import Settings
 
@@ -34,6 +35,8 @@ INCIDENT_MODEL = f"""<?xml version="1.0" encoding="UTF-8"?>
     </bpmn:serviceTask>
   </bpmn:process>
 </bpmn:definitions>"""
+
+WORDS = ("APPROVED", "REJECTED")
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -54,7 +57,7 @@ def wait_status(tenant: Tenant, link: str, *statuses: str) -> Any:
 
 def decisions(tenant: Tenant, order_id: str) -> list[tuple[str, str]]:
     entries = tenant.items(f"/api/v1/orders/{order_id}/timeline")
-    kinds = {"DECISION_REFUSED", "CANCELLATION_APPROVED", "CANCELLATION_REJECTED"}
+    kinds = {"DECISION_REFUSED"} | {f"{kind}_{word}" for kind in ("CANCELLATION", "AMENDMENT") for word in WORDS}
     return [(entry["kind"], entry["actor"]) for entry in entries if entry["kind"] in kinds]
 
 
@@ -96,6 +99,43 @@ def test_the_requester_is_refused_and_the_task_comes_back(consoles: Consoles, te
         consoles.decide(other, again, "Reject", "the device is on its way")
     wait_status(tenant, link, "REJECTED")
     assert decisions(tenant, order_id) == [("DECISION_REFUSED", "alice"), ("CANCELLATION_REJECTED", "carol")]
+
+
+def test_an_amendment_is_read_refused_to_its_asker_and_approved_in_tasklist(
+    consoles: Consoles, tenant: Tenant, page: Page
+) -> None:
+    give_say(tenant, "alice", "agent", "approver")
+    give_say(tenant, "bob", "approver")
+    tenant.fault(taskType="ship-device", fault="accept-silent")
+    order_id = tenant.submit(appointment=SLOT)
+    tenant.wait_effect(order_id, "ship", "shipping", acceptedAt=...)
+    tenant.wait_effect(order_id, "book", "appointment", state="CONFIRMED")
+    link = amend(tenant, order_id, replace("/installationAddress/postalCode", ADDRESS["postalCode"], "12940"))
+    wait_status(tenant, link, "REQUIRES_APPROVAL")
+    key = consoles.find_task(order_id)
+
+    consoles.log_in(page, consoles.tasklist, "alice")
+    page.wait_for("Review change")
+    page.open(f"{consoles.tasklist}/{key}")
+    page.wait_for("/installationAddress/postalCode: manual")
+    shown = page.text()
+    assert "Feasibility: requires approval" in shown
+    assert "Cost: 0.00 EUR" in shown
+    assert "1 × undo then do" in shown
+    assert "Why: visit (create-appointment): is undone, then done with the new value." in shown
+    assert f"/ui/orders/{order_id}" in shown
+    assert "12940" not in shown  # what a customer said is looked up where it is kept
+    consoles.decide(page, key, "Approve", "my own wish")
+    again = consoles.find_task(order_id, after=key)
+    assert tenant.get(link)["status"] == "REQUIRES_APPROVAL"
+    assert decisions(tenant, order_id) == [("DECISION_REFUSED", "alice")]
+
+    with page.browser.tab() as other:
+        consoles.log_in(other, consoles.tasklist, "bob")
+        other.wait_for("Review change")
+        consoles.decide(other, again, "Approve", "the port is free")
+    wait_status(tenant, link, "APPLYING", "APPLIED")
+    assert decisions(tenant, order_id) == [("DECISION_REFUSED", "alice"), ("AMENDMENT_APPROVED", "bob")]
 
 
 def test_an_order_leads_to_its_flow_in_operate(consoles: Consoles, tenant: Tenant, page: Page) -> None:
