@@ -36,6 +36,8 @@ _SETTINGS: Mapping[str, str] = {
     "full_page_writes": "on",
     "wal_compression": "on",
     "max_wal_size": "2GB",
+    # Statements are planned once per connection: for the tables as they are now, not as they were when they were empty.
+    "autovacuum_naptime": "5s",
     "jit": "off",
     "timezone": "UTC",
     "log_line_prefix": "%m [%p] %q%u@%d ",
