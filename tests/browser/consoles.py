@@ -54,14 +54,19 @@ class Consoles:
         (key,) = eventually(look, lambda found: len(found) == 1, f"the task of {order_id}")
         return key
 
-    def decide(self, page: Page, key: str, choice: str, comment: str) -> None:
+    def show_flow(self, page: Page, key: str) -> None:
+        """In Operate, the flow that a task stands in."""
+        flow = self._ask_for(f"/v1/tasks/{key}")["processInstanceKey"]
+        page.open(f"{self.operate}/processes/{flow}")
+
+    def decide(self, page: Page, key: str, choice: str, comment: str, *, field: str = "Comment") -> None:
         """Take the open task, fill in its form and complete it."""
         page.open(f"{self.tasklist}/{key}")
         page.click("Assign to me")
         # The form can be read before it can be filled in: the task must be this person's first.
         page.run(lambda tab: tab.locator("input[type=radio]:not([readonly])").first.wait_for(state="attached"))
         page.run(lambda tab: tab.get_by_text(choice, exact=True).click())
-        page.fill("Comment", comment)
+        page.fill(field, comment)
         page.click("Complete Task")
         page.wait_for("Task completed")
 
@@ -70,14 +75,22 @@ class Consoles:
         return any(order_id in str(variable["value"]) for variable in variables)
 
     def _ask(self, path: str, body: Mapping[str, Any]) -> Any:
+        return self._read(self._session().post(path, json=body))
+
+    def _ask_for(self, path: str) -> Any:
+        return self._read(self._session().get(path))
+
+    def _read(self, answer: httpx.Response) -> Any:
+        assert answer.status_code == httpx.codes.OK, answer.text
+        return answer.json()
+
+    def _session(self) -> httpx.Client:
         if "demo" not in self.sessions:
             session = httpx.Client(base_url=self.tasklist.removesuffix("/tasklist"), timeout=30, trust_env=False)
             told = session.post("/api/login", data={"username": "demo", "password": "demo"})
             assert told.status_code == httpx.codes.NO_CONTENT, told.text
             self.sessions["demo"] = session
-        answer = self.sessions["demo"].post(path, json=body)
-        assert answer.status_code == httpx.codes.OK, answer.text
-        return answer.json()
+        return self.sessions["demo"]
 
 
 def give_say(tenant: Tenant, person: str, *roles: str) -> None:

@@ -1,8 +1,10 @@
-"""Makes the pictures of pages that the documents show: `.venv/bin/python -m tests.browser.pictures`."""
+"""Makes the pictures of pages that the documents show: `.venv/bin/python -m tests.browser.pictures`; those of Operate
+and Tasklist where RECOURSE_HOME names the folder of a running stack with both."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -10,7 +12,10 @@ from uuid import UUID
 
 from domain.values import OrderId
 from tests.browser.chromium import Browser, Page, run_chromium
+from tests.browser.consoles import Consoles
 from tests.browser.served import Served, serve_api
+from tests.flows.running import ADDRESS, RunningStack
+from tests.flows.test_amendments import SLOT, amend, replace
 from tests.postgres import serve_postgres
 from tests.workers.api_world import ApiWorld, confirmed, load_shared_policy
 from tests.workers.test_api_amendments import MOVED, PHONE, ask_for, drive
@@ -72,9 +77,38 @@ def draw_pages(browser: Browser) -> None:
                 page.screenshot(PICTURES / "order-phone.png")
 
 
+def draw_consoles(browser: Browser, home: str) -> None:
+    """A change that a person must agree to, as Tasklist and Operate show it."""
+    stack = RunningStack(Path(home), {**os.environ})
+    consoles, tenant = Consoles.of(stack), stack.tenant()
+    tenant.fault(taskType="ship-device", fault="accept-silent")
+    order_id = tenant.submit(appointment=SLOT)
+    tenant.wait_effect(order_id, "ship", "shipping", acceptedAt=...)
+    tenant.wait_effect(order_id, "book", "appointment", state="CONFIRMED")
+    amend(tenant, order_id, replace("/installationAddress/postalCode", ADDRESS["postalCode"], "12940"))
+    key = consoles.find_task(order_id)
+    with browser.tab(viewport={"width": 1200, "height": 900}) as page:
+        consoles.log_in(page, consoles.tasklist, "bob")
+        page.wait_for("Review change")
+        page.open(f"{consoles.tasklist}/{key}")
+        page.wait_for("Decision")
+        page.screenshot(PICTURES / "tasklist.png")
+    with browser.tab(viewport={"width": 1200, "height": 800}) as page:
+        consoles.log_in(page, consoles.operate, "demo")
+        page.wait_for("Dashboard")
+        key = max(tenant.order(order_id)["links"]["operate"].rpartition("ids=")[2].split(","), key=int)
+        page.open(f"{consoles.operate}/processes/{key}")
+        page.wait_for_selector("[data-element-id=review-amendment]")
+        page.run(lambda tab: tab.wait_for_load_state("networkidle"))
+        page.screenshot(PICTURES / "operate.png")
+    consoles.close()
+
+
 def main() -> None:
     with run_chromium() as browser:
         draw_pages(browser)
+        if home := os.environ.get("RECOURSE_HOME"):
+            draw_consoles(browser, home)
 
 
 if __name__ == "__main__":

@@ -138,6 +138,37 @@ def test_an_amendment_is_read_refused_to_its_asker_and_approved_in_tasklist(
     assert decisions(tenant, order_id) == [("DECISION_REFUSED", "alice"), ("AMENDMENT_APPROVED", "bob")]
 
 
+def test_what_failed_is_seen_in_operate_mended_in_tasklist_and_goes_on(
+    consoles: Consoles, tenant: Tenant, page: Page
+) -> None:
+    """Refused work waits for a person: the flow stands at the repair, the person says what to do, the order goes on."""
+    give_say(tenant, "olga", "operator")
+    tenant.fault(taskType="reserve-inventory", fault="refuse", times=1)
+    order_id = tenant.submit("router")
+    tenant.wait_state(order_id, "FALLOUT")
+    key = consoles.find_task(order_id)
+
+    consoles.log_in(page, tenant.order(order_id)["links"]["operate"], "demo")
+    page.wait_for("Fulfillment")
+    consoles.show_flow(page, key)
+    page.wait_for_selector("[data-element-id=repair-case]")  # there the flow stands
+    page.wait_for("Repair case")
+    with page.browser.tab() as desk:
+        consoles.log_in(desk, consoles.tasklist, "olga")
+        desk.wait_for("Repair case")
+        desk.open(f"{consoles.tasklist}/{key}")
+        desk.wait_for("inventory refused reserve-inventory (business failure)")
+        desk.wait_for("retry: Calls inventory again for reserve-inventory, as a new effect.")
+        consoles.decide(desk, key, "Try the effect again", "it is up again", field="Reason*")
+    tenant.wait_state(order_id, "COMPLETED")
+    assert tenant.done(order_id) == {"reserve-inventory": 1, "ship-device": 1}
+    (case,) = tenant.cases(order_id)
+    assert (case["status"], [(one["action"], one["by"]) for one in case["repairs"]]) == (
+        "RESOLVED",
+        [("RETRY", "olga")],
+    )
+
+
 def test_an_order_leads_to_its_flow_in_operate(consoles: Consoles, tenant: Tenant, page: Page) -> None:
     order_id, _ = ask_for_review(tenant)
     consoles.find_task(order_id)
