@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client import REGISTRY, CollectorRegistry, Enum
 
 import workers
 from tests.deploy.processes import ROOT
@@ -238,6 +238,8 @@ def registered() -> dict[str, set[str]]:
         for name, collector in registry._names_to_collectors.items():
             if name.startswith("recourse_"):
                 found[name] = set(collector._labelnames)  # type: ignore[attr-defined]
+                if isinstance(collector, Enum):
+                    found[name].add(name)  # its state
     return found
 
 
