@@ -586,6 +586,18 @@ def let_go(draft: Draft, amendment: Amendment) -> None:
             supersede_plan(draft, plan.plan_id)
 
 
+def forget_quote(draft: Draft, plan: CompensationPlan) -> bool:
+    """A price that nobody waits for any more, and that does not come, need not come: asking does nothing outside."""
+    moved = False
+    for task in draft.tasks_of_plan(plan.plan_id):
+        effect = draft.effect_of(task)
+        if task.purpose == "QUOTE" and effect and task.state in {"OUTCOME_UNKNOWN", "WAITING_EXTERNAL"}:
+            draft.move_effect(effect.effect_id, "NO_EFFECT", reason="nobody waits for the answer any more")
+            draft.move_task(task.task_id, "NOT_REQUIRED")
+            moved = True
+    return moved
+
+
 def _wake_waiting(draft: Draft, amendment: Amendment) -> None:
     """The flow that waits for a decision, or for quiet, is told that there is something to ask."""
     if amendment.status == "REQUIRES_APPROVAL":

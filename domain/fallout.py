@@ -827,8 +827,8 @@ def settle_cases(draft: Draft) -> bool:
         if failing and _is_abandoned(draft, case):
             _take_back(draft, case)
             failing = False
-        solved = task.state in {"COMPLETED", "COMPENSATED", "COMPENSATING", "NOT_REQUIRED", "WAIVED"}
-        vanished = task.state in {"CANCELLED", "SUPERSEDED", "RETAINED"} or task.state in UNSTARTED
+        solved = task.state in {"COMPLETED", "COMPENSATED", "COMPENSATING", "WAIVED"}
+        vanished = task.state in {"CANCELLED", "SUPERSEDED", "RETAINED", "NOT_REQUIRED"} or task.state in UNSTARTED
         if solved or vanished:
             resolution = "OUTCOME_ARRIVED" if solved else "CAUSE_VANISHED"
             if failing and task.state == "CANCELLED":

@@ -12,6 +12,7 @@ from typing import Any, Final
 from domain.amendment import (
     finish,
     follow_results,
+    forget_quote,
     hear_quote,
     queue_amendment,
     reach_of,
@@ -125,12 +126,10 @@ def _step(draft: Draft) -> bool:
             moved |= _advance_amendment_plan(draft, plan)
         elif plan.state in {"IN_PROGRESS", "BLOCKED"} and draft.has_owner_ended(plan):
             moved |= _advance_obligations(draft, plan.plan_id)
-        if (
-            plan.state == "SUPERSEDED"
-            and not plan.closed
-            and all(t.has_ended for t in draft.tasks_of_plan(plan.plan_id))
-        ):
-            draft.change_plan(plan.plan_id, closed=True)  # its last withdrawal has its answer
+        if plan.state == "SUPERSEDED" and not plan.closed:
+            moved |= forget_quote(draft, plan)
+            if all(task.has_ended for task in draft.tasks_of_plan(plan.plan_id)):
+                draft.change_plan(plan.plan_id, closed=True)  # its last withdrawal has its answer
     moved |= _finish_items(draft)
     return moved
 

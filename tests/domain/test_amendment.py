@@ -44,6 +44,7 @@ from tests.builders import (
     energy,
     only,
     refused,
+    silent,
 )
 from tests.stories import answers
 
@@ -550,6 +551,30 @@ def test_a_refused_quote_ends_the_amendment() -> None:
     amendment = world.drive(world.amend(ask_for("productOffering")), only({"revalidate-quote": refused}))
     assert (amendment.status, amendment.outcome) == ("REJECTED", "QUOTE_REFUSED")
     assert (world.the_order.cases, world.the_order.items["1"].offering) == ({}, "fiber-500")
+
+
+@pytest.mark.parametrize("outside", [silent, accepted])
+def test_a_price_that_nobody_waits_for_any_more_is_nobodys_case(outside: Outside) -> None:
+    """The quote system does not answer, a person is asked, and the asker withdraws: the cause of the case is gone, and
+    no open question keeps the order from its end."""
+    world = come_to("accepted")
+    amendment = world.amend(ask_for("productOffering"))
+    world.assess_amendment(amendment)
+    world.run_flow(outside, only={"revalidate-quote"})
+    world.verify("revalidate-quote", "UNREACHABLE")
+    world.wait(timedelta(days=30))
+    assert world.verify("revalidate-quote", "UNREACHABLE")["verdict"] == "case"
+    case = world.open_case()
+    world.do(ask.WithdrawAmendment(world.order_id, amendment.request_id), AGENT)
+    assert (world.the_order.cases[case.case_id].status, world.the_order.cases[case.case_id].resolution) == (
+        "CANCELLED",
+        "CAUSE_VANISHED",
+    )
+    (effect,) = world.the_order.effects.values()
+    assert effect.state == "NO_EFFECT"
+    assert all(plan.closed for plan in world.the_order.plans.values())
+    world.decompose().run_flow()
+    assert world.state == "COMPLETED"
 
 
 def test_another_product_after_decomposition_decomposes_anew() -> None:
