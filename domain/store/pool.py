@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import asyncpg
@@ -57,17 +57,13 @@ async def tenant_transaction(pool: Pool, tenant_id: TenantId, *, read_only: bool
     """One transaction that sees one tenant. The tenant is a parsed UUID, so it may stand in simple-protocol text."""
     mode = "begin isolation level repeatable read read only" if read_only else "begin"
     begin = f"{mode}; set local recourse.tenant = '{tenant_id}'"
-    try:
-        connection = await _acquire(pool, begin)
-    except _CUT:
-        # It was cut while it lay in the pool, and only its first statement could notice. Nothing has happened yet.
-        connection = await _acquire(pool, begin)
+    connection = await _begin(pool, begin)
     try:
         try:
             yield connection
             await connection.execute("commit")
         except TimeoutError:
-            connection.terminate()  # nobody answers there; where the server lives, it rolls back by itself
+            _discard(connection)  # nobody answers there; where the server lives, it rolls back by itself
             raise
         except BaseException:
             await _roll_back(connection)
@@ -76,24 +72,39 @@ async def tenant_transaction(pool: Pool, tenant_id: TenantId, *, read_only: bool
         await pool.release(connection)
 
 
+async def _begin(pool: Pool, begin: str) -> Connection:
+    """A connection with an open transaction. Whatever lies in the pool may have been cut there, which only its first
+    statement notices; nothing has happened by then, so the next one is tried, and at last a new one."""
+    for _ in range(pool.get_size()):
+        try:
+            return await _acquire(pool, begin)
+        except _CUT:
+            continue
+    return await _acquire(pool, begin)
+
+
 async def _acquire(pool: Pool, begin: str) -> Connection:
     connection = await pool.acquire()
     try:
         await connection.execute(begin)
     except BaseException:
-        connection.terminate()
+        _discard(connection)
         await pool.release(connection)
         raise
     return connection
 
 
+def _discard(connection: Connection) -> None:
+    """Never use it again. One that the driver has seen end is out of the pool already, and says so."""
+    with suppress(asyncpg.InterfaceError):
+        connection.terminate()
+
+
 async def _roll_back(connection: Connection) -> None:
-    if connection.is_closed():
-        return
     try:
         await connection.execute("rollback")
-    except (*_CUT, TimeoutError):
-        connection.terminate()
+    except (*_CUT, asyncpg.InterfaceError, TimeoutError):
+        _discard(connection)
 
 
 async def fetch_row(connection: Connection, query: Query, **values: Any) -> asyncpg.Record | None:

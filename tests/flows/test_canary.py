@@ -46,8 +46,8 @@ def secrets_of(stack: RunningStack) -> set[str]:
 
 
 def test_nothing_private_leaves(stack: RunningStack, tenant: Tenant) -> None:
-    """An order full of one word is refused, repaired and cancelled with it: what the redaction of logs, the list of what
-    an event may carry and variables that are ids only are there for."""
+    """An order full of one word is refused, repaired and cancelled with it: what the redaction of logs, the list of
+    what an event may carry and variables that are ids only are there for."""
     tenant.fault(taskType="ship-device", fault="accept-silent")
     tenant.fault(taskType="reserve-inventory", fault="refuse", times=1)
     order_id = tenant.submit(**PERSON)

@@ -195,7 +195,7 @@ async def test_connections_that_died_unnoticed_cost_nobody_an_answer(
     world: ApiWorld, api_database: Database, postgres_server: PostgresServer
 ) -> None:
     """A restart of the server leaves a pool of dead connections; a process that was too busy to see them end meets them
-    with its next statement. Without the second `_acquire` of `tenant_transaction` both answers here are 503."""
+    with its next statement. Without the further tries of `_begin` both answers here are 503."""
     order_id = await world.create()
     end_all = f"select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = '{api_database.name}'"
     postgres_server.execute(end_all)  # blocking on purpose: the loop that would see the connections end stands still
