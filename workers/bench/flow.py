@@ -4,6 +4,7 @@ against the same models with workers that do nothing. The empty side must never 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import statistics
 import time
@@ -57,6 +58,8 @@ _WARM: Final = 16
 _PAUSE: Final = 1.0
 _LOOK: Final = 0.05
 _PATIENCE: Final = 300.0
+# Where the numbers of a stage's orders begin.
+_FIRSTS: Final = itertools.count(0, 1_000_000)
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _ELEMENTS: Final = re.compile(r'zeebe_element_instance_events_total\{action="completed",type="(\w+)",.*\} ([\d.E]+)')
 _ENDS: Final = re.compile(r'zeebe_executed_instances_total\{.*"ROOT_PROCESS_INSTANCE",action="completed".*\} ([\d.E]+)')
@@ -127,8 +130,8 @@ class _Stage:
     system: str
     systems: Systems
     channel: grpc.aio.Channel
+    _replayed: int
     script: _Script = field(init=False)
-    _replayed: int = 0
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -294,7 +297,9 @@ async def _open_stage(bed: Bed) -> AsyncIterator[_Stage]:
         app, auditor, relay = pools
         outside = Systems({"*": System(url=system)})
         stack.push_async_callback(outside.close)
-        stage = _Stage(bed, database, Seeds(app, DONE), app, auditor, relay, settings, system, outside, channel)
+        first = next(_FIRSTS)
+        seeds = Seeds(app, DONE, first)
+        stage = _Stage(bed, database, seeds, app, auditor, relay, settings, system, outside, channel, first)
         stage.script = await _record(stage)
         yield stage
 

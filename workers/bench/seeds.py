@@ -112,13 +112,14 @@ class Seeds:
     """Seeded orders: accepted, validated and decomposed.
 
     done: types of the tasks that have had their effect. None: the plan has not begun. Where it has, no flow of the
-    order is started any more: it is there, one says, and waits.
+    order is started any more: it is there, one says, and waits. first: the number of the first; an engine takes no
+    message twice, so orders of two databases that share one must not share numbers
     """
 
-    def __init__(self, pool: Pool, done: frozenset[str] = NONE) -> None:
+    def __init__(self, pool: Pool, done: frozenset[str] = NONE, first: int = 0) -> None:
         self._done = done
         self._pool = pool
-        self._next = _COMPLETED if done == ALL else 0
+        self._next = _COMPLETED if done == ALL else first
 
     async def add(self, count: int) -> int:
         """The number of the first of `count` more orders, with their history as it would have been written."""
