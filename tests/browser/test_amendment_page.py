@@ -59,12 +59,20 @@ def test_a_change_is_seen_agreed_to_applied_and_its_two_plans_compared(
         "contact, phone | +49 30 1234567 | +49 30 7654321 | yes",
     ]
     assert sorted(_rows(page, f"#assessment-{request_id}")) == [
-        "assign resource | completed | done anew, then undone",
+        "assign resource | completed | done anew, the old undone",
         "create appointment | completed | undone, then done anew",
         "perform visit | pending | planned anew",
     ]
     assert page.has("Plan 1 beside Plan 2, if it is agreed", "img")
-    becomes = ["done anew, then undone", "stays", "stays", "undone, then done anew", "planned anew", "stays", "stays"]
+    becomes = [
+        "done anew, the old undone",
+        "stays",
+        "stays",
+        "undone, then done anew",
+        "planned anew",
+        "stays",
+        "stays",
+    ]
     assert _said_between(page) == becomes
     page.wait_for("You asked for this; another person must decide.")
     assert [page.has(button) for button in ("Approve", "Reject", "Apply the change")] == [False, False, False]

@@ -68,7 +68,7 @@ STRATEGY: Final[Mapping[str, str]] = {
     "REMOVE": "is no longer needed",
     "REDO": "done once more",
     "UNDO_THEN_DO": "undone, then done anew",
-    "DO_THEN_UNDO": "done anew, then undone",
+    "DO_THEN_UNDO": "done anew, the old undone",
     "UNDO": "undone",
     "WITHDRAW": "called off, done anew",
     "MANUAL": "a person undoes it",
