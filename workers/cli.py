@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -525,6 +526,7 @@ def bench(
     if quick and publish:
         raise fail("what a quick run measures is not published", _USAGE)
     names = list(BENCHES) if name == "all" else [name]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to end, it stops the servers that it started
     try:
         outcomes = run_fast(run_benches(load_settings(), names, quick=quick, say=typer.echo, size=size or 0))
     except UnfitError as error:

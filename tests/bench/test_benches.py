@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -141,3 +144,28 @@ async def test_a_server_that_does_not_keep_its_promises_is_not_measured(
                 pass
     finally:
         postgres_server.execute("alter role recourse_app reset synchronous_commit")
+
+
+async def test_a_bench_that_is_told_to_end_stops_its_servers() -> None:
+    """Without `recourse bench` hearing SIGTERM its PostgreSQL runs on, and its folder stays."""
+    before = set(Path("/var/tmp").glob("recourse-bench-*"))
+
+    def servers() -> list[Path]:
+        found = set(Path("/var/tmp").glob("recourse-bench-*")) - before
+        return [folder for folder in found if (folder / "postgres/postmaster.pid").exists()]
+
+    command = [sys.executable, "-m", "workers.cli", "bench", "store"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as bench:
+        try:
+            async with asyncio.timeout(60):
+                while not servers():
+                    assert bench.poll() is None
+                    await asyncio.sleep(0.05)
+            (folder,) = servers()
+            server = int((folder / "postgres/postmaster.pid").read_text(encoding="utf-8").split()[0])
+            bench.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(bench.wait, 30) != 0
+        finally:
+            bench.kill()
+    assert not folder.exists()
+    assert not Path(f"/proc/{server}").exists()
