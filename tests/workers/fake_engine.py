@@ -10,7 +10,7 @@ import json
 import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,12 +104,11 @@ class FakeEngine(_Servicer):  # type: ignore[misc]
         self.open_polls += 1
         try:
             while not (found := self._free(request)) and (left := ends - time.monotonic()) > 0:
-                async with self._changed:
-                    try:
-                        # Woken by what happens, and by a back-off that runs out.
-                        await asyncio.wait_for(self._changed.wait(), min(left, 0.05))
-                    except TimeoutError:
-                        continue
+                # Woken by what happens, and by a back-off that runs out. In this very task: one of its own would take
+                # the lock along when the call is cut off while it takes it.
+                with suppress(TimeoutError):
+                    async with self._changed, asyncio.timeout(min(left, 0.05)):
+                        await self._changed.wait()
             if found:
                 yield messages.ActivateJobsResponse(jobs=[self._activate(job, request) for job in found])
         finally:
