@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +52,27 @@ def test_a_port_that_was_asked_for_is_used_and_given_to_nobody_else(home: Home) 
     chosen = home.choose_ports({"api": wanted})
     assert chosen["api"] == wanted
     assert chosen["kafka"] != wanted
+
+
+def test_two_stacks_that_start_at_once_choose_different_ports(home: Home, open_folder: Path) -> None:
+    """Neither has a server that listens yet."""
+    other = Home(open_folder / "other")
+    other.prepare()
+    write_json(other.path / "ports.json", home.choose_ports({}))
+    assert not set(home.ports().values()) & set(other.choose_ports({}).values())
+
+
+def test_a_stack_of_another_process_keeps_the_ports_that_it_chose(home: Home) -> None:
+    start = "from workers.local.home import *; import sys; Home(Path(sys.argv[1])).choose_ports({}); print(flush=True)"
+    choose = [sys.executable, "-c", f"{start}; input()", str(home.path)]
+    with subprocess.Popen(choose, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        theirs = home.ports()
+        assert not set(theirs.values()) & set(home.choose_ports({}).values())
+        process.kill()
+    write_json(home.path / "ports.json", theirs)
+    assert home.choose_ports({}) == theirs
 
 
 def test_the_search_gets_a_port_of_the_only_range_that_it_can_take(home: Home, taken_port: int) -> None:

@@ -35,6 +35,8 @@ PREFERRED_PORTS: Mapping[str, int] = {
 # Who can listen only there.
 _RANGES: Mapping[str, range] = {"opensearch": range(9201, 9300)}
 _ALL = range(1, 65536)
+# What this process has claimed, by port: for which folder, and the name that is held for it.
+_CLAIMS: dict[int, tuple[Path, socket.socket]] = {}
 _SECRETS = ("owner_password", "app_password", "relay_password", "auditor_password", "system_secret")
 
 # PostgreSQL refuses to run as root; this one owns nothing else.
@@ -96,22 +98,44 @@ class Home:
         return {name: int(port) for name, port in read_json(self.path / "ports.json").items()}
 
     def choose_ports(self, fixed: Mapping[str, int]) -> dict[str, int]:
-        """Remembered or preferred ports where free, others where not; `fixed` ones are taken as they are."""
+        """Remembered or preferred ports where free, others where not; `fixed` ones are taken as they are.
+
+        They are claimed for as long as this process lives: a server listens seconds after its port was chosen, and a
+        stack that starts meanwhile would find it free, and take the other's server for its own.
+        """
         remembered = self.ports()
         chosen = dict(fixed)
         taken = set(fixed.values())
+        for port in fixed.values():
+            self._claim(port)
         for name, preferred in PREFERRED_PORTS.items():
             if name in fixed:
                 continue
             allowed = _RANGES.get(name, _ALL)
             candidates = (port for port in (remembered.get(name, 0), preferred) if port in allowed)
-            port = next((port for port in candidates if port not in taken and is_port_free(port)), None)
-            while port is None or port in taken:
-                port = free_port(allowed)
-            chosen[name] = port
-            taken.add(port)
+            found = next((port for port in candidates if port not in taken and self._takes(port)), None)
+            while found is None:
+                drawn = free_port(allowed)
+                found = drawn if drawn not in taken and self._takes(drawn) else None
+            chosen[name] = found
+            taken.add(found)
         write_json(self.path / "ports.json", chosen)
         return chosen
+
+    def _takes(self, port: int) -> bool:
+        return is_port_free(port) and self._claim(port)
+
+    def _claim(self, port: int) -> bool:
+        """False where another stack on this machine has claimed it. A claim ends with its process, however it ends."""
+        if port not in _CLAIMS:
+            name = socket.socket(socket.AF_UNIX)
+            try:
+                name.bind(f"\0recourse-port-{port}")
+            except OSError:
+                name.close()
+                return False
+            _CLAIMS[port] = (self.path, name)
+        return _CLAIMS[port][0] == self.path
 
     def secrets(self) -> dict[str, str]:
         """Passwords and the callback secret of this stack, made up once."""
