@@ -63,9 +63,9 @@ demo: $(STAMP) ## Start the stack and play the golden scenario
 bench: $(STAMP) ## Measure the ratios of docs/performance.md (minutes)
 	@$(BIN)/recourse bench all
 
-soak: $(STAMP) ## Load with faults for SECONDS (an hour), judged at the end; RECORD=file keeps the verdict
+soak: $(STAMP) ## Load with faults for SECONDS (an hour), RATE orders a second (1), judged; RECORD=file keeps the verdict
 	@$(BIN)/recourse up --detach --light
-	@$(BIN)/recourse bench soak --seconds $(or $(SECONDS),3600) $(if $(RECORD),--json $(RECORD))
+	@$(BIN)/recourse bench soak --seconds $(or $(SECONDS),3600) --rate $(or $(RATE),1) $(if $(RECORD),--json $(RECORD))
 
 clean: ## Remove what setup and the tests made here (the stack's data stay: recourse down)
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.timeout(900)
 
 JUDGED = {
     "parts killed",
+    "decided by people",
     "fiber-500 orders",
     "router orders",
     "acknowledged cancellations",

@@ -35,16 +35,29 @@ KILLED: Final = ("workers", "relay", "api", "reconciler", "postgres")
 _WATCHED: Final = ("api", "workers", "relay", "reconciler")
 _FAULTS: Final = ("lose-answer", "error-before", "error-after", "answer-twice", "delay", "accept")
 
+# People besides the one who orders and cancels. What no load may decide by itself is theirs: a call that is given up is
+# a case, and a shipment that could not be called off is a review.
+_AGENT: Final = "soak"
+_APPROVER: Final = "soak-approver"
+_OPERATOR: Final = "soak-operator"
+_ROLES: Final = {_AGENT: ["agent", "auditor"], _APPROVER: ["approver"], _OPERATOR: ["operator"]}
+_DECISIONS: Final = ("approved", "repaired")
+
 # How an order's life is to end, and what is ordered for it. A router's shipment is only ever promised here, so that a
-# cancellation that comes at any moment can still undo everything by itself.
+# cancellation that comes at any moment can still undo everything, and mostly by itself.
 _KEPT: Final = "COMPLETED"
 _GIVEN_UP: Final = "CANCELLED"
 _OFFERINGS: Final = {_KEPT: "fiber-500", _GIVEN_UP: "router"}
+# The call of the first order of either kind that fails until nobody tries any more: more often than the policy allows
+# attempts, for one that dies with its worker is not counted.
+_GIVEN_UP_CALLS: Final = {_KEPT: "start-billing", _GIVEN_UP: "stop-shipment"}
+_FAILING_TIMES: Final = 5
 _ENDED: Final = frozenset({"CANCELLED", "COMPLETED", "PARTIALLY_COMPLETED", "FAILED", "REJECTED"})
 
 _PATIENCE: Final = 240.0  # for one answer, and for one part to be back
 _DRAIN_SECONDS: Final = 60.0
 _PAUSE: Final = 0.2
+_DESK_SECONDS: Final = 2.0  # between two looks at what waits for people
 _TELL_SECONDS: Final = 10.0
 _SAMPLE_SECONDS: Final = 1.0
 _LONGEST_BETWEEN_KILLS: Final = 60.0
@@ -79,10 +92,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Everything that was judged; good when all of it is."""
+    """Everything that was judged; good when all of it is. load: what the stack was under, {seconds, rate, orders}"""
 
     rows: tuple[Row, ...]
     seconds: float
+    load: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def good(self) -> bool:
@@ -104,6 +118,7 @@ class Verdict:
         return {
             "good": self.good,
             "seconds": round(self.seconds, 1),
+            "load": dict(self.load),
             "rows": rows,
             "machine": machine_facts(),
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -131,11 +146,12 @@ class Soak:
     accepted: dict[str, Accepted] = field(default_factory=dict)
     kills: Counter[str] = field(default_factory=Counter)
     memory: dict[tuple[str, int], list[tuple[float, int]]] = field(default_factory=dict)
+    decided: Counter[str] = field(default_factory=Counter)
 
     async def run(self) -> Verdict:
         """Load, faults and kills for `seconds`, then wait until everything has ended and judge. SoakError"""
         self._home = Home(self.settings.state_dir)
-        self._tokens: dict[str, tuple[float, str]] = {}
+        self._tokens: dict[tuple[str, str], tuple[float, str]] = {}
         if not (await read_status(self._home)).ready:
             raise SoakError(f"no stack is ready in {self._home.path}: `recourse up --detach --light` starts one")
         if "*" not in self.settings.systems:
@@ -146,16 +162,19 @@ class Soak:
             httpx.AsyncClient(base_url=self.settings.base_url, timeout=10, trust_env=False) as self._api,
             httpx.AsyncClient(base_url=system, timeout=60, trust_env=False) as self._outside,
         ):
-            problems = ""
             async with self._auditor() as pool:
                 self._size = await read_size(pool)
             try:
-                await self._load()
+                async with asyncio.TaskGroup() as group:
+                    people = group.create_task(self._attend())
+                    await self._load()
+                    ends = await self._judge_ends()
+                    people.cancel()
             except* SoakError as errors:
-                problems = "\n".join(dict.fromkeys(map(str, errors.exceptions)))
-            if problems:
-                raise SoakError(problems)
-            return await self._judge()
+                problems = "\n".join(dict.fromkeys(map(str, _leaves(errors))))
+            else:
+                return await self._judge(ends)
+            raise SoakError(problems)
 
     def _tell(self, message: str) -> None:
         self.say(f"{time.monotonic() - self._started:7.1f} s  {message}")
@@ -174,26 +193,41 @@ class Soak:
                     await asyncio.sleep(wait)
                 if time.monotonic() - self._started >= self.seconds:
                     break
-                task = group.create_task(self._one_order(number))
+                scripted = asyncio.Event()
+                task = group.create_task(self._one_order(number, scripted))
                 orders.add(task)
                 task.add_done_callback(orders.discard)
+                if number < len(_OFFERINGS):
+                    await scripted.wait()
             watching.cancel()
             if orders:
                 await asyncio.wait(orders)
             await killing
 
-    async def _one_order(self, number: int) -> None:
-        """Order; half of them are given up after a moment, at whatever point they have reached."""
+    async def _one_order(self, number: int, scripted: asyncio.Event) -> None:
+        """Order; half of them are given up after a moment, at whatever point they have reached.
+
+        The first of either kind meets faults of its own, until it needs a person. They are in store (`scripted`) before
+        any fault that fits every order: the script plays the first that fits.
+        """
         dice = random.Random(number)
         end = _GIVEN_UP if number % 2 else _KEPT
-        await self._disturb(end, dice.choice(_FAULTS))
+        if not (first := number < len(_OFFERINGS)):
+            await self._disturb(end, dice.choice(_FAULTS))
         told = await self._insist(end, "POST", "/api/v1/orders", f"order-{number}", _order(_OFFERINGS[end]))
         order_id = str(told.json()["orderId"])
+        path = f"/api/v1/orders/{order_id}"
         self.accepted[order_id] = Accepted(order_id, end)
+        if first:
+            call = _GIVEN_UP_CALLS[end]
+            await self._script(end, fault="error-before", orderId=order_id, taskType=call, times=_FAILING_TIMES)
+        scripted.set()
         if end == _KEPT:
             return
-        await asyncio.sleep(dice.uniform(0, 3))
-        path = f"/api/v1/orders/{order_id}"
+        if first:
+            await self._wait_for_promise(end, order_id)
+        else:
+            await asyncio.sleep(dice.uniform(0, 3))
         for attempt in itertools.count():
             seen = await self._insist(end, "GET", path)
             if seen.status_code == httpx.codes.NOT_FOUND:
@@ -206,10 +240,10 @@ class Soak:
                 return
 
     async def _disturb(self, end: str, fault: str) -> None:
-        """One fault for whoever of this tenant calls next. Never two in store: they would be one call's bad luck, and
-        its last attempt is a person's case."""
+        """One fault for whoever of this tenant calls next. Never two in store: they would be one call's bad luck."""
         script = (await self._ask_outside("GET", "/faults"))["faults"]
-        if not any(one.get("tenantId") == str(self.tenants[end]) and "times" in one for one in script):
+        mine = [one for one in script if one.get("tenantId") == str(self.tenants[end])]
+        if not any("times" in one and "orderId" not in one for one in mine):
             await self._script(end, fault=fault, times=1, delayMs=300)
 
     async def _script(self, end: str, **fault: Any) -> None:
@@ -221,11 +255,32 @@ class Soak:
         except httpx.HTTPError as error:
             raise SoakError(f"the outside world: {method} {path}: {type(error).__name__} {error}") from error
 
+    async def _wait_for_promise(self, end: str, order_id: str) -> None:
+        """Until the order's shipment is promised."""
+        deadline = time.monotonic() + _PATIENCE
+        while not await self._read_promises(end, order_id):
+            if time.monotonic() > deadline:
+                raise SoakError(f"nothing was promised to order {order_id} for {_PATIENCE:.0f} s")
+            await asyncio.sleep(_PAUSE)
+
+    async def _read_promises(self, end: str, order_id: str) -> list[str]:
+        """Effects of an order that a system has accepted and not yet done."""
+        answer = await self._insist(end, "GET", f"/api/v1/orders/{order_id}/effects?limit=200")
+        effects = answer.json()["items"] if answer.is_success else []
+        return [one["effectId"] for one in effects if one["state"] == "INTENDED" and one.get("acceptedAt")]
+
     async def _insist(
-        self, end: str, method: str, path: str, key: str | None = None, body: Any = None, etag: str | None = None
+        self,
+        end: str,
+        method: str,
+        path: str,
+        key: str | None = None,
+        body: Any = None,
+        etag: str | None = None,
+        subject: str = _AGENT,
     ) -> httpx.Response:
         """Ask until there is an answer, with the same key: through a killed API or database, as a client would."""
-        headers = self._identity(end)
+        headers = self._identity(end, subject)
         if key is not None:
             headers["Idempotency-Key"] = key
         if etag is not None:
@@ -248,21 +303,69 @@ class Soak:
             await asyncio.sleep(_PAUSE)
         raise SoakError(f"{method} {path}: no good answer for {_PATIENCE:.0f} s, the last was {last}")
 
-    def _identity(self, end: str) -> dict[str, str]:
-        minted, token = self._tokens.get(end, (0.0, ""))
+    def _identity(self, end: str, subject: str) -> dict[str, str]:
+        minted, token = self._tokens.get((end, subject), (0.0, ""))
         if not token or time.monotonic() - minted > _TOKEN_SECONDS:
             assert self.settings.issuer_key_file is not None
             token = mint_token(
                 self.settings.issuer_key_file,
-                subject="soak",
-                roles=["agent", "auditor"],
+                subject=subject,
+                roles=_ROLES[subject],
                 tenant=self.tenants[end],
                 issuer=self.settings.issuer,
                 audience=self.settings.audience,
                 ttl=int(_TOKEN_SECONDS + 2 * _PATIENCE),
             )
-            self._tokens[end] = (time.monotonic(), token)
+            self._tokens[end, subject] = (time.monotonic(), token)
         return {"Authorization": f"Bearer {token}"}
+
+    # -- people ---------------------------------------------------------------------------------------------
+
+    async def _attend(self) -> None:
+        """People who decide what asks for a person, over HTTP like anybody: an approver agrees to a cancellation with
+        which something may stay, and an operator tries again what was given up."""
+        owed: set[str] = set()
+        while True:
+            for end in self.tenants:
+                waiting = await self._insist(end, "GET", "/api/v1/orders?state=CANCELLATION_ASSESSING&limit=200")
+                for order in waiting.json()["items"]:
+                    if await self._approve(end, order["orderId"]):
+                        owed.update(await self._read_promises(end, order["orderId"]))
+                cases = await self._insist(end, "GET", "/api/v1/fallout-cases?status=OPEN&limit=200")
+                for case in cases.json()["items"]:
+                    await self._retry(end, case["caseId"])
+            owed = {effect_id for effect_id in owed if not await self._break_promise(effect_id)}
+            await asyncio.sleep(_DESK_SECONDS)
+
+    async def _approve(self, end: str, order_id: str) -> bool:
+        """Agree to the order's cancellation, if that is what it waits for."""
+        active = (await self._insist(end, "GET", f"/api/v1/orders/{order_id}")).json().get("activeRequest", {})
+        if active.get("status") != "REQUIRES_APPROVAL":
+            return False
+        path = active["links"]["self"]
+        etag = (await self._insist(end, "GET", path)).headers["etag"]
+        return await self._decide(end, _APPROVER, "approved", f"{path}/approve", {"comment": "It was tried."}, etag)
+
+    async def _retry(self, end: str, case_id: str) -> None:
+        path = f"/api/v1/fallout-cases/{case_id}"
+        case = await self._insist(end, "GET", path)
+        if any(one["action"] == "RETRY" for one in case.json()["possibleRepairs"]):
+            body = {"action": "RETRY", "reasonCode": "SYSTEM_RECOVERED"}
+            await self._decide(end, _OPERATOR, "repaired", f"{path}/repairs", body, case.headers["etag"])
+
+    async def _decide(self, end: str, subject: str, decision: str, path: str, body: Any, etag: str) -> bool:
+        """False where somebody or something was faster."""
+        answer = await self._insist(end, "POST", path, f"{path}:{etag}", body, etag, subject)
+        if answer.is_success:
+            self.decided[decision] += 1
+            self._tell(f"a person {decision}: {path}")
+        return answer.is_success
+
+    async def _break_promise(self, effect_id: str) -> bool:
+        """What could not be called off and was only promised: its system says that it will not happen after all. Tells
+        whether the API has heard it."""
+        told = await self._ask_outside("POST", f"/effects/{effect_id}/callback", {"state": "NO_EFFECT"})
+        return bool(told["status"] == httpx.codes.OK)
 
     # -- faults ---------------------------------------------------------------------------------------------
 
@@ -302,19 +405,23 @@ class Soak:
 
     # -- judging ----------------------------------------------------------------------------------------------
 
-    async def _judge(self) -> Verdict:
-        rows = [self._judge_kills()]
-        rows += await self._judge_ends()
+    async def _judge(self, ends: list[Row]) -> Verdict:
+        rows = [self._judge_kills(), self._judge_people(), *ends]
         rows += [await self._judge_requests(), await self._judge_book()]
         rows += await self._judge_leftovers()
         rows += await self._judge_invariants()
         rows += self._judge_memory()
         rows.append(await self._judge_growth())
-        return Verdict(tuple(rows), time.monotonic() - self._started)
+        load = {"seconds": self.seconds, "rate": self.rate, "orders": len(self.accepted)}
+        return Verdict(tuple(rows), time.monotonic() - self._started, load)
 
     def _judge_kills(self) -> Row:
         told = ", ".join(f"{name} {self.kills[name]}" for name in KILLED)
         return Row("parts killed", told, "each at least once", all(self.kills[name] for name in KILLED))
+
+    def _judge_people(self) -> Row:
+        told = ", ".join(f"{decision} {self.decided[decision]}" for decision in _DECISIONS)
+        return Row("decided by people", told, "each at least once", all(self.decided[one] for one in _DECISIONS))
 
     async def _judge_ends(self) -> list[Row]:
         """Waits for two heartbeats at least: what lost its wake-up is found by then."""
@@ -416,6 +523,11 @@ class Soak:
         """Of the processes that lived at the end of the load."""
         last = {name: samples for (name, _), samples in self.memory.items()}
         return [judge_memory(name, last.get(name, [])) for name in _WATCHED]
+
+
+def _leaves(errors: ExceptionGroup[SoakError]) -> list[Exception]:
+    """What was raised, out of the groups of every group of tasks that it passed."""
+    return [leaf for one in errors.exceptions for leaf in (_leaves(one) if isinstance(one, ExceptionGroup) else [one])]
 
 
 def judge_growth(orders: int, early: Mapping[str, int], late: Mapping[str, int], told: str) -> Row:
