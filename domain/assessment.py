@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Final
 
-from domain.ledger import Effect
+from domain.ledger import Effect, refundable
 from domain.order import IN_FLIGHT, UNSTARTED, Draft, Item, Request, Task
 from domain.policy import Charge, PointOfNoReturn, TaskType
 from domain.values import EffectId, Json, Money, OrderId, RequestId, TaskId, format_time, is_external, parse_time
@@ -735,6 +735,7 @@ def assess_cancellation(draft: Draft, request: Request) -> Assessment:
     mine = [impact for impact in impacts if impact.effect is None or impact.effect.effect_id not in elsewhere]
     cost, offer, charged = price_undoing(draft, mine, request.requested_at, waived)
     trace += charged
+    trace += explain_refunds(draft, mine)
     verdict = policy.cancellation.approval[feasibility]
     manual = request.force_manual_review or feasibility == "REQUIRES_MANUAL_REVIEW"
     automatic = verdict == "AUTOMATIC" and not manual
@@ -850,6 +851,34 @@ def price_undoing(
         waived,
     )
     return cost, offer, trace
+
+
+def find_refund(draft: Draft, original: Effect) -> Money | None:
+    """What is still to be given back for an effect; None where its system's own words do not tell."""
+    return refundable(original, draft.reversals_of(original.effect_id), draft.policy.currency)
+
+
+def explain_refunds(draft: Draft, impacts: Iterable[Impact]) -> list[Rule]:
+    """How much money each undoing gives back, or that a person must say it; nothing counts as zero unsaid."""
+    trace: list[Rule] = []
+    for impact in impacts:
+        undoing = _type_row(draft, impact.type.compensation) if impact.type.compensation else None
+        effect = impact.effect
+        if impact.consequence != "COMPENSATE" or effect is None or undoing is None or undoing.money != "REFUND":
+            continue
+        refund = find_refund(draft, effect)
+        facts: dict[str, Json] = {"taskId": str(impact.task.task_id), "effectId": str(effect.effect_id)}
+        what = f"{impact.task.step} ({impact.task.task_type})"
+        if refund is None:
+            sentence = f"{what}: how much it took cannot be read; a person must name what {undoing.name} gives back."
+            trace.append(Rule("money.refund", "UNKNOWN", sentence, facts, "WARNING"))
+        elif undoing.money_only and not refund.amount_minor:
+            sentence = f"{what} has no money to give back; {undoing.name} is not called."
+            trace.append(Rule("money.refund", "NOTHING", sentence, facts))
+        else:
+            facts["refund"] = refund.to_json()
+            trace.append(Rule("money.refund", str(refund), f"Undoing {what} gives back {refund}.", facts))
+    return trace
 
 
 def fingerprint(draft: Draft, request_id: RequestId | None, closure: Closure) -> str:

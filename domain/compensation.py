@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from domain.assessment import Impact, must_stay, related_items
-from domain.ledger import Effect, captured_currency, captured_minor, refunded_minor
+from domain.assessment import Impact, find_refund, must_stay, related_items
+from domain.ledger import Effect, read_money
 from domain.order import RUNNING, CompensationPlan, Draft, Task
 from domain.policy import TaskType
 from domain.values import EffectId, Json, PlanId, TaskId, derive_id, format_time
@@ -284,7 +284,10 @@ def _kept_by_retained(draft: Draft, task: Task, retained: _Retained) -> bool:
 
 def _needs_no_call(draft: Draft, task: Task, original: Effect) -> bool:
     task_type = draft.task_type(task)
-    return task_type.money == "REFUND" and task_type.money_only and refundable_minor(draft, original) == 0
+    if task_type.money != "REFUND" or not task_type.money_only:
+        return False
+    refund = find_refund(draft, original)
+    return refund is not None and refund.amount_minor == 0
 
 
 def _enter(draft: Draft, task: Task, state: str) -> None:
@@ -353,14 +356,12 @@ def step_in(draft: Draft, task: Task, state: str) -> None:
     draft.move_task(task.task_id, state)
 
 
-def refundable_minor(draft: Draft, original: Effect) -> int:
-    """Captured less what has been given back, in minor units, never below zero."""
-    given = refunded_minor(original) + sum(
-        refunded_minor(effect)
-        for effect in draft.effects.values()
-        if effect.reverses == original.effect_id and effect.state == "CONFIRMED"
-    )
-    return max(captured_minor(original) - given, 0)
+def lacks_amount(draft: Draft, task: Task) -> bool:
+    """Whether nobody can tell what this undoing has to give back, until a person says it."""
+    if task.purpose != "COMPENSATE" or draft.task_type(task).money != "REFUND" or task.reverses is None:
+        return False
+    said = (task.replaced_input or {}).get("refund")
+    return read_money(said) is None and find_refund(draft, draft.effects[task.reverses]) is None
 
 
 def compensation_input(draft: Draft, task: Task) -> dict[str, Json]:
@@ -379,8 +380,9 @@ def compensation_input(draft: Draft, task: Task) -> dict[str, Json]:
         "contact": draft.head.content.get("contact"),
     }
     if original and draft.task_type(task).money == "REFUND":
-        currency = captured_currency(original) or draft.policy.currency
-        body["refund"] = {"amountMinor": refundable_minor(draft, original), "currency": currency}
+        refund = find_refund(draft, original)
+        if refund is not None:  # else a person has named it (`lacks_amount`)
+            body["refund"] = refund.to_json()
         body["from"] = format_time(original.settled_at) if original.settled_at else None
         body["asOf"] = format_time(draft.now)
     return body

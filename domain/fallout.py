@@ -19,7 +19,7 @@ from domain.commands import (
     RepairCase,
     ResumeCase,
 )
-from domain.compensation import confirm_effect, finish_original, step_in
+from domain.compensation import confirm_effect, finish_original, lacks_amount, step_in
 from domain.errors import (
     Breach,
     CaseClosed,
@@ -37,7 +37,7 @@ from domain.errors import (
 )
 from domain.exhibit import draw_up, say
 from domain.flows import Part, find_part, part_of, restart_part
-from domain.ledger import Effect
+from domain.ledger import Effect, read_money
 from domain.machines import has_ended
 from domain.order import UNSTARTED, Amendment, Case, Draft, Reported, Request, Task
 from domain.policy import format_duration
@@ -331,6 +331,8 @@ def check_repair(draft: Draft, case: Case, action: str) -> None:
     match action:
         case "RETRY":
             _check_retry(draft, case)
+            if subject.task is not None and lacks_amount(draft, subject.task):
+                raise RepairNotPossible("Nobody knows the amount; name it in the input.")
         case "VERIFY_OUTCOME":
             _check_verifiable(subject)
         case "MARK_TOOK_EFFECT" | "MARK_NO_EFFECT":
@@ -492,6 +494,11 @@ def _check_means(draft: Draft, case: Case, command: RepairCase) -> None:
         raise Unprocessable(errors=(FieldError("/input", "say which parts to replace, and by what"),))
     task = find_subject(draft, case).task
     assert task is not None
+    refund = command.input.get("refund")
+    names_amount = draft.task_type(task).money == "REFUND" and (refund is not None or lacks_amount(draft, task))
+    if names_amount and read_money(refund) is None:
+        wrong = FieldError("/input/refund", "say amountMinor, from 0, and currency")
+        raise Unprocessable("What is given back is an amount of money.", errors=(wrong,))
     ours = sorted(set(command.input) & _order_words(draft, task))
     if ours:
         raise UseAmendment(errors=tuple(FieldError(f"/input/{name}", "a value of the order") for name in ours))

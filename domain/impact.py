@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from domain.assessment import Blocker, Impact, Offer, Rule, explain_grace, price_undoing
+from domain.assessment import Blocker, Impact, Offer, Rule, explain_grace, explain_refunds, price_undoing
 from domain.commands import AskedChange, OrderItem
 from domain.decomposition import LIVE_ITEMS, Redraw, check_items, live_tasks, redraw_plan
 from domain.errors import (
@@ -604,8 +604,10 @@ def assess_amendment(draft: Draft, amendment: Amendment) -> Finding:
     running = [fate.task for fate in fates if fate.strategy == "AWAIT"]
     if running and amendment.grace_until is not None and draft.now >= amendment.grace_until:
         trace.append(explain_grace(amendment.grace_until, running, "people see it before anything is applied"))
-    cost, offer, charged = price_undoing(draft, undo_impacts(fates), amendment.requested_at, waived=False)
+    undone = undo_impacts(fates)
+    cost, offer, charged = price_undoing(draft, undone, amendment.requested_at, waived=False)
     trace += charged
+    trace += explain_refunds(draft, undone)
     answers = {found.approval for found in accepted}
     needs_quote = draft.policy.revalidation is not None and any(
         found.result == "ALLOWED_WITH_REVALIDATION"

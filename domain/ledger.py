@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from domain.policy import TaskType
-from domain.values import EffectId, Json, TaskId, is_external
+from domain.values import EffectId, Json, Money, TaskId, is_external
 
 OPEN_EFFECT: Final = frozenset({"INTENDED", "UNKNOWN"})
 
 # Time beyond the call's own timeout that a lease lasts: writing the outcome must fit into it.
 LEASE_MARGIN: Final = timedelta(seconds=5)
+
+MOST_MONEY: Final = 10**15  # minor units; what an order's own amounts are bounded by
+_CURRENCY: Final = re.compile("[A-Z]{3}")
 
 
 @dataclass(frozen=True)
@@ -87,24 +92,35 @@ def back_off(task_type: TaskType, failures: int, seed: uuid.UUID) -> timedelta:
     return min(doubled, task_type.verify.every) * spread
 
 
-def captured_minor(effect: Effect) -> int:
-    """What a CAPTURE effect took, in minor units: `output.captured`, an amount or money; 0 where it says nothing."""
-    return _amount(effect.output, "captured")
+def refundable(original: Effect, reversals: Iterable[Effect], currency: str) -> Money | None:
+    """What a CAPTURE effect took less what has been given back, never below zero. None where a system has said
+    something of it that is no amount: then nobody knows, and it must not count as nothing.
+
+    reversals: what undoes this effect or has undone it · currency: of amounts that name none
+    """
+    amounts = [_amount(original, "captured", currency), _amount(original, "refunded", currency)]
+    amounts += [_amount(effect, "refunded", currency) for effect in reversals if effect.state == "CONFIRMED"]
+    known = [amount for amount in amounts if amount is not None]
+    currencies = {amount.currency for amount in known if amount.amount_minor}
+    if len(known) < len(amounts) or len(currencies) > 1:
+        return None
+    taken, *given = known
+    left = taken.amount_minor - sum(amount.amount_minor for amount in given)
+    return Money(max(left, 0), taken.currency)
 
 
-def captured_currency(effect: Effect) -> str | None:
-    """In which currency it was taken, where the system says so: what is given back is of the same money."""
-    taken = effect.output.get("captured") if isinstance(effect.output, dict) else None
-    currency = taken.get("currency") if isinstance(taken, dict) else None
-    return currency if isinstance(currency, str) else None
+def _amount(effect: Effect, key: str, currency: str) -> Money | None:
+    """`output.captured` or `output.refunded`: an integer of minor units, or money; a system that leaves it out has
+    moved none. None where what it says is neither."""
+    said = effect.output.get(key) if isinstance(effect.output, dict) else None
+    return Money(0, currency) if said is None else read_money(said, currency)
 
 
-def refunded_minor(effect: Effect) -> int:
-    return _amount(effect.output, "refunded")
-
-
-def _amount(output: Json, key: str) -> int:
-    value = output.get(key) if isinstance(output, dict) else None
-    if isinstance(value, dict):
-        value = value.get("amountMinor")
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+def read_money(said: Json, currency: str | None = None) -> Money | None:
+    """Money as a system or a person writes it; None where it is none. currency: where they may leave it out"""
+    if isinstance(said, dict):
+        currency, said = said.get("currency", currency), said.get("amountMinor")
+    counts = isinstance(said, int) and not isinstance(said, bool) and 0 <= said <= MOST_MONEY
+    if not counts or not isinstance(currency, str) or not _CURRENCY.fullmatch(currency):
+        return None
+    return Money(said, currency)

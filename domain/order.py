@@ -504,6 +504,7 @@ class Draft:
         self.locks_released = False
         self.content_changed = False
         self.successors_of: dict[TaskId, list[TaskId]] | None = None
+        self._reversals: dict[EffectId, list[EffectId]] | None = None
         self._ids = 0
 
     # -- identity ---------------------------------------------------------------------------------
@@ -541,6 +542,15 @@ class Draft:
 
     def originals_of(self, task_id: TaskId) -> list[Effect]:
         return [effect for effect in self.effects.values() if effect.task_id == task_id and effect.is_original]
+
+    def reversals_of(self, effect_id: EffectId) -> list[Effect]:
+        """What undoes this effect, tried to, or has undone it."""
+        if self._reversals is None:
+            self._reversals = {}
+            for effect in self.effects.values():
+                if effect.reverses:
+                    self._reversals.setdefault(effect.reverses, []).append(effect.effect_id)
+        return [self.effects[reversal] for reversal in self._reversals.get(effect_id, ())]
 
     def is_held(self, task: Task) -> bool:
         """Compensation is never held, but it waits while its own request is parked; everything else is held while
@@ -676,6 +686,8 @@ class Draft:
     def add_effect(self, effect: Effect) -> None:
         check_move("EFFECT", None, effect.state)
         self.effects[effect.effect_id] = effect
+        if effect.reverses and self._reversals is not None:
+            self._reversals.setdefault(effect.reverses, []).append(effect.effect_id)
         self.record(
             "EFFECT_STATE_CHANGED",
             "EFFECT",

@@ -34,7 +34,7 @@ from domain.cancellation import (
     propose_orders,
     replaced_by_again,
 )
-from domain.compensation import advance_plan, find_type, mark_block, supersede_plan
+from domain.compensation import advance_plan, find_type, lacks_amount, mark_block, supersede_plan
 from domain.decomposition import takes_lock
 from domain.dependence import holds_order, tell_dependents
 from domain.execution import wait_key
@@ -204,13 +204,20 @@ def _advance_cancellation(draft: Draft, request: Request) -> bool:
 
 
 def _hand_to_people(draft: Draft, plan_id: PlanId) -> bool:
-    """What no call can undo is a case as soon as its turn has come."""
+    """What no call can undo, and money of which nobody knows how much it was, is a case once its turn has come."""
     moved = False
     for task in draft.tasks_of_plan(plan_id):
-        if task.state == "READY" and task.purpose == "MANUAL":
-            draft.move_task(task.task_id, "IN_FALLOUT")
-            open_case(draft, draft.tasks[task.task_id], "BUSINESS", f"Undo {task.step} by hand ({task.task_type})")
-            moved = True
+        if task.state != "READY":
+            continue
+        if task.purpose == "MANUAL":
+            category, title = "BUSINESS", f"Undo {task.step} by hand ({task.task_type})"
+        elif lacks_amount(draft, task):
+            category, title = "DATA", f"How much {task.task_type} must give back for {task.step} cannot be read"
+        else:
+            continue
+        draft.move_task(task.task_id, "IN_FALLOUT")
+        open_case(draft, draft.tasks[task.task_id], category, title)
+        moved = True
     return moved
 
 
@@ -513,7 +520,7 @@ def _find_plan_for(draft: Draft, task: Task) -> CompensationPlan | None:
 
 
 def _advance_obligations(draft: Draft, plan_id: PlanId) -> bool:
-    moved = advance_plan(draft, plan_id)
+    moved = advance_plan(draft, plan_id) | _hand_to_people(draft, plan_id)
     mark_block(draft, plan_id)
     tasks = draft.tasks_of_plan(plan_id)
     if all(task.has_ended for task in tasks):

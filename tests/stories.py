@@ -318,6 +318,28 @@ def cancelled_on_the_way(world: Stage) -> None:
     assert world.state == "CANCELLED"
 
 
+def _billed_first(document: dict[str, Any]) -> None:
+    plans = document["offerings"]["router"]["plans"]
+    plans["ADD"] = [{"step": "bill", "type": "start-billing"}, {**plans["ADD"][0], "after": ["bill"]}]
+    plans["MODIFY"] = [{"step": "bill", "type": "change-billing"}]
+
+
+def money_that_cannot_be_read(world: Stage) -> None:
+    """A person names the amount that the system did not."""
+    world.change_policy(_billed_first)
+    world.accept(an_order(an_item(offering="router"))).decompose()
+    told = {"captured": {"amountMinor": "39.99", "currency": "EUR"}}
+    world.run_to("start-billing", outside=answers(start_billing={**CONFIRMED, "output": told}))
+    world.judge(world.cancel())
+    case = world.open_case()
+    named = {"refund": {"amountMinor": 3999, "currency": "EUR"}}
+    repair = ask.RepairCase(world.order_id, case.case_id, "REPLACE_INPUT", "CONFIRMED_WITH_SYSTEM_OWNER", input=named)
+    world.do(repair, OPERATOR)
+    world.run_flow(answers(stop_billing={**CONFIRMED, "output": {"refunded": named["refund"]}}))
+    assert world.state == "CANCELLED"
+    world.change_policy(lambda _: None)
+
+
 def not_cancellable(world: Stage) -> None:
     world.accept(an_order(an_item(offering="mobile-port-in"))).decompose().run_to("ship-device", "port-number")
     assert world.judge(world.cancel()).outcome == "NOT_CANCELLABLE"
@@ -688,6 +710,7 @@ STORIES: tuple[Story, ...] = (
     cancelled_before_anything,
     cancelled_on_the_way,
     not_cancellable,
+    money_that_cannot_be_read,
     out_of_grace,
     shipment_stopped,
     shipment_not_stopped,

@@ -582,20 +582,23 @@ where k.sequence > 0 and a.at is distinct from k.at
 limit :limit;
 
 -- name: money_is_conserved
--- No more is asked back for an effect than it took.
+-- No more is asked back for an effect than it took; of an amount that cannot be read a person has said how much.
 select e.tenant_id, e.order_id, 'EFFECT' as entity, e.effect_id::text as entity_id,
     format('took %s and %s were given back', e.captured, e.refunded + sum(r.refunded)) as problem
 from (
-    select tenant_id, order_id, effect_id,
-        case jsonb_typeof(output->'captured') when 'number' then (output->>'captured')::numeric
-            when 'object' then (output #>> '{captured,amountMinor}')::numeric else 0 end as captured,
-        case jsonb_typeof(output->'refunded') when 'number' then (output->>'refunded')::numeric
-            when 'object' then (output #>> '{refunded,amountMinor}')::numeric else 0 end as refunded
+    select tenant_id, order_id, effect_id, case when coalesce(output->'captured', 'null') = 'null' then 0 else
+            coalesce(jsonb_path_query_first(output, '$.captured ? (@.type() == "number")'),
+                jsonb_path_query_first(output, '$.captured.amountMinor ? (@.type() == "number")'))::numeric
+            end as captured,
+        case when coalesce(output->'refunded', 'null') = 'null' then 0 else
+            coalesce(jsonb_path_query_first(output, '$.refunded ? (@.type() == "number")'),
+                jsonb_path_query_first(output, '$.refunded.amountMinor ? (@.type() == "number")'))::numeric
+            end as refunded
     from effect where (:tenant_id::uuid is null or tenant_id = :tenant_id) and reverses is null) e
 join (
     select tenant_id, reverses, greatest((input #>> '{refund,amountMinor}')::numeric,
-        case jsonb_typeof(output->'refunded') when 'number' then (output->>'refunded')::numeric
-            when 'object' then (output #>> '{refunded,amountMinor}')::numeric else 0 end) as refunded
+        coalesce(jsonb_path_query_first(output, '$.refunded ? (@.type() == "number")'),
+                jsonb_path_query_first(output, '$.refunded.amountMinor ? (@.type() == "number")'))::numeric) as refunded
     from effect where input ? 'refund' and state = 'CONFIRMED'
 ) r on r.tenant_id = e.tenant_id and r.reverses = e.effect_id
 group by e.tenant_id, e.order_id, e.effect_id, e.captured, e.refunded

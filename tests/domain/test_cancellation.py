@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -16,14 +17,17 @@ from domain.errors import (
     FourEyes,
     OrderTerminal,
     ReasonUnknown,
+    RepairNotPossible,
     RequestClosed,
     ScopeInvalid,
+    Unprocessable,
 )
 from domain.values import Actor, RequestId
 from tests.builders import (
     AGENT,
     APPROVER,
     NOW,
+    OPERATOR,
     World,
     accepted,
     an_item,
@@ -361,19 +365,85 @@ def test_undoing_follows_the_reverse_of_doing_and_undo_after() -> None:
     ],
 )
 def test_money_goes_back_in_the_currency_in_which_it_was_taken(captured: Any, refund: Any) -> None:
+    world, _ = billed_and_cancelled({"captured": captured})
+    world.run_flow()
+    assert world.calls_of("stop-billing")[0]["body"]["input"]["refund"] == refund
+    assert world.state == "CANCELLED"
+
+
+def billed_and_cancelled(output: Any, *, money_only: bool = False) -> tuple[World, RequestId]:
     def billed_first(document: dict[str, Any]) -> None:
         document["offerings"]["router"]["plans"]["ADD"] = [
             {"step": "bill", "type": "start-billing"},
             {"step": "reserve", "type": "reserve-inventory", "after": ["bill"]},
         ]
         document["offerings"]["router"]["plans"]["MODIFY"] = [{"step": "bill", "type": "change-billing"}]
+        document["task_types"]["stop-billing"]["money_only"] = money_only
 
-    taken = {"state": "CONFIRMED", "external_reference": "r-1", "output": {"captured": captured}}
+    taken = {"state": "CONFIRMED", "external_reference": "r-1", "output": output}
     world = World(changed_telecom(billed_first)).accept(an_order(an_item(offering="router"))).decompose()
     world.run_to("start-billing", outside=answers(start_billing=taken))
-    world.judge(world.cancel())
+    return world, world.judge(world.cancel()).request_id
+
+
+UNREADABLE = [
+    {"captured": "39.99"},
+    {"captured": 39.99},
+    {"captured": -1},
+    {"captured": True},
+    {"captured": 10**16},
+    {"captured": [4200]},
+    {"captured": {"amount": 4200, "currency": "EUR"}},
+    {"captured": {"amountMinor": "4200", "currency": "EUR"}},
+    {"captured": {"amountMinor": 4200, "currency": "euro"}},
+    {"captured": 4200, "refunded": "100"},
+    {"captured": 4200, "refunded": {"amountMinor": 100, "currency": "CHF"}},
+]
+
+
+@pytest.mark.parametrize("money_only", [False, True])
+@pytest.mark.parametrize("output", UNREADABLE, ids=str)
+def test_an_amount_that_cannot_be_read_is_a_persons_to_name(output: Any, money_only: bool) -> None:
+    """Never as nothing: neither is the call skipped, nor is a zero sent."""
+    world, request_id = billed_and_cancelled(output, money_only=money_only)
+    trace = (world.request(request_id).assessment or {})["trace"]
+    [rule] = [rule for rule in trace if rule["ruleId"] == "money.refund"]
+    assert (rule["result"], rule["severity"]) == ("UNKNOWN", "WARNING")
     world.run_flow()
-    assert world.calls_of("stop-billing")[0]["body"]["input"]["refund"] == refund
+    case = world.open_case()
+    assert (world.state, case.category, case.context) == ("FALLOUT", "DATA", "COMPENSATION")
+    assert (world.undoings(), world.calls_of("stop-billing")) == ({"stop-billing": "IN_FALLOUT"}, [])
+    named = ask.RepairCase(world.order_id, case.case_id, "REPLACE_INPUT", "CONFIRMED_WITH_SYSTEM_OWNER")
+    with pytest.raises(RepairNotPossible):
+        world.do(replace(named, action="RETRY"), OPERATOR)
+    for wrong in ({"note": "full"}, {"refund": "39.99"}, {"refund": {"amountMinor": 3999}}):
+        with pytest.raises(Unprocessable):
+            world.do(replace(named, input=wrong), OPERATOR)
+    world.do(replace(named, input={"refund": {"amountMinor": 3999, "currency": "EUR"}}), OPERATOR)
+    world.run_flow()
+    [call] = world.calls_of("stop-billing")
+    assert call["body"]["input"]["refund"] == {"amountMinor": 3999, "currency": "EUR"}
+    assert world.state == "CANCELLED"
+
+
+@pytest.mark.parametrize(
+    ("output", "money_only", "result", "called"),
+    [
+        ({"captured": 4200, "refunded": 200}, True, "40.00 EUR", 1),
+        ({"captured": 4200, "refunded": 4200}, True, "NOTHING", 0),
+        ({"captured": 0}, True, "NOTHING", 0),
+        ({}, True, "NOTHING", 0),
+        (None, True, "NOTHING", 0),
+        ({"captured": 0}, False, "0.00 EUR", 1),
+        ({"captured": 100, "refunded": 4200}, False, "0.00 EUR", 1),
+    ],
+)
+def test_what_goes_back_is_said_before_it_does(output: Any, money_only: bool, result: str, called: int) -> None:
+    world, request_id = billed_and_cancelled(output, money_only=money_only)
+    trace = (world.request(request_id).assessment or {})["trace"]
+    assert [rule["result"] for rule in trace if rule["ruleId"] == "money.refund"] == [result]
+    world.run_flow()
+    assert (world.called("stop-billing"), world.effect("start-billing").state) == (called, "REVERSED")
     assert world.state == "CANCELLED"
 
 

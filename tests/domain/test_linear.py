@@ -21,12 +21,12 @@ from tests.builders import World, an_item, an_order
 Shape = Callable[[int], World]
 
 
-def graph(predecessors: Callable[[int], tuple[int, ...]]) -> Shape:
-    """One item whose plan has this many reservations, in the order that `predecessors` gives."""
+def graph(predecessors: Callable[[int], tuple[int, ...]], work: str = "assign-resource") -> Shape:
+    """One item whose plan has this much work of one kind, in the order that `predecessors` gives."""
 
     def build(count: int) -> World:
         world = World().accept(an_order(an_item())).decompose()
-        pattern, last = world.task("assign-resource"), world.task("start-billing")
+        pattern, last = world.task(work), world.task("start-billing")
         ids = [TaskId(uuid.UUID(int=number + 1)) for number in range(count)]
         tasks = {
             task_id: replace(
@@ -64,6 +64,7 @@ SHAPES: Mapping[str, Shape] = {
     "chain": graph(lambda number: (number - 1,) if number else ()),
     "fan": graph(lambda number: (0,) if number else ()),
     "random": graph(drawn),
+    "refunds": graph(lambda _: (), "start-billing"),
     "items": many_items,
     "reliance": many_that_rely,
 }
