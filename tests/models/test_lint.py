@@ -39,5 +39,5 @@ def test_the_linter_would_find_a_broken_model(tmp_path: Path, says: str, broken:
 def test_the_pictures_are_those_of_the_models() -> None:
     drawn = models.draw_models()
     stale = {name for name, svg in drawn.items() if (PICTURES / f"{name}.svg").read_text() != svg}
-    assert not stale, "draw them again: recourse models draw"
+    assert not stale, "draw them again: workers.models.save_drawings, into docs/models"
     assert {path.stem for path in PICTURES.glob("*.svg")} == set(drawn)
