@@ -426,6 +426,9 @@ class RecordReview:
 
 @dataclass(frozen=True, slots=True)
 class RecordRepair:
+    """The flow asks what became of a repair that it showed to people; `action` and what goes with it is what a person
+    entered in Tasklist, if one did. refusal: the code for which the same was just refused, for it to be told."""
+
     order_id: OrderId
     case_id: CaseId
     run: Run
@@ -437,6 +440,15 @@ class RecordRepair:
     evidence: Mapping[str, Json] | None = None
     input: Mapping[str, Json] | None = None
     amount: Money | None = None
+    refusal: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OfferCase:
+    """A flow of its own asks what it has to show to people of a case that no other flow shows."""
+
+    order_id: OrderId
+    case_id: CaseId
 
 
 @dataclass(frozen=True, slots=True)
@@ -532,6 +544,7 @@ Command = (
     | RaiseJeopardy
     | RecordReview
     | RecordRepair
+    | OfferCase
     | RestartFlow
     | ParkCase
     | ResumeCase

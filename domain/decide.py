@@ -27,6 +27,7 @@ from domain.fallout import (
     note_gone_flow,
     note_incident,
     note_refusal,
+    offer_case,
     park_case,
     raise_jeopardy,
     record_repair,
@@ -132,6 +133,8 @@ def decide(draft: Draft, command: ask.Command, around: Surroundings) -> Decision
             told = amending.record_review(draft, command) if amended else record_review(draft, command)
         case ask.RecordRepair():
             told = record_repair(draft, command, reported)
+        case ask.OfferCase():
+            told = offer_case(draft, command)
         case ask.RestartFlow():
             told = restart(draft, command)
         case ask.ParkCase():

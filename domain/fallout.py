@@ -13,6 +13,7 @@ from domain.commands import (
     NoteGoneFlow,
     NoteIncident,
     NoteRefusal,
+    OfferCase,
     ParkCase,
     RaiseJeopardy,
     RecordRepair,
@@ -162,13 +163,32 @@ def describe_wait(draft: Draft, task_id: TaskId) -> dict[str, Json]:
     case = find_case_of(draft, task_id)
     if case is None:
         return {"verdict": "stand_down"}
+    return {"case_id": str(case.case_id), **_show(draft, case)}
+
+
+def offer_case(draft: Draft, command: OfferCase) -> Mapping[str, Json]:
+    """The same for a case that has a flow of its own."""
+    case = draft.cases.get(command.case_id)
+    if case is None or not case.is_open:
+        return {"verdict": "stand_down"}
+    return {"verdict": "open", **_show(draft, case)}
+
+
+def _show(draft: Draft, case: Case) -> dict[str, Json]:
     left = max(case.sla_at - draft.now, case.sla_at - case.sla_at)
-    return {
-        "case_id": str(case.case_id),
-        "wait_key": case.wait_key,
-        "sla": format_duration(left),
-        "exhibit": exhibit(draft, case),
-    }
+    return {"wait_key": case.wait_key, "sla": format_duration(left), "exhibit": exhibit(draft, case)}
+
+
+def needs_offer(draft: Draft, case: Case) -> bool:
+    """Whether no flow shows this case to people by itself. The flow of a task does where its work was refused or is
+    unknown; it cannot where it stands at an incident, where nobody was called, or where it has ended. An incident of
+    nobody knows which flow is not shown: it may be that of the showing."""
+    if not case.is_open:
+        return False
+    task = draft.tasks.get(case.task_id) if case.task_id else None
+    if task is not None and case.context != "LATE_EFFECT":
+        return case.category == "TECHNICAL" or task.purpose == "MANUAL"
+    return case.context != "RECONCILIATION" or case.incident_key is None
 
 
 def exhibit(draft: Draft, case: Case) -> str:
@@ -1019,10 +1039,10 @@ def record_repair(draft: Draft, command: RecordRepair, reported: Reported) -> Ma
     case = draft.cases.get(command.case_id)
     if case is None or not case.is_open or case.wait_key != command.wait_key:
         return {"verdict": "decided"}
-    # A new order may be refused by what other orders hold, which only who asks over HTTP can be told.
-    shown = {*ACTIONS, "APPROVE", "REJECT"} - {"CONVERT_TO_ORDER"}
-    if not command.repairer or command.action not in shown:
+    if not command.repairer or command.action not in {*ACTIONS, "APPROVE", "REJECT"}:
         return _refuse_repair(draft, case, command.action, "NO_DECISION")
+    if command.refusal:
+        return _refuse_repair(draft, case, command.action, command.refusal)
     deciding = command.action in {"APPROVE", "REJECT"}
     if ("approver" if deciding else "operator") not in draft.actor.roles:
         return _refuse_repair(draft, case, command.action, "ROLE_REQUIRED")
@@ -1051,13 +1071,14 @@ def record_repair(draft: Draft, command: RecordRepair, reported: Reported) -> Ma
     except Breach as breach:
         return _refuse_repair(draft, case, command.action, breach.code)
     # What waits for its second person, or for a cancellation, is shown again until the case has ended.
-    return {"verdict": "decided" if not draft.cases[case.case_id].is_open else "again"}
+    stands = draft.cases[case.case_id]
+    return {"verdict": "again", **_show(draft, stands)} if stands.is_open else {"verdict": "decided"}
 
 
 def _refuse_repair(draft: Draft, case: Case, action: str | None, code: str) -> Mapping[str, Json]:
     # What was typed there may be anything; only words of ours are told to the world.
     draft.record("REPAIR_REFUSED", "CASE", case.case_id, action=action if action in ACTIONS else None, code=code)
-    return {"verdict": "again"}
+    return {"verdict": "again", **_show(draft, case)}
 
 
 def mend_by_amendment(draft: Draft, amendment: Amendment) -> None:

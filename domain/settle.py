@@ -38,7 +38,14 @@ from domain.compensation import advance_plan, find_type, lacks_amount, mark_bloc
 from domain.decomposition import takes_lock
 from domain.dependence import holds_order, tell_dependents
 from domain.execution import wait_key
-from domain.fallout import mark_made, mend_by_amendment, open_case, open_follow_up_cases, settle_cases
+from domain.fallout import (
+    mark_made,
+    mend_by_amendment,
+    needs_offer,
+    open_case,
+    open_follow_up_cases,
+    settle_cases,
+)
 from domain.fulfillment import count_at_work, may_be_handed, undo_asset, write_asset
 from domain.ledger import Effect
 from domain.machines import check_move, has_ended
@@ -49,6 +56,7 @@ from domain.order import (
     CompensationPlan,
     Draft,
     Item,
+    Order,
     Plan,
     Reported,
     Request,
@@ -859,6 +867,26 @@ def _wake(draft: Draft) -> None:
             draft.requests[request.request_id] = replace(request, waiting=False)
             draft.send("closure-quiesced", request.wait_key)
     _wake_amendments(draft)
+    _offer_cases(draft)
+
+
+def _offer_cases(draft: Draft) -> None:
+    """Show to people what no flow shows: a case that is new, that has become one of those, or whose order has had a
+    flow started anew, for then the engine may have lost this one as well. A second showing ends with the first."""
+    anew = bool(draft.before.cases) and bool(_runs(draft.before) - _runs(draft))
+    for case in draft.cases.values():
+        before = draft.before.cases.get(case.case_id)
+        if needs_offer(draft, case) and (anew or before is None or not needs_offer(draft, before)):
+            order_id = draft.head.order_id
+            draft.send("case-opened", case.case_id, ttl=3600, order_id=order_id, case_id=case.case_id, run=case.case_id)
+
+
+def _runs(order: Order | Draft) -> set[Run | None]:
+    runs: set[Run | None] = {order.head.run, order.plan.run if order.plan else None}
+    runs.update(request.run for request in order.requests.values())
+    runs.update(amendment.run for amendment in order.amendments.values())
+    runs.update(plan.run for plan in order.plans.values())
+    return runs
 
 
 def _wake_amendments(draft: Draft) -> None:

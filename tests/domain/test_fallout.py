@@ -25,8 +25,9 @@ from domain.errors import (
 )
 from domain.fallout import foresee_repairs
 from domain.order import Case, Draft
-from domain.values import Actor, EffectId, Money, system_actor
+from domain.values import Actor, EffectId, Money, Run, system_actor
 from tests.builders import OPERATOR, TENANT, World, accepted, an_item, an_order, only, refused, silent
+from tests.domain.test_execution import called
 from tests.stories import CONFIRMED, REFUSED, answers, approve, hear
 
 CHIEF = Actor("carla", frozenset({"approver", "operator"}))
@@ -522,5 +523,87 @@ def test_a_word_that_is_no_action_is_not_told_on() -> None:
     world = a_refusal()
     assert enter(world, "drop table", OPERATOR)["verdict"] == "again"
     assert world.events[-1].data == {"action": None, "code": "NO_DECISION"}
-    assert enter(world, "CONVERT_TO_ORDER", OPERATOR)["verdict"] == "again"  # asked for over HTTP only
-    assert world.events[-1].data == {"action": "CONVERT_TO_ORDER", "code": "NO_DECISION"}
+
+
+def test_a_repair_that_waits_is_shown_to_its_second_person() -> None:
+    world = an_unknown()
+    told = enter(world, "MARK_TOOK_EFFECT", OPERATOR, evidence=PROOF)
+    assert (told["verdict"], told["wait_key"]) == ("again", world.open_case().wait_key)
+    assert "Waits for a second person: mark took effect" in told["exhibit"]
+    assert "Waits for a second person" not in enter(world, "REJECT", CHIEF)["exhibit"]
+
+
+def test_an_order_is_made_in_tasklist_too_and_what_stands_in_its_way_is_told() -> None:
+    world = a_refused_undoing()
+    told = enter(world, "CONVERT_TO_ORDER", OPERATOR, input=WISH, refusal="ASSET_BUSY")
+    assert (told["verdict"], world.followed) == ("again", [])
+    assert world.events[-1].data == {"action": "CONVERT_TO_ORDER", "code": "ASSET_BUSY"}
+    assert enter(world, "CONVERT_TO_ORDER", OPERATOR, input=WISH)["verdict"] == "decided"
+    [new] = world.followed
+    assert last(list(world.the_order.cases.values())[-1])["createdOrderId"] == str(new.draft.head.order_id)
+
+
+# -- cases that no flow shows --------------------------------------------------------------------------------------
+
+
+def an_exhausted() -> World:
+    """Called in vain as often as the policy wants; the flow stands at an incident."""
+    world, handed, call = called()
+    for _ in range(world.policy.task_types["reserve-inventory"].attempts - 1):
+        world.report(call, {"state": "UNKNOWN"})
+        assert world.verify("reserve-inventory", "MISSING")["verdict"] == "retry"
+        call = world.claim(handed)
+    world.report(call, {"state": "UNKNOWN"})
+    world.wait(world.policy.task_types["reserve-inventory"].timeout)
+    told = [world.verify("reserve-inventory", "MISSING")["verdict"] for _ in range(2)]
+    assert told == ["unknown", "exhausted"]
+    return world
+
+
+def offers(world: World) -> list[str]:
+    return [message.key for message in world.sent("case-opened")]
+
+
+def offer(world: World, case: Case) -> Mapping[str, Any]:
+    return world.do(ask.OfferCase(world.order_id, case.case_id)).body
+
+
+@pytest.mark.parametrize("begin", [an_exhausted, an_undoing_by_hand, a_late_effect])
+def test_what_no_flow_shows_is_offered_once_while_it_is_open(begin: Any) -> None:
+    world = begin()
+    case = world.open_case()
+    assert offers(world) == [str(case.case_id)]
+    [message] = world.sent("case-opened")
+    assert message.variables == {
+        "order_id": str(world.order_id),
+        "case_id": str(case.case_id),
+        "run": str(case.case_id),  # it is no flow of the order: nothing of that is restarted when it ends
+    }
+    shown = offer(world, case)
+    assert (shown["verdict"], shown["wait_key"]) == ("open", case.wait_key)
+    assert case.title in shown["exhibit"]
+    if "RETRY" in possible(world):
+        repair(world, "RETRY")
+    else:
+        decide(world, repair(world, "FORCE_COMPLETE", evidence=PROOF))
+    assert (offer(world, case)["verdict"], len(offers(world))) == ("stand_down", 1)
+
+
+@pytest.mark.parametrize("begin", [a_refusal, an_unknown, an_unanswered, a_refused_undoing])
+def test_what_its_own_flow_shows_is_not_shown_twice(begin: Any) -> None:
+    assert offers(begin()) == []
+
+
+def test_a_flow_that_is_stuck_is_offered_and_an_incident_of_an_unknown_one_is_not() -> None:
+    world = World().accept().decompose()
+    world.do(ask.NoteIncident(world.order_id, "78", "offer-case of repair (JOB_NO_RETRIES)", Run(TENANT), False))
+    assert offers(world) == []  # it may be the flow that shows cases, which would show its own for ever
+    world.do(ask.NoteIncident(world.order_id, "77", "release-tasks of plan", world.the_order.head.run, True))
+    assert len(offers(world)) == 1
+
+
+def test_when_a_flow_is_started_anew_its_orders_cases_are_offered_again() -> None:
+    world = an_exhausted()
+    assert world.the_order.plan
+    world.do(ask.RestartFlow(world.order_id, world.the_order.plan.plan_id, "ENGINE_LOST_DATA"))
+    assert offers(world) == [str(world.open_case().case_id)] * 2

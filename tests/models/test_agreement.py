@@ -31,7 +31,7 @@ GIVEN = {
 SAID = {"plan": {"root"}}
 
 # what is entered about a repair
-REPAIRED = {"action", "comment", "reason_code", "evidence_kind", "evidence_reference", "input"}
+REPAIRED = {"action", "comment", "reason_code", "evidence_kind", "evidence_reference", "input", "amount"}
 
 # job → the variables it fetches
 FETCHED = {
@@ -49,6 +49,7 @@ FETCHED = {
     "follow-cancellation": ORDER | {"source_id", "request_id"},
     "record-decision": ORDER | {"request_id", "wait_key", "decision", "comment", "disposition"},
     "record-repair": ORDER | {"case_id", "wait_key"} | REPAIRED,
+    "offer-case": ORDER | {"case_id"},
     "raise-jeopardy": {"tenant_id", "order_id", "subject_id", "kind"},
 }
 
@@ -67,6 +68,7 @@ ANSWERED = {
     "apply-amendment": {"verdict", "wait", "wait_key", "sla", "plan_id", "plan_run"},
     "record-decision": {"verdict", "wait_key", "sla", "exhibit"},
     "record-repair": {"verdict", "wait_key", "sla", "exhibit"},
+    "offer-case": {"verdict", "wait_key", "sla", "exhibit"},
     "follow-cancellation": {"verdict"},
     "raise-jeopardy": set(),
 }
@@ -85,6 +87,7 @@ VERDICTS = {
     "apply-amendment": {"planned", "done", "assess", "wait"},
     "record-decision": {"again"},
     "record-repair": {"again"},
+    "offer-case": {"open"},
 }
 
 # message → the variable that names its one wait, or the one live instance of a start
@@ -99,6 +102,7 @@ MESSAGES = {
     "closure-quiesced": "=wait_key",
     "review-decided": "=wait_key",
     "charge-decided": "=wait_key",
+    "case-opened": "=case_id",
     "case-decided": "=wait_key",
     "start-date-changed": "=wait_key",
 }

@@ -17,8 +17,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from domain import commands as ask
-from domain.decide import order_etag
-from domain.values import Actor, RequestId, Run
+from domain.decide import case_etag, order_etag
+from domain.values import Actor, CaseId, EffectId, RequestId, Run
 from tests.postgres import Database
 from tests.workers.fake_engine import FakeJob
 from tests.workers.flow_world import FlowWorld, open_flow_world
@@ -186,9 +186,8 @@ async def test_a_repair_entered_in_tasklist_is_asked_by_one_and_agreed_to_by_ano
                 assert told["verdict"] == "case", told
 
                 async def enter(**entered: str) -> str:
-                    blank = dict.fromkeys(
-                        ("action", "comment", "reason_code", "evidence_kind", "evidence_reference", "input"), ""
-                    )
+                    words = ("reason_code", "evidence_kind", "evidence_reference", "input", "amount")
+                    blank = dict.fromkeys(("action", "comment", *words), "")
                     given = {"case_id": told["case_id"], "wait_key": told["wait_key"]} | blank | entered
                     job = await world.engine.add_job("record-repair", **world.ids, **given)
                     return str((await world.verdict(job))["verdict"])
@@ -208,3 +207,80 @@ async def test_a_repair_entered_in_tasklist_is_asked_by_one_and_agreed_to_by_ano
     finally:
         server.should_exit = True
         await task
+
+
+async def test_a_case_of_no_flow_is_offered_and_becomes_an_order_in_tasklist(
+    database: Database, tmp_path: Path
+) -> None:
+    """Refused, done by hand, and then it took effect after all: the order that deals with it may be refused itself."""
+    search = Search([completed_by("olga", 1)])
+    server, task, url = await serve(Starlette(routes=[Route("/v2/user-tasks/search", search.answer, methods=["POST"])]))
+    try:
+        async with open_flow_world(database, tmp_path) as world:
+            world.settings = world.settings.model_copy(update={"engine_rest": url})
+            await staff(world, "olga", "operator")
+            async with world.fleet():
+                await world.script(fault="refuse", times=1)
+                await world.verdict(await world.add_effect())
+                case_id = await repair_by_hand(world)
+                offered = await world.owner.fetchval(
+                    "select variables::text from engine_outbox where name = 'case-opened'"
+                )
+                given = json.loads(offered)
+                assert given["case_id"] == str(case_id)
+                told = await world.verdict(await world.engine.add_job("offer-case", **given))
+                assert (told["verdict"], "convert to order: " in told["exhibit"]) == ("open", True)
+
+                async def enter(item: dict[str, Any]) -> str:
+                    wish = {"orderType": "SUPPLEMENTAL", "items": [{"itemId": "1", "quantity": 1, **item}]}
+                    words = dict.fromkeys(("reason_code", "evidence_kind", "evidence_reference", "amount"), "")
+                    job = await world.engine.add_job(
+                        "record-repair",
+                        **given,
+                        **words,
+                        wait_key=told["wait_key"],
+                        action="CONVERT_TO_ORDER",
+                        comment="a new order",
+                        input=json.dumps(wish),
+                    )
+                    return str((await world.verdict(job))["verdict"])
+
+                nobodys = {"action": "MODIFY", "productOfferingId": "router", "targetAssetId": str(uuid.uuid4())}
+                assert await enter(nobodys) == "again"
+                assert await enter({"action": "ADD", "productOfferingId": "router"}) == "decided"
+                assert (await world.verdict(await world.engine.add_job("offer-case", **given)))["verdict"] == (
+                    "stand_down"
+                )
+            codes = await world.owner.fetch(
+                "select data->>'code' as code from audit_entry where kind = 'REPAIR_REFUSED'"
+            )
+            assert [row["code"] for row in codes] == ["ASSET_NOT_MODIFIABLE"]
+            assert await world.owner.fetchval("select count(*) from customer_order") == 2
+    finally:
+        server.should_exit = True
+        await task
+
+
+async def repair_by_hand(world: FlowWorld) -> uuid.UUID:
+    """Two people say that it was done; then the system says the same of its own call. The case of that."""
+    case = await world.owner.fetchrow("select case_id, version from fallout_case")
+    assert case is not None
+    olga, carla = Actor("olga", frozenset({"operator"})), Actor("carla", frozenset({"approver"}))
+    refused = await world.owner.fetchval("select effect_id from effect")
+    repair = ask.RepairCase(
+        world.order_id,
+        CaseId(case["case_id"]),
+        "FORCE_COMPLETE",
+        "MANUAL_WORK_DONE",
+        evidence={"kind": "TICKET", "reference": "INC-7"},
+    )
+    seen = case_etag(case["version"])
+    await world.door.handle(ask.Envelope(world.tenant_id, uuid.uuid4(), olga, if_match=seen), repair)
+    seen = case_etag(await world.owner.fetchval("select version from fallout_case"))
+    agreed = ask.DecideRepair(world.order_id, CaseId(case["case_id"]), 1, approved=True)
+    await world.door.handle(ask.Envelope(world.tenant_id, uuid.uuid4(), carla, if_match=seen), agreed)
+    late = ask.RecordOutcome(world.order_id, EffectId(refused), "CONFIRMED", "CALLBACK")
+    await world.door.handle(ask.Envelope(world.tenant_id, uuid.uuid4(), carla), late)
+    found = await world.owner.fetchval("select case_id from fallout_case where context = 'LATE_EFFECT'")
+    assert isinstance(found, uuid.UUID)
+    return found

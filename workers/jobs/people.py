@@ -1,14 +1,20 @@
 """What people decided in Tasklist, recorded; who decided is read back from the engine, never from a variable."""
 
 import json
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
 
-from domain.commands import RecordRepair, RecordReview
-from domain.values import Actor, CaseId, Json, OrderId, RequestId, Run
+from domain.commands import OfferCase, RecordRepair, RecordReview
+from domain.errors import Breach
+from domain.values import Actor, CaseId, Json, Money, OrderId, RequestId, Run
 from workers.gateways.engine import NoSearchError, NotYetVisibleError
 from workers.jobs.job import Context, job, tell
 from workers.jobs.outcome import Later, Reply
 
 _LAG_SECONDS = 1.0
+_AMOUNT = re.compile(r"(\d{1,15}) ?([A-Z]{3})", re.ASCII)
 
 
 @job("record-decision", fetch=("order_id", "request_id", "run", "wait_key", "decision", "comment", "disposition"))
@@ -31,6 +37,11 @@ async def record_decision(context: Context) -> Reply:
     return tell(await context.command(command, actor=person))
 
 
+@job("offer-case", fetch=("order_id", "case_id", "run"))
+async def offer_case(context: Context) -> Reply:
+    return tell(await context.command(OfferCase(OrderId(context.uuid("order_id")), CaseId(context.uuid("case_id")))))
+
+
 @job(
     "record-repair",
     fetch=(
@@ -44,6 +55,7 @@ async def record_decision(context: Context) -> Reply:
         "evidence_kind",
         "evidence_reference",
         "input",
+        "amount",
     ),
 )
 async def record_repair(context: Context) -> Reply:
@@ -63,8 +75,21 @@ async def record_repair(context: Context) -> Reply:
         reason_code=context.optional_text("reason_code"),
         evidence=_read_evidence(context),
         input=_read_input(context),
+        amount=_read_amount(context),
     )
-    return tell(await context.command(command, actor=person))
+    return tell(await _record(context, command, person))
+
+
+async def _record(context: Context, command: RecordRepair, person: Actor | None) -> Mapping[str, Json]:
+    """What other orders stand in the way of (an asset that is taken) is found out only when all is written: that
+    leaves nothing behind, and is then told like any other refusal."""
+    try:
+        return await context.command(command, actor=person)
+    except Breach as breach:
+        if command.action != "CONVERT_TO_ORDER":
+            raise
+        refused = uuid.uuid5(context.correlation_id, "refused")
+        return await context.command(replace(command, refusal=breach.code), command_id=refused, actor=person)
 
 
 def _read_evidence(context: Context) -> dict[str, Json] | None:
@@ -79,6 +104,12 @@ def _read_input(context: Context) -> dict[str, Json] | None:
     except ValueError:
         return None
     return found if isinstance(found, dict) else None
+
+
+def _read_amount(context: Context) -> Money | None:
+    """As on the command line; what is no amount counts as none."""
+    found = _AMOUNT.fullmatch((context.optional_text("amount") or "").strip().upper())
+    return Money(int(found[1]), found[2]) if found else None
 
 
 async def _find_person(context: Context) -> Actor | None:

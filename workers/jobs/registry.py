@@ -24,7 +24,7 @@ FAMILIES: Final[Mapping[str, tuple[JobSpec, ...]]] = MappingProxyType(
             changes.follow_cancellation,
             changes.raise_jeopardy,
         ),
-        "people": (people.record_decision, people.record_repair),
+        "people": (people.record_decision, people.offer_case, people.record_repair),
         EFFECTS: (),
     }
 )
