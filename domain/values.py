@@ -8,7 +8,9 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NewType, TypeVar
+from zoneinfo import available_timezones
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -162,6 +164,16 @@ def is_dated(text: str) -> bool:
         return bool(_DATED.fullmatch(text)) and 1900 <= parse_time(text).astimezone(UTC).year < 3000
     except (ValueError, OverflowError):
         return False
+
+
+def is_time_zone(name: str) -> bool:
+    """Whether this is a zone by its name in the IANA database, e.g. Europe/Berlin."""
+    return name in _time_zones()
+
+
+@cache
+def _time_zones() -> frozenset[str]:
+    return frozenset(available_timezones())
 
 
 def parse_time(text: str) -> datetime:

@@ -12,7 +12,7 @@ from referencing import Registry
 
 from domain.errors import FieldError
 from domain.policy.documents import Refused, Spot, describe, point, suggest
-from domain.values import ITEM_ACTIONS, Json, is_dated, parse_time
+from domain.values import ITEM_ACTIONS, Json, is_dated, is_time_zone, parse_time
 
 _TEXT: Final[Json] = {"type": "string", "minLength": 1, "maxLength": 200}
 _TIME: Final[Json] = {"type": "string", "format": "date-time"}
@@ -47,9 +47,9 @@ SHAPES: Final[Mapping[str, Json]] = {
     "money": _MONEY,
     "window": _object(
         "start end",
-        "timeZone",
         start=_TIME,
         end=_TIME,
+        timeZone={"type": ["string", "null"], "format": "time-zone"},
     )
     | {"format": "window"},
     "item": _object(
@@ -157,10 +157,15 @@ def _is_window(value: object) -> bool:
     return parse_time(start) < parse_time(end)
 
 
-# Of our own shapes; a policy's author has no use for it.
+def _is_zone(value: object) -> bool:
+    return not isinstance(value, str) or is_time_zone(value)
+
+
+# Of our own shapes; a policy's author has no use for them.
 _WITH_WINDOW: Final = FormatChecker(formats=())
 _WITH_WINDOW.checkers = dict(_FORMATS.checkers)
 _WITH_WINDOW.checks("window")(_is_window)
+_WITH_WINDOW.checks("time-zone")(_is_zone)
 
 # JSON Schema counts 2.0 as an integer; the contract's amounts and counts are written as integers only.
 _Validator: Final = extend(  # type: ignore[no-untyped-call]
@@ -247,4 +252,6 @@ def member_errors(member: tuple[str, ...], value: Json) -> tuple[FieldError, ...
 def _sentence(error: ValidationError) -> str:
     if error.validator_value == "window":
         return "must end after it has begun"
+    if error.validator_value == "time-zone":
+        return "is no time zone; write its name, e.g. Europe/Berlin"
     return error.message if len(error.message) <= 300 else f"{error.message[:300]}…"

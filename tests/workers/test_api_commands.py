@@ -24,7 +24,7 @@ from tests.workers.api_world import (
     open_world,
 )
 from workers.api.app import make_app
-from workers.api.calls import COMMANDS
+from workers.api.calls import COMMANDS, read_document
 from workers.api.limits import RateLimiter
 from workers.api.service import Service
 
@@ -246,6 +246,12 @@ HOSTILE: list[tuple[str, bytes, int, str]] = [
     ("a huge number", b'{"customer": {"id": 1' + b"0" * 400 + b"}}", 422, "INVALID_BODY"),
     ("a large number", b'{"items": [{"quantity": 9007199254740993}]}', 422, "INVALID_BODY"),
     ("a large power", b'{"items": [{"configuration": {"a": 1e300}}]}', 422, "INVALID_BODY"),
+    ("a member twice", b'{"orderType": "STANDARD", "orderType": "RETURN"}', 400, "MALFORMED"),
+    ("a member twice, deep inside", b'{"items": [{"itemId": "1"}, {"price": {"a": 1, "a": 1}}]}', 400, "MALFORMED"),
+    ("a member twice, far from its colon", b'{"a": 1, "b": {}, "a" \n:2}', 400, "MALFORMED"),
+    ("a member twice, once as an escape", b'{"a": 1, "\\u0061": 2}', 400, "MALFORMED"),
+    ("a member twice, behind escapes", b'{"a\\\\": 1, "b\\"": 3, "a\\\\": 2}', 400, "MALFORMED"),
+    ("a member twice, behind what looks like one", b'{"a": ":", "a": " :", "b": ":"}', 400, "MALFORMED"),
     ("prototype", b'{"__proto__": {"admin": true}}', 422, "INVALID_BODY"),
 ]  # fmt: skip
 
@@ -255,6 +261,20 @@ async def test_a_hostile_body_is_refused_in_words(world: ApiWorld, raw: bytes, s
     answer = await world.send("POST", "/orders", raw=raw)
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
     assert "traceId" in answer.json()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"a": {"a": 1}, "b": [{"a": 1}, {"a": 1}]}',
+        b'{"a": ":", "b": " :", ":": "a", "": "\\":"}',
+        b'{"a\\\\": ":", "a": "\\":", "\\"": 1}',
+        '{"ä": "😀:", "\\u00e4b": 1}'.encode(),
+    ],
+    ids=range(4),
+)
+async def test_no_member_is_taken_for_another(raw: bytes) -> None:
+    assert read_document(raw).value == json.loads(raw)
 
 
 async def test_free_form_is_bounded_and_kept(world: ApiWorld) -> None:

@@ -61,6 +61,8 @@ async def test_decomposed_order_shows_plan_effects_timeline_and_progress(world: 
     assert graph["edges"] == []
 
 
+WINDOW = {"start": "2026-12-01T09:00:00+01:00", "end": "2026-12-01T12:00:00+01:00"}
+
 REFUSED: list[tuple[str, dict[str, Any], int, str, str]] = [
     ("no items", {"items": []}, 422, "INVALID_BODY", "/items"),
     ("no customer", {"customer": None}, 422, "INVALID_BODY", "/customer"),
@@ -105,6 +107,13 @@ REFUSED: list[tuple[str, dict[str, Any], int, str, str]] = [
         422,
         "INVALID_BODY",
         "/appointment",
+    ),
+    (
+        "a zone that is none",
+        {"appointment": {**WINDOW, "timeZone": "Europe/Atlantis"}},
+        422,
+        "INVALID_BODY",
+        "/appointment/timeZone",
     ),
     ("a week as time", {"requestedStartDate": "2026-W01-1"}, 422, "INVALID_BODY", "/requestedStartDate"),
     ("order type of a change", {"orderType": "CANCELLATION"}, 422, "INVALID_BODY", "/orderType"),

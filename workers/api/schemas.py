@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.alias_generators import to_camel
 
 from domain.errors import FieldError
-from domain.values import Json, is_dated
+from domain.values import Json, is_dated, is_time_zone
 
 MAX_DEPTH: Final = 32
 MAX_INTEGER: Final = 2**53 - 1  # beyond it, clients that read numbers as doubles see another number
@@ -51,6 +51,12 @@ def _check_dated(text: str) -> str:
     return text
 
 
+def _check_zone(name: str) -> str:
+    if not is_time_zone(name):
+        raise ValueError("there is no such time zone; write its name, e.g. Europe/Berlin")
+    return name
+
+
 def _check_uuid(text: str) -> str:
     if not is_uuid(text):
         raise ValueError("write a UUID")
@@ -86,6 +92,7 @@ def _check_person(text: str) -> str:
 Time = Annotated[str, AfterValidator(_check_dated), Field(json_schema_extra={"format": "date-time"})]
 ClaimedTime = Annotated[str, AfterValidator(_check_claimed), Field(json_schema_extra={"format": "date-time"})]
 UuidText = Annotated[str, AfterValidator(_check_uuid), Field(json_schema_extra={"format": "uuid"})]
+Zone = Annotated[str, AfterValidator(_check_zone), Field(max_length=200)]
 Word = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S")]
 Code = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 ItemId = Annotated[str, AfterValidator(_check_item_id), Field(min_length=1, max_length=64, pattern=r"^[!-~]+$")]
@@ -142,7 +149,7 @@ class Address(Body):
 class Window(Body):
     start: Time
     end: Time
-    time_zone: Word | None = None
+    time_zone: Zone | None = None
 
     @model_validator(mode="after")
     def _check_order(self) -> Self:
