@@ -77,7 +77,7 @@ def request_amendment(draft: Draft, command: RequestAmendment) -> Amendment:
     if draft.head.has_ended:
         raise OrderTerminal
     reach = _reach_of_asked(draft, command.changes)
-    others = [(other, reach_of(draft, other)) for other in draft.amendments.values() if not other.has_ended]
+    others = [(other, reach_of(draft, other)) for other in draft.changes_of_terms()]
     superseded, waits_for = arbitrate_amendment(draft, reach, others)
     changes = read_changes(draft, command.changes) if not command.invalid else ()
     _check_body(draft, command, changes)
@@ -712,7 +712,7 @@ def carry_out(draft: Draft, command: CarryOutAmendment) -> Mapping[str, Json]:
         return _carried(draft, amendment)
     found = assess_amendment(draft, amendment)
     if amendment.status == "APPROVED":
-        if draft.applying() is not None:  # one at a time; each is judged on what the one before it left
+        if draft.amending() is not None:  # one at a time; each is judged on what the one before it left
             amendment = draft.change_amendment(amendment.request_id, round=amendment.round + 1, waiting=True)
             return {"verdict": "wait", "wait_key": amendment.wait_key, "wait": "PT10M"}
         if found.fingerprint != amendment.fingerprint:
@@ -886,8 +886,8 @@ def follow_results(draft: Draft) -> bool:
     moved = False
     fates: dict[PlanId, tuple[Amendment, list[Fate]]] = {}
     for old in list(draft.fulfillment_tasks()):
-        new = draft.tasks.get(old.superseded_by) if old.superseded_by else None
-        if new is None or new.task_id != again_id(draft.head.order_id, new.plan_version, old.task_id):
+        new = _done_anew(draft, old)
+        if new is None:
             continue
         before, after = draft.effect_of(old), draft.effect_of(new)
         if new.state != "COMPLETED" or before is None or after is None or after.state != "CONFIRMED":
@@ -913,8 +913,29 @@ def follow_results(draft: Draft) -> bool:
             planVersion=draft.head.plan_version,
             tasks=len(unique),
         )
-        _store_new_plan(draft, owner, tuple(unique.values()))
+        undo_plan = _store_new_plan(draft, owner, tuple(unique.values()))
+        if undo_plan is not None:  # the amendment's own flow has gone by; this plan is walked by one of its own
+            run = draft.plans[undo_plan].run
+            draft.send(
+                "plan-restarted",
+                run,
+                ttl=3600,
+                order_id=draft.head.order_id,
+                plan_id=undo_plan,
+                run=run,
+                root=undo_plan,
+            )
     return moved
+
+
+def _done_anew(draft: Draft, old: Task) -> Task | None:
+    """The task by which amendments have had this one's work done anew, however many of them there were meanwhile."""
+    task = old
+    while (new := draft.tasks.get(task.superseded_by) if task.superseded_by else None) is not None:
+        if new.task_id != again_id(draft.head.order_id, new.plan_version, task.task_id):
+            return None
+        task = new
+    return task if task is not old else None
 
 
 def _amendment_of(draft: Draft, version: int) -> Amendment | None:
@@ -943,10 +964,13 @@ def _weave(draft: Draft, plan_id: PlanId, redraw: Redraw, awaited: Mapping[TaskI
     for task in list(draft.tasks.values()):
         if task.has_ended:
             continue
-        unmet = sum(not draft.tasks[other].satisfies for other in task.depends_on if other in draft.tasks)
+        depends_on = task.depends_on
+        if task.kind == "COMPENSATION":  # what waits for the new to be certain waits for the newest
+            depends_on = (*depends_on, *(new for other in depends_on if (new := redraw.replaced.get(other))))
+        unmet = sum(not draft.tasks[other].satisfies for other in depends_on if other in draft.tasks)
         if task.kind == "COMPENSATION":
-            if unmet != task.unmet:
-                draft.change_task(task.task_id, unmet=unmet)
+            if (unmet, depends_on) != (task.unmet, task.depends_on):
+                draft.change_task(task.task_id, unmet=unmet, depends_on=depends_on)
             continue
         draft.change_task(task.task_id, unmet=unmet, plan_id=plan_id)
         if unmet and task.state == "READY":  # what it builds on is done again first
@@ -1044,11 +1068,4 @@ def _undo_task(
         original_task=original.task_id,
         reverses=effect_id,
         purpose=purpose,
-    )
-
-
-def undoes_in_flight(draft: Draft, amendment: Amendment) -> bool:
-    """Whether an outside call of the amendment's undoing is under way."""
-    return amendment.plan_id is not None and any(
-        task.state in IN_FLIGHT for task in draft.tasks_of_plan(amendment.plan_id)
     )

@@ -37,8 +37,8 @@ CELLS: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
 
 def active_kind(change: Request | Amendment) -> str:
     """The row of the table that a change under way stands in."""
-    if isinstance(change, Amendment):
-        return "APPLYING" if change.status == "APPLYING" else "AMENDMENT"
+    if isinstance(change, Amendment):  # one that has ended is met only while something is still undone for it
+        return "APPLYING" if change.status == "APPLYING" or change.has_ended else "AMENDMENT"
     if change.scope != "ORDER":
         return "ITEM_CANCELLATION"
     return "CANCELLING" if change.committed_at else "ORDER_CANCELLATION"
@@ -117,9 +117,10 @@ def arbitrate_amendment(
 
 def arbitrate_supplemental(draft: Draft) -> None:
     """Raise ChangeActive, naming it, where a change under way keeps new orders from following this one up."""
-    changes: list[Request | Amendment] = [*draft.requests.values(), *draft.amendments.values()]
+    requests = [request for request in draft.requests.values() if not request.has_ended]
+    changes: list[Request | Amendment] = [*requests, *draft.changes_of_terms()]
     for change in changes:
-        if not change.has_ended and CELLS[active_kind(change), "SUPPLEMENTAL"] == REFUSE:
+        if CELLS[active_kind(change), "SUPPLEMENTAL"] == REFUSE:
             raise ChangeActive(
                 f"A change of this order is under way ({change.status}).", blocked_by=link_to(draft, change)
             )

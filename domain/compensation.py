@@ -344,7 +344,8 @@ def _replace_older(draft: Draft, task: Task, effect: Effect) -> None:
     are none of its business."""
     undone = {other.reverses for other in draft.tasks.values() if other.kind == "COMPENSATION" and other.reverses}
     for older in list(draft.fulfillment_tasks()):
-        former = draft.effect_of(older) if older.superseded_by == task.task_id else None
+        replaced = older.superseded_by is not None and draft.newest_of(older).task_id == task.task_id
+        former = draft.effect_of(older) if replaced else None
         if former is not None and former.state == "CONFIRMED" and former.effect_id not in undone:
             draft.move_effect(former.effect_id, "REVERSED", reversed_by=effect.effect_id)
 

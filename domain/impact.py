@@ -276,9 +276,11 @@ def _check_removals(draft: Draft, changes: tuple[Mapping[str, Json], ...]) -> No
         where = (FieldError(f"/changes/{number}/path", "cancel the item instead"),)
         if not staying:
             raise UseCancellation("Nothing would be left of the order; cancel it instead.", errors=where)
+        kept = kept_effects(draft)
         for task in live_tasks(draft):
             own = item_id in task.item_ids and staying.isdisjoint(task.item_ids)
-            if own and any(is_external(e.level) and (e.is_open or e.stands) for e in draft.originals_of(task.task_id)):
+            effects = [*draft.originals_of(task.task_id), *kept.get(task.task_id, ())]
+            if own and any(is_external(e.level) and (e.is_open or e.stands) for e in effects):
                 raise UseCancellation(
                     f"{task.step} ({task.task_type}) has begun for item {item_id}; cancel the item instead.",
                     errors=where,
@@ -419,11 +421,26 @@ def is_leaving(draft: Draft, task: Task) -> bool:
     )
 
 
+def kept_effects(draft: Draft) -> dict[TaskId, list[Effect]]:
+    """Per task the effects that it is to take the place of by being done (REDO): until then they are what stands of its
+    work. What has an undoing of its own does not count."""
+    undone = {task.reverses for task in draft.tasks.values() if task.kind == "COMPENSATION" and task.reverses}
+    kept: dict[TaskId, list[Effect]] = {}
+    for task in draft.fulfillment_tasks():
+        effect = draft.effect_of(task) if task.superseded_by else None
+        if effect is not None and effect.stands and effect.effect_id not in undone:
+            kept.setdefault(draft.newest_of(task).task_id, []).append(effect)
+    return kept
+
+
 def find_phase(draft: Draft, touched: Iterable[Task]) -> str:
     """How far the touched work has come, from the ledger."""
     if draft.plan is None:
         return "BEFORE_DECOMPOSITION"
-    states = {effect.state for task in touched for effect in draft.originals_of(task.task_id)}
+    kept = kept_effects(draft)
+    states = {
+        effect.state for task in touched for effect in (*draft.originals_of(task.task_id), *kept.get(task.task_id, ()))
+    }
     if "CONFIRMED" in states:
         return "TASK_COMPLETED"
     if states & {"INTENDED", "UNKNOWN"}:
@@ -477,17 +494,19 @@ def has_left(draft: Draft, item: Item) -> bool:
 # -- what becomes of each task ---------------------------------------------------------------------------------
 
 
-def judge_task(draft: Draft, task: Task, *, again: bool, goes: bool) -> Fate:
+def judge_task(draft: Draft, task: Task, *, again: bool, goes: bool, kept: Iterable[Effect] = ()) -> Fate:
+    """What becomes of a task that is done `again`, or that `goes`; kept: what stands of its work from before it."""
     task_type, effect = draft.task_type(task), draft.effect_of(task)
-    standing = effect if effect and effect.state in {"INTENDED", "UNKNOWN", "CONFIRMED"} else None
+    own = effect if effect and effect.state in {"INTENDED", "UNKNOWN", "CONFIRMED"} else None
+    standing = own or next(iter(kept), None)
 
     def fate(strategy: str) -> Fate:
         return Fate(task, task_type, standing, strategy)
 
-    if standing is None:
-        return fate("REMOVE" if goes else "REPLACE" if again else "NEW_VALUE" if task.state in UNSTARTED else "KEEP")
     if not again and not goes:
-        return fate("KEEP")
+        return fate("NEW_VALUE" if own is None and task.state in UNSTARTED else "KEEP")
+    if standing is None:
+        return fate("REMOVE" if goes else "REPLACE")
     if standing.is_open:
         called_off = standing.accepted_at and task_type.withdrawal and task.state == "WAITING_EXTERNAL" and not goes
         return fate("WITHDRAW" if called_off else "AWAIT")
@@ -519,8 +538,15 @@ def _find_fates(
         redraw = redraw_plan(trial, draft.plan.plan_id, draft.plan.version + 1, frozenset(redone), reshaped)
         gone = {task_id for task_id, new in redraw.replaced.items() if new is None}
     wanted = {**touched, **{task_id: draft.tasks[task_id] for task_id in gone}}
+    kept = kept_effects(draft)
     fates = tuple(
-        judge_task(draft, task, again=task_id in redone and task_id not in gone, goes=task_id in gone)
+        judge_task(
+            draft,
+            task,
+            again=task_id in redone and task_id not in gone,
+            goes=task_id in gone,
+            kept=kept.get(task_id, ()),
+        )
         for task_id, task in wanted.items()
     )
     return (*fates, *_find_followers(draft, fates)), redraw

@@ -564,11 +564,15 @@ class Draft:
 
     def is_parked(self, request: Request) -> bool:
         """An item's cancellation waits while one of the whole order is under way (§8), unless it is past its commit;
-        any cancellation begins only when no amendment is being applied."""
+        any cancellation begins only when no amendment is being applied, and nothing of one is in the air. What an
+        applied amendment has yet to undo, one of the whole order takes over and one of items waits for."""
         if request.has_ended or request.committed_at:
             return False
-        if request.status == "ACCEPTED_FOR_ASSESSMENT" and self.applying() is not None:
-            return True
+        if request.status == "ACCEPTED_FOR_ASSESSMENT":
+            if self.applying() is not None or any(map(self.is_undoing, self.undo_plans())):
+                return True
+            if request.scope == "ITEMS" and self.amending() is not None:
+                return True
         return request.scope == "ITEMS" and self.order_request() is not None
 
     def open_changes(self) -> list[Request | Amendment]:
@@ -579,6 +583,43 @@ class Draft:
     def applying(self) -> Amendment | None:
         """The amendment that is being applied; there is at most one."""
         return next((a for a in self.amendments.values() if a.status == "APPLYING"), None)
+
+    def amending(self) -> Amendment | None:
+        """The amendment that is being applied, or that is in the order while something is still undone for it; not one
+        whose last undoings wait for ordinary work of the plan."""
+        moving = (self.amendments[plan.owner_id] for plan in self.undo_plans() if not self.waits_for_work(plan))
+        return self.applying() or next(moving, None)
+
+    def changes_of_terms(self) -> list[Amendment]:
+        """The amendments that another change meets: those that have not ended, and the one that still undoes."""
+        last = self.amending()
+        return [amendment for amendment in self.amendments.values() if not amendment.has_ended or amendment is last]
+
+    def undo_plans(self) -> list[CompensationPlan]:
+        """The unfinished plans by which amendments undo what they have done anew."""
+        return [
+            plan
+            for plan in self.plans.values()
+            if plan.amendment_id is not None and plan.purpose != "QUOTE" and not has_ended("PLAN", plan.state)
+        ]
+
+    def waits_for_work(self, plan: CompensationPlan) -> bool:
+        """Whether nothing of the plan can be undone before fulfillment has done something: its undoings wait for each
+        other in no circle, so if all that are left wait, one of them waits for a task outside."""
+        return all(task.state == "PLANNED" for task in self.tasks_of_plan(plan.plan_id) if not task.has_ended)
+
+    def is_undoing(self, plan: CompensationPlan) -> bool:
+        """Whether an outside call of the plan is in the air, or its outcome is not known."""
+        return any(
+            task.state in IN_FLIGHT or bool((effect := self.effect_of(task)) and effect.is_open)
+            for task in self.tasks_of_plan(plan.plan_id)
+        )
+
+    def newest_of(self, task: Task) -> Task:
+        """The task that does the work of this one by now: itself, or the last one that came in its place."""
+        while task.superseded_by is not None and task.superseded_by in self.tasks:
+            task = self.tasks[task.superseded_by]
+        return task
 
     def has_owner_ended(self, plan: CompensationPlan) -> bool:
         """Whether the change that a compensation plan belongs to is over."""

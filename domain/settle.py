@@ -20,7 +20,6 @@ from domain.amendment import (
     resume_amendment,
     retire,
     supersede_amendment,
-    undoes_in_flight,
 )
 from domain.amendment import is_quiet as is_amendment_quiet
 from domain.assessment import closure_of, is_quiet
@@ -50,6 +49,7 @@ from domain.fulfillment import count_at_work, may_be_handed, undo_asset, write_a
 from domain.ledger import Effect
 from domain.machines import check_move, has_ended
 from domain.order import (
+    RUNNING,
     UNSTARTED,
     WINDOW,
     Amendment,
@@ -158,10 +158,10 @@ def _doubt_held(draft: Draft) -> bool:
     """A task on its way to a second call when somebody took hold of it: its first call may have worked, so its
     outcome is asked for, and everybody who waits for running work waits for it."""
     moved = False
-    for task in list(draft.fulfillment_tasks()):
+    for task in list(draft.tasks.values()):
         effect = draft.effect_of(task)
         if task.state == "READY" and effect and effect.state == "UNKNOWN" and draft.is_held(task):
-            draft.move_task(task.task_id, "IN_PROGRESS")
+            draft.move_task(task.task_id, RUNNING[task.kind])
             draft.move_task(task.task_id, "OUTCOME_UNKNOWN")
             moved = True
     return moved
@@ -322,6 +322,17 @@ def _commit(draft: Draft, request: Request) -> None:
     for other in list(draft.requests.values()):
         if request.scope == "ORDER" and is_parked(draft, other) and not other.has_ended:
             _supersede(draft, other)
+    _take_over(draft, request)
+
+
+def _take_over(draft: Draft, request: Request) -> None:
+    """What an amendment had left to undo of what goes now is this cancellation's to judge; nothing is undone twice."""
+    closure = closure_of(draft, request)
+    ending = set(closure.tasks) - closure.resized
+    for plan in draft.undo_plans():
+        for task in draft.tasks_of_plan(plan.plan_id):
+            if task.state == "PLANNED" and task.original_task in ending:
+                draft.move_task(task.task_id, "SUPERSEDED")
 
 
 def _cancel_unstarted(draft: Draft, request: Request) -> bool:
@@ -402,10 +413,10 @@ def _yield_to_cancellation(draft: Draft, amendment: Amendment, request: Request)
             queue_amendment(draft, amendment)
             return True
         return False
-    if undoes_in_flight(draft, amendment):
+    undoing = [plan for plan in draft.undo_plans() if plan.amendment_id == amendment.request_id]
+    if any(map(draft.is_undoing, undoing)):
         return False
-    assert amendment.plan_id is not None
-    if all(task.has_ended for task in draft.tasks_of_plan(amendment.plan_id)):
+    if all(task.has_ended for plan in undoing for task in draft.tasks_of_plan(plan.plan_id)):
         finish(draft, amendment)
     else:
         draft.move_amendment(amendment.request_id, "FAILED", "AMENDMENT_FAILED", outcome="OVERTAKEN_BY_CANCELLATION")
@@ -422,7 +433,7 @@ def _is_overtaken(draft: Draft, amendment: Amendment) -> bool:
 
 
 def _must_wait(draft: Draft, amendment: Amendment) -> bool:
-    if _is_overtaken(draft, amendment) or draft.applying() is not None:
+    if _is_overtaken(draft, amendment) or draft.amending() is not None:
         return True
     mine = reach_of(draft, amendment)
     for other in draft.amendments.values():  # as they came in
@@ -448,12 +459,37 @@ def _advance_amendment_plan(draft: Draft, plan: CompensationPlan) -> bool:
     if plan.purpose != "QUOTE":
         moved = advance_plan(draft, plan.plan_id) | _hand_to_people(draft, plan.plan_id)
     mark_block(draft, plan.plan_id)
+    if not amendment.has_ended and amendment.is_stored and _waits_in_vain(draft, amendment):
+        finish(draft, amendment)
+        moved = True
     if all(task.has_ended for task in draft.tasks_of_plan(plan.plan_id)):
         draft.move_plan(plan.plan_id, "COMPLETED", "COMPENSATION_COMPLETED", completed_at=draft.now, closed=True)
-        if amendment.plan_id == plan.plan_id and not amendment.has_ended:
+        amendment = draft.amendments[plan.owner_id]
+        more = any(other.amendment_id == amendment.request_id for other in draft.undo_plans())
+        if amendment.is_stored and not amendment.has_ended and not more:
             finish(draft, amendment)
         moved = True
     return moved
+
+
+def _waits_in_vain(draft: Draft, amendment: Amendment) -> bool:
+    """Whether all that an amendment has yet to undo waits for work that has failed, or that a cancellation holds which
+    itself waits for the amendment. It is in the order; were it open, it and they would wait for each other for ever.
+    What is left is undone when that work is done after all, or by the cancellation."""
+    plans = [plan for plan in draft.undo_plans() if plan.amendment_id == amendment.request_id]
+    if not all(map(draft.waits_for_work, plans)):
+        return False
+    cancelling = {str(request.request_id) for request in draft.requests.values() if not request.has_ended}
+    awaited = [task for plan in plans for task in draft.tasks_of_plan(plan.plan_id) if not task.has_ended]
+    seen = {task.task_id for task in awaited}
+    for task in awaited:  # grows while it is walked
+        stopped = task.state in UNSTARTED and not cancelling.isdisjoint(draft.holds.get(task.task_id, ()))
+        if task.state == "FAILED" or stopped:
+            return True
+        before = {other for other in task.depends_on if other in draft.tasks and not draft.tasks[other].has_ended}
+        awaited += [draft.tasks[other] for other in task.depends_on if other in before - seen]
+        seen |= before
+    return False
 
 
 # -- obligations ------------------------------------------------------------------------------------------------
@@ -682,6 +718,8 @@ def _end_order(draft: Draft) -> None:
         return
     if any(amendment.status in {"APPROVED", "APPLYING"} for amendment in draft.amendments.values()):
         return
+    if draft.undo_plans():  # what followed another result is not all undone yet
+        return
     if any(case.blocking for case in draft.open_cases()) or any(e.is_open for e in draft.effects.values()):
         return
     bases = [item.base for item in draft.items.values() if item.state != "SUPERSEDED" and item.action != "NO_CHANGE"]
@@ -893,7 +931,7 @@ def _wake_amendments(draft: Draft) -> None:
     for amendment in list(draft.amendments.values()):
         if not amendment.waiting or amendment.has_ended:
             continue
-        applying = draft.applying()
+        applying = draft.amending()
         if applying is None or (applying.request_id == amendment.request_id and is_amendment_quiet(draft, amendment)):
             draft.change_amendment(amendment.request_id, waiting=False)
             draft.send("closure-quiesced", amendment.wait_key)

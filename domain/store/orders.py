@@ -536,8 +536,9 @@ def draft_rows(draft: Draft, trace_parent: str | None) -> dict[str, Any]:
     rows["edge"] = [
         own | {"task_id": task.task_id, "depends_on": other}
         for task in tasks
-        if task.kind == "COMPENSATION" and task.task_id not in before.tasks
+        if task.kind == "COMPENSATION"
         for other in task.depends_on
+        if task.task_id not in before.tasks or other not in before.tasks[task.task_id].depends_on
     ]
     rows["task_hold"], rows["unhold"] = _hold_rows(draft, own)
     rows["audit_entry"] = [_row(entry, tenant_id=draft.head.tenant_id) for entry in entries]

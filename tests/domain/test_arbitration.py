@@ -15,7 +15,7 @@ from domain import commands as ask
 from domain.arbitration import CELLS
 from domain.errors import Breach, ChangeActive
 from domain.order import Amendment, Request
-from tests.builders import AGENT, APPROVER, World, accepted, an_item, an_order, change
+from tests.builders import AGENT, APPROVER, World, accepted, an_item, an_order, change, only, refused, silent
 from tests.properties.invariants import audit_tells_the_states, check_order
 
 ADDRESS = {"street": "Weg 1", "city": "Berlin", "postalCode": "12930", "country": "DE"}
@@ -53,6 +53,15 @@ def commit(world: World) -> Request:
     world.run_flow(only={"cancel-appointment"})
     assert world.request(request.request_id).committed_at
     return request
+
+
+def port(world: World) -> Amendment:
+    """An amendment that is applying and gives the old port back only when the new one is certain."""
+    amendment = world.agree(address(world))
+    world.run_flow(only={"cancel-appointment"})
+    assert world.undoings()["release-resource"] == "PLANNED"
+    assert world.amendment(amendment.request_id).status == "APPLYING"
+    return amendment
 
 
 ACTIVE: dict[str, Callable[[World], Any]] = {
@@ -163,6 +172,94 @@ def test_after_each_meeting_everything_comes_to_an_end(active: str, new: str) ->
     assert world.the_order.head.has_ended, world.state
     assert all(change.has_ended for change in world.the_order.amendments.values())
     assert all(request.has_ended for request in world.the_order.requests.values())
+
+
+@pytest.mark.parametrize("new", COLUMNS)
+def test_whoever_comes_while_the_new_must_be_certain_first_does_not_wait_in_a_circle(new: str) -> None:
+    """An item's cancellation holds the very work that the amendment waits for, and waits for the amendment."""
+    world = two_items()
+    first = port(world)
+    if HEARS["APPLYING", new] == "409":
+        with pytest.raises(ChangeActive) as refusal:
+            NEW[new](world)
+        assert str(first.request_id) in (refusal.value.blocked_by or "")
+    else:
+        assert NEW[new](world).status == HEARS["APPLYING", new]
+    check_order(world.the_order, None)
+    finish(world)
+    assert world.the_order.head.has_ended, world.state
+    assert all(change.has_ended for change in world.the_order.amendments.values())
+    assert all(request.has_ended for request in world.the_order.requests.values())
+    given = [e.state for e in world.the_order.effects.values() if e.task_type == "assign-resource"]
+    gone = new in {"ORDER_CANCELLATION", "ITEM_CANCELLATION"}
+    assert sorted(given) == (["REVERSED"] if gone else ["CONFIRMED", "REVERSED"])
+    assert world.called("release-resource") == 1
+
+
+def test_what_an_items_cancellation_that_comes_to_nothing_had_stopped_goes_on() -> None:
+    world = two_items()
+    amendment = port(world)
+    request = item(world)
+    assert (world.amendment(amendment.request_id).status, world.undoings()["release-resource"]) == (
+        "APPLIED",
+        "PLANNED",
+    )
+    world.do(ask.WithdrawCancellation(world.order_id, request.request_id), AGENT)
+    finish(world)
+    assert (world.state, world.called("assign-resource"), world.called("release-resource")) == ("COMPLETED", 2, 1)
+
+
+def test_a_new_address_that_was_wrong_is_mended_by_another_one() -> None:
+    """The new port is refused, so that the old one cannot be given back: the amendment is in the order, the order shows
+    the failed work and not AMENDING for ever, and the right address is not kept waiting."""
+    world = two_items()
+    amendment = port(world)
+    world.run_flow(only({"assign-resource": refused}), only={"assign-resource"})
+    assert (world.state, world.amendment(amendment.request_id).status) == ("FALLOUT", "APPLIED")
+    case = world.open_case()
+    right = change("/installationAddress", MOVED, {**MOVED, "postalCode": "10115"})
+    second = world.amend(right, reason="FALLOUT_REPAIR", repairs_case=case.case_id)
+    assert second.status == "REQUESTED"
+    assert world.drive(second).status == "APPLIED"
+    assert world.the_order.cases[case.case_id].resolution == "AMENDED"
+    world.run_flow(only={"assign-resource", "release-resource"})
+    called = [call["body"]["taskType"] for call in world.calls]
+    assert called.index("release-resource") > len(called) - 1 - called[::-1].index("assign-resource")
+    finish(world)
+    assert (world.state, world.called("assign-resource"), world.called("release-resource")) == ("COMPLETED", 3, 1)
+
+
+def test_an_undoing_whose_first_call_may_have_worked_is_asked_for_before_the_order_is_cancelled() -> None:
+    """It was on its way to a second call when the cancellation came: nobody undoes anew what may be undone already."""
+    world = two_items()
+    slot(world)
+    world.run_flow(silent, only={"cancel-appointment"})
+    assert world.verify("cancel-appointment", "MISSING")["verdict"] == "retry"
+    request = world.cancel()
+    assert (world.task("cancel-appointment").state, world.begin(request)["verdict"]) == ("OUTCOME_UNKNOWN", "parked")
+    world.verify("cancel-appointment", "CONFIRMED")
+    world.judge(request)
+    finish(world)
+    assert (world.state, world.called("cancel-appointment")) == ("CANCELLED", 1)
+
+
+def test_the_case_of_an_undoing_ends_when_the_cancellation_undoes_the_same_itself() -> None:
+    world = two_items()
+    amendment = slot(world)
+    world.run_flow(refused, only={"cancel-appointment"})
+    case = world.open_case()
+    assert (case.context, world.state) == ("AMENDMENT", "FALLOUT")
+    request = world.cancel()
+    overtaken = world.amendment(amendment.request_id)
+    assert (overtaken.status, overtaken.outcome) == ("FAILED", "OVERTAKEN_BY_CANCELLATION")
+    world.judge(request)
+    world.run_flow(only={"cancel-appointment"})
+    assert (world.the_order.cases[case.case_id].status, world.the_order.cases[case.case_id].resolution) == (
+        "CANCELLED",
+        "CAUSE_VANISHED",
+    )
+    finish(world)
+    assert (world.state, world.called("cancel-appointment")) == ("CANCELLED", 2)
 
 
 # -- the cells in detail ----------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from domain import commands as ask
 from domain.errors import Breach
 from domain.order import Amendment, Order, Request
 from domain.values import EffectId, RequestId, TaskId
-from tests.builders import AGENT, APPROVER, OPERATOR, World, an_item, an_order
+from tests.builders import AGENT, APPROVER, OPERATOR, World, an_item, an_order, changed_telecom
 from tests.properties.invariants import audit_tells_the_states, check_order
 
 OUTCOMES: tuple[Mapping[str, Any], ...] = (
@@ -41,6 +41,7 @@ WISHES: Mapping[str, tuple[Any, ...]] = {
     "hour": ("/appointment/end", "2026-12-01T12:00:00+01:00", "2026-12-01T13:00:00+01:00"),
     "device": ("/items/1/configuration/deviceModel", "R7", "R9"),
     "quantity": ("/items/1/quantity", 2, 3),
+    "product": ("/items/1/productOfferingId", "fiber-500", "fiber-1000"),
 }
 
 
@@ -174,6 +175,11 @@ class OrderMachine(RuleBasedStateMachine):
             auto_apply=auto_apply,
         )
         self.ask(command, AGENT)
+
+    @rule(item_id=st.sampled_from(["1", "2", "3"]))
+    def take_out(self, item_id: str) -> None:
+        asked = (ask.AskedChange(f"/items/{item_id}", "REMOVE", None, None),)
+        self.ask(ask.RequestAmendment(self.world.order_id, RequestId(uuid.uuid4()), "CUSTOMER_REQUEST", asked), AGENT)
 
     @precondition(lambda self: self.world.the_order.amendments)
     @rule(
@@ -362,3 +368,30 @@ class OrderMachine(RuleBasedStateMachine):
 
 TestOrder = OrderMachine.TestCase
 TestOrder.settings = settings(stateful_step_count=50, suppress_health_check=list(HealthCheck))
+
+
+def do_anew(document: dict[str, Any]) -> None:
+    """A business that changes its mind a lot: nearly everything may be done anew, in every way there is, and what comes
+    after it follows its result."""
+    types = document["task_types"]
+    for name, how, inputs in (
+        ("reserve-inventory", "DO_THEN_UNDO", ["/items/*/configuration/deviceModel"]),
+        ("assign-resource", "REDO", ["/installationAddress"]),
+        ("create-appointment", "UNDO_THEN_DO", ["/appointment"]),
+        ("ship-device", "REDO", ["/deliveryAddress"]),
+        ("activate-service", "DO_THEN_UNDO", ["/items/*/configuration/bandwidth"]),
+        ("start-billing", "UNDO_THEN_DO", ["/items/*/price"]),
+    ):
+        types[name] |= {"on_input_change": how, "inputs": inputs}
+    for field in document["amendable_fields"]:
+        if field["field"] in {"installationAddress", "deliveryAddress", "appointment", "deviceModel"}:
+            field["safety"] = dict.fromkeys(field["safety"], "REDECOMPOSE")
+
+
+class RestlessMachine(OrderMachine):
+    def make_world(self) -> World:
+        return World(changed_telecom(do_anew))
+
+
+TestRestlessOrder = RestlessMachine.TestCase
+TestRestlessOrder.settings = settings(max_examples=400, stateful_step_count=40, suppress_health_check=list(HealthCheck))
