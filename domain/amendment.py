@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Final
 
 from domain.arbitration import Reach, arbitrate_amendment
+from domain.assessment import Rule
 from domain.commands import (
     AnswerAmendmentCharge,
     ApplyAmendment,
@@ -373,6 +374,9 @@ def hear_quote(draft: Draft, amendment: Amendment) -> bool:
 def conclude(draft: Draft, amendment: Amendment) -> Amendment:
     """Judge now, store the finding with its reasons, and move the amendment to where the policy sends it."""
     found = assess_amendment(draft, amendment)
+    stands = amendment.approval is not None and _covers(amendment.approval, found)
+    if amendment.approval is not None and not found.automatic and found.feasibility != "NOT_APPLICABLE":
+        found = found.with_rule(_explain_approval(amendment.approval, stands=stands))
     draft.record(
         "AMENDMENT_ASSESSED",
         "REQUEST",
@@ -404,7 +408,7 @@ def conclude(draft: Draft, amendment: Amendment) -> Amendment:
     if found.feasibility == "NOT_APPLICABLE":
         return reject_amendment(draft, amendment, "NOT_APPLICABLE", [b.to_json() for b in found.blockers])
     # A task that is still running when it was to be changed is for people to see, whatever was agreed before.
-    if found.automatic or (amendment.approval and _covers(amendment.approval, found)):
+    if found.automatic or stands:
         return _past_review(draft, amendment, found)
     return _to_review(draft, amendment)
 
@@ -418,6 +422,14 @@ def _to_review(draft: Draft, amendment: Amendment) -> Amendment:
         approval=None,
         sla_at=draft.now + draft.policy.amendment.approval_sla,
     )
+
+
+def _explain_approval(approval: Mapping[str, Json], *, stands: bool) -> Rule:
+    by = approval["by"]
+    if stands:
+        return Rule("freshness.approval", "STANDS", f"{by} has agreed to no less: the approval stands.", {"by": by})
+    sentence = f"{by} has agreed to less than would be done now: it is asked for again."
+    return Rule("freshness.approval", "ASKED_AGAIN", sentence, {"by": by}, "WARNING")
 
 
 def _covers(approval: Mapping[str, Json], found: Finding) -> bool:

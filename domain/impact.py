@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from domain.assessment import Blocker, Impact, Offer, Rule, explain_grace, explain_refunds, price_undoing
@@ -140,6 +140,9 @@ class Finding:
             "undone": [str(fate.task.task_id) for fate in self.fates if fate.strategy in AGREED],
             "cost": self.cost.amount_minor,
         }
+
+    def with_rule(self, rule: Rule) -> Finding:
+        return replace(self, trace=(*self.trace, rule))
 
 
 def tasks_again(fates: Iterable[Fate]) -> frozenset[TaskId]:
@@ -606,6 +609,17 @@ def assess_amendment(draft: Draft, amendment: Amendment) -> Finding:
         )
         for found in judged
     ]
+    if amendment.policy_version is not None and amendment.policy_version != draft.policy_version:
+        trace.append(
+            Rule(
+                "freshness.policy",
+                "ASSESSED_AGAIN",
+                f"It was judged under policy version {amendment.policy_version} before; version {draft.policy_version} "
+                "is in force now, and decides.",
+                {"before": amendment.policy_version, "now": draft.policy_version},
+                "WARNING",
+            )
+        )
     blockers = [
         Blocker("CHANGE_BLOCKED", f"{found.change['path']}: {found.reason or found.result}", found.rule_id)
         for found in judged

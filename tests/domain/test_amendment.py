@@ -638,6 +638,9 @@ def test_what_was_approved_is_looked_at_again_just_before_it_is_applied() -> Non
     assert "AMENDMENT_STALE" in {event.kind for event in world.events}
     amendment = world.drive(amendment)
     assert (amendment.policy_version, amendment.status) == (2, "APPLYING")  # no worse than agreed: it stands
+    said = {rule["ruleId"]: rule for rule in (amendment.assessment or {})["trace"]}
+    assert said["freshness.policy"]["inputs"] == {"before": 1, "now": 2}
+    assert (said["freshness.approval"]["result"], said["freshness.approval"]["inputs"]) == ("STANDS", {"by": "bob"})
 
 
 def test_an_approval_that_no_longer_covers_it_is_asked_for_again() -> None:
@@ -645,7 +648,13 @@ def test_an_approval_that_no_longer_covers_it_is_asked_for_again() -> None:
     amendment = world.drive(world.amend(ask_for("installationAddress")))
     world.run_to("create-appointment")
     world.do(ask.ApproveAmendment(world.order_id, amendment.request_id), APPROVER)
-    assert world.amendment(amendment.request_id).status == "REQUIRES_APPROVAL"  # more would be undone than was shown
+    amendment = world.amendment(amendment.request_id)
+    assert amendment.status == "REQUIRES_APPROVAL"  # more would be undone than was shown
+    [rule] = [r for r in (amendment.assessment or {})["trace"] if r["ruleId"] == "freshness.approval"]
+    assert (rule["result"], rule["sentence"]) == (
+        "ASKED_AGAIN",
+        "bob has agreed to less than would be done now: it is asked for again.",
+    )
 
 
 def test_a_refused_amendment_leaves_the_order_as_it_was() -> None:
