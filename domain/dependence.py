@@ -6,13 +6,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from domain.assessment import closure_of
+from domain.assessment import closure_items, closure_of, find_dependents
 from domain.commands import FollowCancellation
 from domain.fallout import open_case
-from domain.order import OPERATOR_HOLD, Cause, Draft, Request, Surroundings
-from domain.values import CaseId, Json, OrderId, RequestId, derive_id
+from domain.order import OPERATOR_HOLD, Cause, Draft, Request, Surroundings, Telling
+from domain.values import CaseId, Json, OrderId, RequestId, Run, derive_id
 
 _CAUSE: Final = "order:"
+# How a cancellation ends that has taken something away.
+_UNDONE: Final = frozenset({"COMPLETED", "PARTIALLY_COMPLETED"})
 
 
 def name_cause(source_id: OrderId, request_id: RequestId) -> str:
@@ -33,9 +35,11 @@ def tell_dependents(draft: Draft) -> None:
     has ended, all of them again. Who they are is found anew each time; what they do is their own transaction's."""
     waits = draft.policy.cancellation.closure.dependent_order == "HOLD" and (draft.dependents or draft.busy_assets)
     for request in list(draft.requests.values()):
-        if request.has_ended and request.dependents:
-            _tell(draft, request, request.dependents)
-            draft.change_request(request.request_id, dependents=())
+        if request.has_ended:
+            late = _find_latecomers(draft, request) if waits else ()
+            _tell(draft, request, (*request.dependents, *late))
+            if request.dependents:
+                draft.change_request(request.request_id, dependents=())
         elif waits and not request.has_ended:
             found = closure_of(draft, request).dependents
             new = tuple(order_id for order_id in found if order_id not in request.dependents)
@@ -48,8 +52,22 @@ def tell_dependents(draft: Draft) -> None:
                 _tell(draft, request, new)
 
 
+def _find_latecomers(draft: Draft, request: Request) -> tuple[OrderId, ...]:
+    """Who has come to depend, since the last look, on what this very transaction has taken away."""
+    before = draft.before.requests.get(request.request_id)
+    if (before is not None and before.has_ended) or request.status not in _UNDONE:
+        return ()
+    items, _ = closure_items(draft, request.scope, request.item_ids)
+    found = find_dependents(draft, request.scope, items)
+    return tuple(order_id for order_id in found if order_id not in request.dependents)
+
+
 def _tell(draft: Draft, request: Request, dependents: tuple[OrderId, ...]) -> None:
+    """By message, and by a row that is owed until the order has followed: a message can be lost, with the engine or the
+    flow that it began, and then the reconciler says it again."""
     for order_id in dependents:
+        run = Run(draft.new_id("run"))
+        draft.tellings.append(Telling(order_id, OrderId(draft.head.order_id), request.request_id, run))
         draft.send(
             "dependence-changed",
             f"{order_id}:{request.request_id}",
@@ -57,7 +75,7 @@ def _tell(draft: Draft, request: Request, dependents: tuple[OrderId, ...]) -> No
             order_id=order_id,
             source_id=draft.head.order_id,
             request_id=request.request_id,
-            run=draft.new_id("run"),
+            run=run,
         )
 
 
@@ -69,6 +87,9 @@ def follow_cancellation(draft: Draft, command: FollowCancellation, around: Surro
     gone, a person says what becomes of it. By how the cancellation stands now, not by what a message said: asked twice,
     or late, it comes to the same."""
     verdict = weigh_cause(around.cause)
+    if around.cause and around.cause.owed:
+        own = OrderId(draft.head.order_id)
+        draft.heard.append(Telling(own, command.source_id, command.request_id, around.cause.owed))
     if draft.head.has_ended:
         return {"verdict": "stand_down"}
     holder = name_cause(command.source_id, command.request_id)
@@ -87,7 +108,7 @@ def weigh_cause(cause: Cause | None) -> str:
         return "release"
     if not cause.has_ended:
         return "hold"
-    if cause.status not in {"COMPLETED", "PARTIALLY_COMPLETED"}:
+    if cause.status not in _UNDONE:
         return "release"
     stays = bool(cause.grounds) and all(state == "ACTIVE" for state in cause.grounds)
     return "release" if stays else "lost"

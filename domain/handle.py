@@ -289,6 +289,7 @@ def has_changed(draft: Draft) -> bool:
     return bool(
         draft.events
         or draft.messages
+        or draft.heard
         or draft.attempts
         or draft.head is not before.head
         or draft.plan is not before.plan

@@ -384,15 +384,26 @@ class Asset:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """How the cancellation of another order stands: its status, and the states of the assets which that order installed
-    and this one is about."""
+    """How the cancellation of another order stands: its status, the states of the assets which that order installed and
+    this one is about, and which telling of it this one has still to hear; None: all have been heard."""
 
     status: str
     grounds: tuple[str, ...] = ()
+    owed: Run | None = None
 
     @property
     def has_ended(self) -> bool:
         return has_ended("REQUEST", self.status)
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """That an order is to follow the cancellation of another one; owed until it has. run: which telling this is"""
+
+    order_id: OrderId
+    source_id: OrderId
+    request_id: RequestId
+    run: Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -459,6 +470,7 @@ class Draft:
     the event; so the audit cannot forget a move.
 
     follow_up: the new order that this command asks for; it is taken in by the same transaction, or neither is kept
+    tellings: what other orders are owed from now on · heard: what this one was owed and is no more
     """
 
     def __init__(
@@ -499,6 +511,8 @@ class Draft:
         self.events: list[Event] = []
         self.messages: list[Message] = []
         self.relations: list[Mapping[str, Json]] = []
+        self.tellings: list[Telling] = []
+        self.heard: list[Telling] = []
         self.follow_up: AcceptOrder | None = None
         self.locks_taken: set[AssetId] = set()
         self.locks_released = False

@@ -26,6 +26,7 @@ EXPLANATIONS: Final = {
     "CALLBACK_OVERDUE": "A system promised an answer, its time has passed, and nobody has asked.",
     "UNKNOWN_TOO_LONG": "An outcome has been unknown for longer than the policy allows, and no person has the case.",
     "MESSAGE_NOT_RECEIVED": "A flow was started by message and nothing of it has been heard.",
+    "DEPENDENCE_NOT_FOLLOWED": "An order was to hear that another one, which it depends on, is being cancelled or was.",
     "OUTCOME_CONTRADICTION": "A system has said two things about one effect; the first one stands.",
     "LATE_EFFECT": "Something took effect after it had been given up; its case says what is to be done.",
     "OUTBOX_STUCK": "What was decided is not carried on: the relay, or who takes from it, is ill.",
@@ -75,6 +76,18 @@ class SilentFlow:
     status: str
     silent_since: datetime
     restarts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Untold:
+    """An order that has not followed the cancellation of another one. run: which telling of it was not heard"""
+
+    tenant_id: TenantId
+    order_id: OrderId
+    source_id: OrderId
+    request_id: RequestId
+    run: Run
+    told_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +212,7 @@ class Canonical:
 
     tasks: Sequence[SilentTask] = ()
     flows: Sequence[SilentFlow] = ()
+    untold: Sequence[Untold] = ()
     outboxes: Sequence[StuckOutbox] = ()
     oddities: Sequence[Oddity] = ()
     cases: Sequence[CaseInEngine] = ()
@@ -230,7 +244,8 @@ class Repair:
     """One command that mends a finding. kind: RESTART (of a plan, a request or an order), REPLACE (start what a gone
     instance carried anew; `restart` False: only tell it), OPEN (a case of an incident), PARK (say that the engine holds
     the case's job), RESOLVE (give the job back in the engine), CLOSE (the incident was resolved there), CANCEL (the
-    instance), JEOPARDY. command_id: the same for whoever finds the same."""
+    instance), FOLLOW (the cancellation `request_id` of `source_id`), JEOPARDY. command_id: the same for whoever finds
+    the same."""
 
     kind: str
     tenant_id: TenantId
@@ -240,6 +255,7 @@ class Repair:
     plan_id: PlanId | None = None
     request_id: RequestId | None = None
     subject_id: UUID | None = None
+    source_id: OrderId | None = None
     case_id: CaseId | None = None
     incident_key: str | None = None
     job_key: str | None = None
@@ -280,6 +296,7 @@ def compare(
     findings += [
         _judge_flow(flow, settle, now) for flow in canonical.flows if (flow.request_id or flow.order_id) not in gone
     ]
+    findings += [_judge_untold(untold) for untold in canonical.untold]
     findings += [
         Finding(
             "OUTBOX_STUCK",
@@ -401,6 +418,24 @@ def _judge_flow(flow: SilentFlow, settle: timedelta, now: datetime) -> Finding:
     evidence = f"{'request' if flow.request_id else 'order'} is {flow.status}, restarted {flow.restarts} times"
     return Finding(
         "MESSAGE_NOT_RECEIVED", str(subject), evidence, flow.silent_since, repair, flow.tenant_id, flow.order_id
+    )
+
+
+def _judge_untold(untold: Untold) -> Finding:
+    """Whatever became of the message: the order looks at how that cancellation stands now, and that settles it."""
+    repair = Repair(
+        "FOLLOW",
+        untold.tenant_id,
+        untold.order_id,
+        derive_id(untold.run, "follow"),
+        "DEPENDENCE_NOT_FOLLOWED",
+        request_id=untold.request_id,
+        source_id=untold.source_id,
+    )
+    evidence = f"has not followed request {untold.request_id} of order {untold.source_id}"
+    subject = f"{untold.order_id}/{untold.request_id}"
+    return Finding(
+        "DEPENDENCE_NOT_FOLLOWED", subject, evidence, untold.told_at, repair, untold.tenant_id, untold.order_id
     )
 
 

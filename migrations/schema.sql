@@ -71,6 +71,19 @@ CREATE TABLE public.asset_change_lock (
 
 ALTER TABLE ONLY public.asset_change_lock FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE public.asset_correction (
+    tenant_id uuid NOT NULL,
+    asset_id uuid NOT NULL,
+    version bigint NOT NULL,
+    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    actor text NOT NULL,
+    on_behalf_of text,
+    before jsonb,
+    after jsonb NOT NULL
+);
+
+ALTER TABLE ONLY public.asset_correction FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE public.audit_entry (
     tenant_id uuid NOT NULL,
     order_id uuid NOT NULL,
@@ -264,6 +277,17 @@ CREATE TABLE public.customer_order (
 );
 
 ALTER TABLE ONLY public.customer_order FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE public.dependence (
+    tenant_id uuid NOT NULL,
+    order_id uuid NOT NULL,
+    source_id uuid NOT NULL,
+    request_id uuid NOT NULL,
+    run uuid NOT NULL,
+    told_at timestamp with time zone NOT NULL
+);
+
+ALTER TABLE ONLY public.dependence FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE public.effect (
     tenant_id uuid NOT NULL,
@@ -583,6 +607,9 @@ ALTER TABLE ONLY public.amendment_request
 ALTER TABLE ONLY public.asset_change_lock
     ADD CONSTRAINT asset_change_lock_one_holder PRIMARY KEY (tenant_id, asset_id);
 
+ALTER TABLE ONLY public.asset_correction
+    ADD CONSTRAINT asset_correction_pkey PRIMARY KEY (tenant_id, asset_id, version);
+
 ALTER TABLE ONLY public.asset
     ADD CONSTRAINT asset_pkey PRIMARY KEY (tenant_id, asset_id);
 
@@ -612,6 +639,9 @@ ALTER TABLE ONLY public.compensation_task
 
 ALTER TABLE ONLY public.customer_order
     ADD CONSTRAINT customer_order_pkey PRIMARY KEY (tenant_id, order_id);
+
+ALTER TABLE ONLY public.dependence
+    ADD CONSTRAINT dependence_pkey PRIMARY KEY (tenant_id, order_id, request_id);
 
 ALTER TABLE ONLY public.effect
     ADD CONSTRAINT effect_pkey PRIMARY KEY (tenant_id, effect_id);
@@ -719,6 +749,8 @@ CREATE INDEX customer_order_recent ON public.customer_order USING btree (tenant_
 
 CREATE INDEX customer_order_unplanned ON public.customer_order USING btree (tenant_id, order_id) WHERE ((ended_at IS NULL) AND (plan_version = 0));
 
+CREATE INDEX dependence_told ON public.dependence USING btree (told_at);
+
 CREATE INDEX effect_address ON public.effect USING btree (effect_id);
 
 CREATE UNIQUE INDEX effect_one_reversal ON public.effect USING btree (tenant_id, reverses) WHERE ((state = 'CONFIRMED'::text) AND (reverses IS NOT NULL));
@@ -781,6 +813,9 @@ ALTER TABLE ONLY public.amendment_request
 ALTER TABLE ONLY public.asset_change_lock
     ADD CONSTRAINT asset_change_lock_tenant_id_order_id_fkey FOREIGN KEY (tenant_id, order_id) REFERENCES public.customer_order(tenant_id, order_id);
 
+ALTER TABLE ONLY public.asset_correction
+    ADD CONSTRAINT asset_correction_tenant_id_asset_id_fkey FOREIGN KEY (tenant_id, asset_id) REFERENCES public.asset(tenant_id, asset_id);
+
 ALTER TABLE ONLY public.audit_entry
     ADD CONSTRAINT audit_entry_tenant_id_order_id_fkey FOREIGN KEY (tenant_id, order_id) REFERENCES public.customer_order(tenant_id, order_id);
 
@@ -816,6 +851,12 @@ ALTER TABLE ONLY public.compensation_task
 
 ALTER TABLE ONLY public.compensation_task
     ADD CONSTRAINT compensation_task_tenant_id_plan_id_fkey FOREIGN KEY (tenant_id, plan_id) REFERENCES public.compensation_plan(tenant_id, plan_id);
+
+ALTER TABLE ONLY public.dependence
+    ADD CONSTRAINT dependence_tenant_id_request_id_fkey FOREIGN KEY (tenant_id, request_id) REFERENCES public.cancellation_request(tenant_id, request_id);
+
+ALTER TABLE ONLY public.dependence
+    ADD CONSTRAINT dependence_tenant_id_source_id_fkey FOREIGN KEY (tenant_id, source_id) REFERENCES public.customer_order(tenant_id, order_id);
 
 ALTER TABLE ONLY public.effect
     ADD CONSTRAINT effect_tenant_id_order_id_fkey FOREIGN KEY (tenant_id, order_id) REFERENCES public.customer_order(tenant_id, order_id);
@@ -865,6 +906,8 @@ ALTER TABLE public.asset ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.asset_change_lock ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.asset_correction ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE public.audit_entry ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.audit_head ENABLE ROW LEVEL SECURITY;
@@ -886,6 +929,8 @@ ALTER TABLE public.compensation_task ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.compensation_task_dependency ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.customer_order ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.dependence ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.effect ENABLE ROW LEVEL SECURITY;
 
@@ -921,6 +966,8 @@ CREATE POLICY own_tenant ON public.asset TO recourse_app USING ((tenant_id = (cu
 
 CREATE POLICY own_tenant ON public.asset_change_lock TO recourse_app USING ((tenant_id = (current_setting('recourse.tenant'::text))::uuid)) WITH CHECK ((tenant_id = (current_setting('recourse.tenant'::text))::uuid));
 
+CREATE POLICY own_tenant ON public.asset_correction TO recourse_app USING ((tenant_id = (current_setting('recourse.tenant'::text))::uuid)) WITH CHECK ((tenant_id = (current_setting('recourse.tenant'::text))::uuid));
+
 CREATE POLICY own_tenant ON public.audit_entry TO recourse_app USING ((tenant_id = (current_setting('recourse.tenant'::text))::uuid)) WITH CHECK ((tenant_id = (current_setting('recourse.tenant'::text))::uuid));
 
 CREATE POLICY own_tenant ON public.audit_head TO recourse_app USING ((tenant_id = (current_setting('recourse.tenant'::text))::uuid)) WITH CHECK ((tenant_id = (current_setting('recourse.tenant'::text))::uuid));
@@ -938,6 +985,8 @@ CREATE POLICY own_tenant ON public.compensation_task TO recourse_app USING ((ten
 CREATE POLICY own_tenant ON public.compensation_task_dependency TO recourse_app USING ((tenant_id = (current_setting('recourse.tenant'::text))::uuid)) WITH CHECK ((tenant_id = (current_setting('recourse.tenant'::text))::uuid));
 
 CREATE POLICY own_tenant ON public.customer_order TO recourse_app USING ((tenant_id = (current_setting('recourse.tenant'::text))::uuid)) WITH CHECK ((tenant_id = (current_setting('recourse.tenant'::text))::uuid));
+
+CREATE POLICY own_tenant ON public.dependence TO recourse_app USING ((tenant_id = (current_setting('recourse.tenant'::text))::uuid)) WITH CHECK ((tenant_id = (current_setting('recourse.tenant'::text))::uuid));
 
 CREATE POLICY own_tenant ON public.effect TO recourse_app USING ((tenant_id = (current_setting('recourse.tenant'::text))::uuid)) WITH CHECK ((tenant_id = (current_setting('recourse.tenant'::text))::uuid));
 
@@ -981,6 +1030,8 @@ CREATE POLICY reads_all ON public.asset FOR SELECT TO recourse_auditor USING (tr
 
 CREATE POLICY reads_all ON public.asset_change_lock FOR SELECT TO recourse_auditor USING (true);
 
+CREATE POLICY reads_all ON public.asset_correction FOR SELECT TO recourse_auditor USING (true);
+
 CREATE POLICY reads_all ON public.audit_entry FOR SELECT TO recourse_auditor USING (true);
 
 CREATE POLICY reads_all ON public.audit_head FOR SELECT TO recourse_auditor USING (true);
@@ -998,6 +1049,8 @@ CREATE POLICY reads_all ON public.compensation_task FOR SELECT TO recourse_audit
 CREATE POLICY reads_all ON public.compensation_task_dependency FOR SELECT TO recourse_auditor USING (true);
 
 CREATE POLICY reads_all ON public.customer_order FOR SELECT TO recourse_auditor USING (true);
+
+CREATE POLICY reads_all ON public.dependence FOR SELECT TO recourse_auditor USING (true);
 
 CREATE POLICY reads_all ON public.effect FOR SELECT TO recourse_auditor USING (true);
 
@@ -1061,6 +1114,10 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.asset_change_lock TO recourse_
 
 GRANT SELECT ON TABLE public.asset_change_lock TO recourse_auditor;
 
+GRANT SELECT ON TABLE public.asset_correction TO recourse_auditor;
+
+GRANT SELECT,INSERT ON TABLE public.asset_correction TO recourse_app;
+
 GRANT SELECT,INSERT ON TABLE public.audit_entry TO recourse_app;
 
 GRANT SELECT ON TABLE public.audit_entry TO recourse_auditor;
@@ -1096,6 +1153,10 @@ GRANT SELECT ON TABLE public.compensation_task_dependency TO recourse_auditor;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.customer_order TO recourse_app;
 
 GRANT SELECT ON TABLE public.customer_order TO recourse_auditor;
+
+GRANT SELECT ON TABLE public.dependence TO recourse_auditor;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.dependence TO recourse_app;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.effect TO recourse_app;
 

@@ -20,6 +20,7 @@ from prometheus_client import Counter, Enum, Gauge
 
 from domain.commands import (
     Envelope,
+    FollowCancellation,
     NoteGoneFlow,
     NoteIncident,
     ParkCase,
@@ -291,11 +292,15 @@ async def _repair(door: Door, engine: Engine, repair: Repair) -> bool:
         _CANCELLED.inc()
         return True
     envelope = Envelope(repair.tenant_id, repair.command_id, system_actor("reconciler"))
-    command: RestartFlow | ParkCase | ResumeCase | RaiseJeopardy | NoteIncident | NoteGoneFlow
+    command: RestartFlow | ParkCase | ResumeCase | RaiseJeopardy | NoteIncident | NoteGoneFlow | FollowCancellation
     match repair.kind:
         case "JEOPARDY":
             assert repair.subject_id is not None
             command = RaiseJeopardy(repair.order_id, repair.subject_id, "PREDICTED")
+        case "FOLLOW":
+            assert repair.source_id is not None
+            assert repair.request_id is not None
+            command = FollowCancellation(repair.order_id, repair.source_id, repair.request_id)
         case "OPEN":
             assert repair.incident_key is not None
             command = NoteIncident(

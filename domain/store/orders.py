@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -143,7 +143,7 @@ async def load_cause(
         source_id=source_id,
         request_id=request_id,
     )
-    return Surroundings(cause=Cause(row["status"], tuple(row["grounds"])) if row else None)
+    return Surroundings(cause=Cause(row["status"], tuple(row["grounds"]), row["owed"]) if row else None)
 
 
 def read_order(document: Mapping[str, Any]) -> Order:
@@ -486,6 +486,8 @@ def dump_rows(rows: dict[str, Any]) -> str:
 def _plain(value: object) -> object:
     if isinstance(value, bytes):
         return "\\x" + value.hex()
+    if isinstance(value, UUID):
+        return str(value)  # of asyncpg's own kind, which orjson does not know
     if isinstance(value, frozenset | set):
         return sorted(str(item) for item in value)
     if isinstance(value, TaskType):
@@ -558,6 +560,11 @@ def draft_rows(draft: Draft, trace_parent: str | None) -> dict[str, Any]:
         }
         for number, relation in enumerate(draft.relations)
     ]
+    rows["dependence"] = [
+        {"tenant_id": draft.head.tenant_id, "told_at": draft.now, **asdict(telling)}
+        for telling in sorted(draft.tellings, key=lambda telling: telling.order_id)
+    ]
+    rows["heard"] = [{"tenant_id": draft.head.tenant_id, **asdict(telling)} for telling in draft.heard]
     rows["engine_outbox"] = [
         own
         | {

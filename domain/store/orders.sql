@@ -169,6 +169,8 @@ from customer_order o where o.tenant_id = :tenant_id and o.order_id = :target;
 -- name: load_cause
 -- How another order's cancellation stands, and the assets which that order installed and this one is about.
 select r.status, (
+    select run from dependence d
+    where d.tenant_id = :tenant_id and d.order_id = :order_id and d.request_id = :request_id) as owed, (
     select coalesce(array_agg(a.state), '{}')
     from order_item mine
     join order_item theirs on theirs.tenant_id = mine.tenant_id and theirs.asset = mine.target_asset
@@ -298,6 +300,13 @@ l as (
 x as (
     delete from asset_change_lock using rows, jsonb_populate_recordset(null::asset_change_lock, r->'unlock') d
     where asset_change_lock.tenant_id = d.tenant_id and asset_change_lock.order_id = d.order_id),
+d as (
+    insert into dependence select d.* from rows, jsonb_populate_recordset(null::dependence, r->'dependence') d
+    on conflict (tenant_id, order_id, request_id) do update set run = excluded.run, told_at = excluded.told_at),
+hd as (
+    delete from dependence using rows, jsonb_populate_recordset(null::dependence, r->'heard') d
+    where dependence.tenant_id = d.tenant_id and dependence.order_id = d.order_id
+        and dependence.request_id = d.request_id and dependence.run = d.run),
 au as (
     insert into audit_entry select d.* from rows, jsonb_populate_recordset(null::audit_entry, r->'audit_entry') d),
 oh as (

@@ -24,6 +24,7 @@ from domain.reconciliation import (
     SilentFlow,
     SilentTask,
     StuckOutbox,
+    Untold,
 )
 from domain.store.pool import Connection, Pool, fetch_all, fetch_row, run, tenant_transaction
 from domain.store.queries import load_queries
@@ -71,6 +72,7 @@ async def read_canonical(
     canonical = Canonical(
         tasks=[*await _find_idle_tasks(connection, settle), *await _find_overdue_effects(connection, settle, page)],
         flows=await _find_silent_flows(connection, settle),
+        untold=await _find_untold(connection, settle),
         outboxes=await _find_stuck_outboxes(connection, _OUTBOX_SETTLE),
         oddities=await _find_oddities(connection),
         cases=await _find_cases(connection, list(case_ids), list(incident_keys)),
@@ -193,6 +195,11 @@ async def _find_silent_flows(connection: Connection, settle: timedelta) -> list[
         )
         for row in rows
     ]
+
+
+async def _find_untold(connection: Connection, settle: timedelta) -> list[Untold]:
+    rows = await fetch_all(connection, _SQL["find_untold"], settle=settle, limit=_LIMIT)
+    return [Untold(**row) for row in rows]
 
 
 async def _find_stuck_outboxes(connection: Connection, settle: timedelta) -> list[StuckOutbox]:

@@ -134,6 +134,12 @@ where a.ended_at is null and a.applied_at is null and entry.at < clock_timestamp
             and (a.charge->>'respondBy')::timestamptz < clock_timestamp() - :settle::interval))
 limit :limit;
 
+-- name: find_untold
+-- Orders that were to hear of a cancellation which they depend on, and have not followed it.
+select tenant_id, order_id, source_id, request_id, run, told_at from dependence
+where told_at < clock_timestamp() - :settle::interval
+order by told_at limit :limit;
+
 -- name: find_oddities
 -- What the books themselves show, of the last days: contradictions, and effects that came too late and are not settled.
 select 'OUTCOME_CONTRADICTION' as class, tenant_id, order_id, entity_id as effect_id, max(at) as at,

@@ -11,9 +11,9 @@ import pytest
 from domain import commands as ask
 from domain.dependence import name_cause, weigh_cause
 from domain.errors import ChangeActive, RepairNotPossible
-from domain.order import Cause, Surroundings
-from domain.values import OrderId, RequestId
-from tests.builders import AGENT, OPERATOR, World, changed_telecom
+from domain.order import Cause, Surroundings, Telling
+from domain.values import OrderId, RequestId, Run
+from tests.builders import AGENT, OPERATOR, World, changed_telecom, confirmed
 from tests.properties.invariants import audit_tells_the_states, check_order
 
 SOURCE, OTHER = OrderId(uuid.UUID(int=0x50)), OrderId(uuid.UUID(int=0x51))
@@ -187,6 +187,42 @@ def test_a_cancellation_tells_its_dependents_when_it_begins_and_when_it_ends() -
     assert [event.data["orders"] for event in world.events if event.kind == "DEPENDENTS_HELD"] == [[str(OTHER)]]
     [shown] = (world.request(request.request_id).assessment or {})["dependentOrders"]
     assert shown["proposal"] == "HOLD"
+
+
+def test_each_is_owed_its_telling_under_an_id_of_its_own() -> None:
+    """What the message says, a row says too: it is owed for as long as the order has not followed."""
+    world = a_source()
+    drafts = [world.do(ask.RequestCancellation(world.order_id, REQUEST, "ORDER", (), "CUSTOMER_CHANGED_MIND"), AGENT)]
+    drafts.append(world.do(ask.WithdrawCancellation(world.order_id, REQUEST), AGENT))
+    tellings = [telling for decision in drafts for telling in decision.draft.tellings]
+    assert [(one.order_id, one.source_id, one.request_id) for one in tellings] == [(OTHER, world.order_id, REQUEST)] * 2
+    assert [str(one.run) for one in tellings] == [
+        message.variables["run"] for message in world.sent("dependence-changed")
+    ]
+    assert tellings[0].run != tellings[1].run
+
+
+@pytest.mark.parametrize("status", ["ASSESSING", "COMPLETED", "WITHDRAWN"])
+def test_what_was_heard_is_owed_no_more(status: str) -> None:
+    """Whatever follows from it, also where the order has ended: nobody says it again."""
+    for world in (begun(), World().accept().decompose().run_flow()):
+        owed = Run(uuid.uuid4())
+        for left in (owed, None):
+            around = Surroundings(cause=Cause(status, (), left))
+            draft = world.do(ask.FollowCancellation(world.order_id, SOURCE, REQUEST), around=around).draft
+            assert draft.heard == ([Telling(world.order_id, SOURCE, REQUEST, left)] if left else [])
+
+
+def test_who_comes_to_depend_on_it_in_the_last_moment_is_told_of_the_end() -> None:
+    world = a_source().decompose().run_to("reserve-inventory")
+    world.order = replace(world.the_order, dependents={})
+    request = world.judge(world.cancel())
+    assert request.status == "COMPENSATING"
+    [handed] = world.release(request.plan_id)
+    call = world.claim(handed)
+    world.order = replace(world.the_order, dependents={OTHER: "SUPPLEMENTS"})
+    world.report(call, confirmed(call))
+    assert (world.state, told(world)) == ("CANCELLED", [str(OTHER)])
 
 
 def test_who_comes_to_depend_on_it_later_is_told_then() -> None:

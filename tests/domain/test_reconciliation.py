@@ -26,6 +26,7 @@ from domain.reconciliation import (
     SilentFlow,
     SilentTask,
     StuckOutbox,
+    Untold,
     compare,
     predict_end,
 )
@@ -178,6 +179,14 @@ ROWS: list[tuple[str, Canonical, Observed, str, str, str | None]] = [
         "LATE_EFFECT",
         "given up",
         None,
+    ),
+    (
+        "an order that has not heard of a cancellation beneath it",
+        Canonical(untold=[Untold(TENANT, ORDER, OrderId(uuid.uuid4()), REQUEST, Run(uuid.uuid4()), NOW)]),
+        Observed(),
+        "DEPENDENCE_NOT_FOLLOWED",
+        f"has not followed request {REQUEST}",
+        "FOLLOW",
     ),
     (
         "an undoing that cannot be done in time",

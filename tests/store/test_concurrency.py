@@ -7,6 +7,7 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
@@ -122,6 +123,35 @@ def test_children_read_by_the_statement_that_locks_are_older_than_the_lock(store
     seen = store.run(race())
     assert seen is not None
     assert (seen["version"], seen["effects"]) == (99, 0)
+
+
+def test_a_telling_that_comes_while_another_is_heard_stays_owed(store: Store) -> None:
+    """The order looks, the cancellation ends, the order writes: what it looked at is over, so it must look again."""
+    store.publish(lambda document: document["cancellation"]["closure"].update(dependent_order="HOLD"))
+    world = store.world()
+    source = world.accept().order_id
+    named = {"type": "SUPPLEMENTS", "targetOrderId": str(source), "reasonCode": None}
+    dependent = store.world().accept(replace(an_order(), relations=(named,))).order_id
+    request = world.cancel()
+    follow = ask.FollowCancellation(dependent, source, request.request_id)
+
+    async def hear() -> Answer:
+        return await store.door.handle(ask.Envelope(TENANT, uuid.uuid4(), AGENT, keep=False), follow)
+
+    async def race() -> Answer:
+        async with watch(store) as watcher:
+            async with tenant_transaction(store.pool, TENANT) as ending:
+                await ending.execute("update dependence set run = gen_random_uuid() where order_id = $1", dependent)
+                heard = asyncio.ensure_future(hear())
+                await until_waiting(watcher, 1)
+            return await heard
+
+    owed = "select count(*) from dependence where order_id = $1"
+    assert store.as_owner(owed, dependent)[0][0] == 1
+    assert store.run(race()).body["verdict"] == "hold"
+    assert store.as_owner(owed, dependent)[0][0] == 1
+    assert store.run(hear()).body["verdict"] == "hold"
+    assert store.as_owner(owed, dependent)[0][0] == 0
 
 
 # -- two people -------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ GIVEN: dict[str, Any] = {
 ASKED = (
     "find_idle_tasks", "find_stuck_outboxes", "find_silent_flows", "find_oddities", "find_cases_in_engine",
     "find_newest_flows", "find_flows", "find_persons_waits", "find_paces", "find_running_plans", "find_medians",
-    "find_tenants_with_findings",
+    "find_tenants_with_findings", "find_untold",
 )  # fmt: skip
 # A sample of the past: bounded, whatever there is.
 SAMPLES = {"find_paces": 2200, "find_medians": 1100, "find_newest_flows": 1100}

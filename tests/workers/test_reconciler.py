@@ -8,7 +8,7 @@ import json
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from starlette.routing import Route
 from domain import commands as ask
 from domain.reconciliation import RESTARTS
 from domain.values import Actor, CaseId, RequestId, Run, system_actor
+from tests.builders import an_order
 from tests.postgres import Database
 from tests.workers.flow_world import FlowWorld, open_flow_world
 from tests.workers.test_simulator import serve
@@ -85,6 +86,48 @@ async def test_restarting_ends_after_a_few_times(world: FlowWorld) -> None:
         await age(world, 500)
         await run(world.settings, once=True, settle=SETTLE)
     assert len(await restarts(world)) == RESTARTS
+
+
+async def test_who_was_not_told_of_a_cancellation_beneath_it_hears_of_it(world: FlowWorld) -> None:
+    """No engine carries a message here, as if it had lost each: the rows say who is owed what, and are settled."""
+    await world.owner.execute(
+        "insert into policy (tenant_id, name, effective_from, document, loaded_by) select tenant_id, name,"
+        " effective_from, jsonb_set(document, '{cancellation,closure,dependent_order}', '\"HOLD\"'), 'test' from policy"
+    )
+    named = {"type": "SUPPLEMENTS", "targetOrderId": str(world.order_id), "reasonCode": None}
+    dependent = replace(an_order(), relations=(named,))
+    request_id = RequestId(uuid.uuid4())
+    alice = Actor("alice", frozenset({"agent"}))
+
+    async def do(command: ask.Command, etag: str | None = None) -> None:
+        await world.door.handle(ask.Envelope(world.tenant_id, uuid.uuid4(), alice, if_match=etag), command)
+
+    async def holds() -> Any:
+        return await world.owner.fetchval(
+            "select order_holds from customer_order where order_id = $1", dependent.order_id
+        )
+
+    async def sweep_later() -> None:
+        await run(world.settings, once=True, settle=SETTLE)  # too early
+        assert await world.owner.fetchval("select count(*) from dependence") == 1
+        await world.owner.execute("update dependence set told_at = told_at - interval '20 minutes'")
+        await run(world.settings, once=True, settle=SETTLE)
+        assert await world.owner.fetchval("select count(*) from dependence") == 0
+
+    await do(dependent)
+    version = await world.owner.fetchval("select version from customer_order where order_id = $1", world.order_id)
+    wish = ask.RequestCancellation(world.order_id, request_id, "ORDER", (), "CUSTOMER_CHANGED_MIND")
+    await do(wish, f'"order-version-{version}"')
+    assert await holds() == []
+    await sweep_later()
+    assert await holds() == [f"order:{world.order_id}/{request_id}"]
+    found = "select repair, repaired_at is not null from finding where class = 'DEPENDENCE_NOT_FOLLOWED'"
+    assert [tuple(row) for row in await world.owner.fetch(found)] == [("FOLLOW", True)]
+    version = await world.owner.fetchval("select version from cancellation_request")
+    await do(ask.WithdrawCancellation(world.order_id, request_id), f'"request-version-{version}"')
+    assert await holds() != []
+    await sweep_later()
+    assert await holds() == []
 
 
 async def test_report_only_changes_nothing(world: FlowWorld) -> None:
