@@ -50,9 +50,9 @@ class RunningStack:
     environment: Mapping[str, str]
 
     @classmethod
-    def start(cls, folder: Path, *options: str) -> RunningStack:
+    def start(cls, folder: Path, *options: str, **settings: str) -> RunningStack:
         # A short heartbeat, so that a flow that lost its wake-up is found within seconds and not within minutes.
-        stack = cls(folder, {"RECOURSE_HEARTBEAT": "PT20S", **os.environ, "RECOURSE_HOME": str(folder)})
+        stack = cls(folder, {"RECOURSE_HEARTBEAT": "PT20S", **os.environ, **settings, "RECOURSE_HOME": str(folder)})
         told = stack.cli("up", "--detach", *options, seconds=420)
         assert told.returncode == 0, told.stdout + told.stderr
         return stack
