@@ -98,6 +98,8 @@ def find_blockers(found: Row, *, undoing: bool) -> list[dict[str, Json]]:
     change = _change_of(found)
     if change is not None:
         blockers += _find_decision(change, "change" if found["request"] is None else "cancellation")
+    if found["request"] is not None and change is not None and change["status"] == "ACCEPTED_FOR_ASSESSMENT":
+        blockers += _find_larger(found)
     if found["operator_hold"]:
         blockers.append(_blocker("HOLD", "The order is on hold", "an operator", None))
     blockers += [
@@ -142,6 +144,20 @@ def _find_decision(change: Row, noun: str) -> list[dict[str, Json]]:
         case "QUEUED":
             return [_blocker("QUEUE", f"The {noun} waits until another one is over", "nobody", None, about)]
     return []
+
+
+def _find_larger(found: Row) -> list[dict[str, Json]]:
+    """A cancellation is not judged while a change is being made to the order, or still undoes something: that one, and
+    what it waits for."""
+    amendment = found["amendment"]
+    at_work = dict.fromkeys(task["plan_id"] for task in found["undoings"] or () if task["state"] in _WAITING)
+    applying = amendment is not None and amendment["status"] == "APPLYING"
+    if not applying and not at_work:
+        return []
+    message = "The cancellation waits until a change that is being made to the order is over"
+    about = amendment["request_id"] if applying else None
+    waits = [wait for plan_id in at_work for wait in _find_waits(found, {"plan_id": plan_id}, undoing=True)]
+    return [_blocker("QUEUE", message, "nobody", None, about), *waits]
 
 
 def _find_waits(found: Row, change: Row, *, undoing: bool) -> list[dict[str, Json]]:

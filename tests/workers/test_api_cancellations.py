@@ -14,7 +14,8 @@ import pytest
 from domain import commands as ask
 from domain.store.pool import tenant_transaction
 from domain.values import OrderId, format_time
-from tests.workers.api_world import ApiWorld, a_cancellation_body, a_line, confirmed
+from tests.workers.api_world import ApiWorld, a_cancellation_body, a_line, an_order_body, confirmed
+from tests.workers.test_api_amendments import ask_for, drive, replace
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -335,6 +336,28 @@ async def test_progress_of_a_review_a_charge_and_a_part_of_the_order(world: ApiW
     assert sentence.endswith(
         f"A charge of 25.00 EUR for the cancellation waits for an answer; the customer must act by {charge['by']}."
     )
+
+
+async def test_progress_of_a_cancellation_behind_a_change_that_is_being_made(world: ApiWorld) -> None:
+    order_id = await world.create()
+    await world.fulfil(order_id, only={*RESERVED, "create-appointment"})
+    later = {"start": "2031-01-05T09:00:00Z", "end": "2031-01-05T12:00:00Z"}
+    told_of = (await ask_for(world, order_id, replace("/appointment", an_order_body()["appointment"], later))).json()
+    planned = await drive(world, order_id, told_of["amendmentRequestId"])
+    order = OrderId(uuid.UUID(order_id))
+    await world.walk(order, planned["plan_id"], planned["plan_run"], lambda _: {"state": "ACCEPTED"})
+    request_id = await world.cancel(order_id)
+    sentence, [change, waits] = await told(world, order_id)
+    assert (change["kind"], change["id"]) == ("QUEUE", told_of["amendmentRequestId"])
+    assert (waits["kind"], waits["actor"]) == ("OUTCOME", "appointment")
+    assert sentence == (
+        "Your cancellation is being looked at; nothing new is started meanwhile. "
+        "The cancellation waits until a change that is being made to the order is over. "
+        f"cancel-appointment has no outcome yet; appointment must finish it by {waits['by']}."
+    )
+    await world.report(order, world.calls[-1], confirmed(world.calls[-1]))
+    await world.judge(order_id, request_id)
+    assert (await told(world, order_id))[1] == []
 
 
 async def test_progress_of_an_order_that_waits_for_its_date(world: ApiWorld) -> None:
