@@ -40,7 +40,7 @@ from domain.errors import (
     RequestNotFound,
     Unprocessable,
 )
-from domain.exhibit import draw_up, say, tell_costs, tell_counts, tell_reasons
+from domain.exhibit import FEASIBILITY, SAFETY, STRATEGY, draw_up, place, say, tell_costs, tell_reasons, tell_works
 from domain.impact import (
     AGREED,
     Fate,
@@ -477,11 +477,14 @@ def exhibit(amendment: Amendment, order_id: OrderId) -> str:
     return draw_up(
         (
             f"Before and after, every rule and task: /ui/orders/{order_id} at the address of Recourse",
-            f"Feasibility: {say(found['feasibility'])}",
+            FEASIBILITY[found["feasibility"]],
             f"Reason: {say(amendment.reason_code)}",
-            *(f"{change['path']}: {say(change['safetyResult'])}" for change in amendment.changes[:20]),
+            *(
+                f"May {place(change['path'])} change? {SAFETY[change['safetyResult']]}"
+                for change in amendment.changes[:20]
+            ),
             tell_costs(found),
-            *tell_counts(fate["strategy"] for fate in found.get("strategy", ())),
+            *tell_works(((fate["type"], fate["strategy"]) for fate in found.get("strategy", ())), STRATEGY),
             *tell_reasons(found),
         )
     )

@@ -55,7 +55,7 @@ from domain.errors import (
     ScopeInvalid,
     Unprocessable,
 )
-from domain.exhibit import draw_up, say, tell_costs, tell_counts, tell_reasons
+from domain.exhibit import CONSEQUENCE, FEASIBILITY, draw_up, say, tell_costs, tell_reasons, tell_works
 from domain.order import Case, CompensationPlan, Draft, Item, Request, Task, tasks_by_item
 from domain.policy import format_duration
 from domain.values import Json, OrderId, PlanId, RequestId, Run, TaskId, derive_id, format_time
@@ -625,11 +625,10 @@ def exhibit(request: Request, order_id: OrderId) -> str:
     return draw_up(
         (
             f"Every rule, task and cost: /ui/orders/{order_id} at the address of Recourse",
-            f"Feasibility: {say(found['feasibility'])}",
+            FEASIBILITY[found["feasibility"]],
             f"Reason: {say(request.reason_code)}",
             tell_costs(found),
-            *tell_counts(impact["consequence"] for impact in found.get("taskImpacts", ())),
-            *(f"Stays: {effect['taskType']}" for effect in found.get("retainedEffects", ())[:10]),
+            *tell_works(((row["type"], row["consequence"]) for row in found.get("taskImpacts", ())), CONSEQUENCE),
             *tell_reasons(found),
         )
     )

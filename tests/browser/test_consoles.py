@@ -69,7 +69,7 @@ def test_an_approver_reviews_and_approves_in_tasklist(consoles: Consoles, tenant
     consoles.log_in(page, consoles.tasklist, "bob")
     page.wait_for("Review change")
     page.open(f"{consoles.tasklist}/{key}")
-    page.wait_for(re.compile("Feasibility: fully cancellable"))
+    page.wait_for("It can be cancelled as a whole.")
     consoles.decide(page, key, "Approve", "agreed by phone")
 
     request = wait_status(tenant, link, "APPROVED", "IN_PROGRESS", "COMPLETED")
@@ -117,11 +117,11 @@ def test_an_amendment_is_read_refused_to_its_asker_and_approved_in_tasklist(
     consoles.log_in(page, consoles.tasklist, "alice")
     page.wait_for("Review change")
     page.open(f"{consoles.tasklist}/{key}")
-    page.wait_for("/installationAddress/postalCode: manual")
+    page.wait_for("May installation address, postal code change? only if a person agrees")
     shown = page.text()
-    assert "Feasibility: requires approval" in shown
+    assert "It can be changed if a person agrees." in shown
     assert "Cost: 0.00 EUR" in shown
-    assert "1 × undo then do" in shown
+    assert "create appointment: undone, then done anew" in shown
     assert "Why: visit (create-appointment): is undone, then done with the new value." in shown
     assert f"/ui/orders/{order_id}" in shown
     assert "12940" not in shown  # what a customer said is looked up where it is kept

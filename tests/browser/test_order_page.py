@@ -280,7 +280,7 @@ def test_related_orders_are_a_picture_and_links(served: Served, page: Page) -> N
     sign_in(served, page, "alice", "agent", at=f"/ui/orders/{first}")
     page.wait_for("Related orders")
     assert page.has(f"Orders around {first[:8]}", "img")
-    assert f"STANDARD {second[:8]}" in str(page.evaluate("document.querySelector('#related svg').textContent"))
+    assert f"Standard order {second[:8]}" in str(page.evaluate("document.querySelector('#related svg').textContent"))
     assert re.sub(r"\s+", " ", page.text("#related li")) == f"{second[:8]} supplements {first[:8]}"
     page.click(second[:8], "link")
     page.wait_for(f"Order {second}")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from domain.exhibit import MOST, draw_up, tell_counts, tell_reasons
+from domain.assessment import STOPPABLE
+from domain.exhibit import CONSEQUENCE, FEASIBILITY, MOST, SAFETY, STRATEGY, draw_up, tell_reasons, tell_works
+from domain.impact import AGREED, REPLACING, UNDOING
+from tests.builders import telecom
 
 
 def test_lines_become_a_list_of_single_lines() -> None:
@@ -15,8 +18,26 @@ def test_what_does_not_fit_is_left_out_as_a_whole_and_that_is_said() -> None:
     assert shown.splitlines() == ["- " + "ä" * 300] * 3 + ["- and more; all of it is on our page"]
 
 
-def test_tasks_are_counted_by_what_becomes_of_them() -> None:
-    assert tell_counts(["RETAIN", "COMPENSATE", "RETAIN"]) == ["1 × compensate", "2 × retain"]
+def test_work_is_named_by_what_becomes_of_it_in_words() -> None:
+    works = [("ship-device", "RETAIN"), ("take-back", "COMPENSATE"), ("ship-device", "RETAIN"), ("port", "RETAIN")]
+    assert tell_works(works, CONSEQUENCE) == [
+        "ship device (2), port: cannot be undone and stays",
+        "take back: will be undone",
+    ]
+
+
+def test_of_many_kinds_of_work_some_are_named() -> None:
+    [line] = tell_works(((f"kind-{number}", "MANUAL") for number in range(200)), CONSEQUENCE)
+    assert line.endswith("kind 5, 194 more kinds: a person must say what becomes of it")
+
+
+def test_every_code_that_a_form_can_show_has_words() -> None:
+    consequences = set(STOPPABLE) | {"NOTHING_TO_UNDO", "RETAIN", "MANUAL"}
+    assert consequences == CONSEQUENCE.keys()
+    policy = telecom()
+    assert policy.cancellation.approval.keys() | {"REQUIRES_APPROVAL"} <= FEASIBILITY.keys()
+    assert policy.amendment.approval.keys() == SAFETY.keys()
+    assert {"KEEP", "NEW_VALUE", "REMOVE", *REPLACING, *UNDOING, *AGREED} <= STRATEGY.keys()
 
 
 def test_every_rule_is_told_once() -> None:

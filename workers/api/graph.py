@@ -10,7 +10,7 @@ from typing import Final
 from starlette.requests import Request
 
 SVG: Final = "image/svg+xml"
-BOX_WIDTH: Final = 210
+BOX_WIDTH: Final = 232
 BOX_HEIGHT: Final = 58
 GAP_X: Final = 70
 GAP_Y: Final = 26
@@ -38,12 +38,17 @@ _TONE_OF: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One box: its heading, a quieter line below, and a state that gives it its colour."""
+    """One box: its heading, a quieter line below, and a state that gives it its colour.
+
+    said: the state in words, where its own are not enough · code: what the heading is called by machines
+    """
 
     id: str
     title: str
     subtitle: str
     state: str
+    said: str = ""
+    code: str = ""
 
 
 def draw_svg(title: str, nodes: Sequence[Node], edges: Iterable[tuple[str, str]]) -> str:
@@ -116,13 +121,13 @@ def _edge(start: tuple[float, float], end: tuple[float, float]) -> str:
 
 def _box(node: Node, x: float, y: float) -> str:
     fill, line = _COLOURS[_TONE_OF.get(node.state, "quiet")]
-    state = node.state.replace("_", " ").lower()
+    state = node.said or node.state.replace("_", " ").lower()
     return (
-        f"<g><title>{escape(f'{node.title}: {state}')}</title>"
+        f"<g><title>{escape(f'{node.code or node.title}: {state}')}</title>"
         f'<rect x="{x:g}" y="{y:g}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="8" fill="{fill}" stroke="{line}"/>'
-        f'<text x="{x + 12:g}" y="{y + 23:g}" font-weight="600" fill="#18181b">{escape(cut(node.title, 26))}</text>'
+        f'<text x="{x + 12:g}" y="{y + 23:g}" font-weight="600" fill="#18181b">{escape(cut(node.title, 29))}</text>'
         f'<text x="{x + 12:g}" y="{y + 43:g}" font-size="12" fill="#3f3f46">'
-        f"{escape(cut(' · '.join(filter(None, (state, node.subtitle))), 31))}</text></g>"
+        f"{escape(cut(' · '.join(filter(None, (state, node.subtitle))), 35))}</text></g>"
     )
 
 

@@ -25,6 +25,7 @@ from workers.api.schemas import (
     parse_uuid,
     read_part,
 )
+from workers.api.ui.wording import words
 
 routes = Routes()
 
@@ -182,11 +183,11 @@ def draw_orders(order_id: str, graph: Mapping[str, Json]) -> str:
     """The picture of a graph of orders as `read_relations` shows it; a box says how its order relates to older ones."""
     said: dict[str, list[str]] = {}
     for edge in graph["edges"]:
-        said.setdefault(edge["source"], []).append(edge["type"])
+        said.setdefault(edge["source"], []).append(words(edge["type"]))
     nodes = [
         Node(
             node["orderId"],
-            f"{node['orderType']} {node['orderId'][:8]}",
+            f"{words(node['orderType']).capitalize()} order {node['orderId'][:8]}",
             ", ".join(dict.fromkeys(said.get(node["orderId"], ()))),
             node["state"],
         )

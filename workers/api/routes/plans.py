@@ -13,6 +13,7 @@ from workers.api.calls import Call, answer_json, answer_page
 from workers.api.graph import SVG, Node, draw_svg, prefers_svg
 from workers.api.routes.orders import order_of
 from workers.api.routing import Routes
+from workers.api.ui.wording import words
 
 routes = Routes()
 
@@ -42,6 +43,16 @@ async def show_plan(call: Call) -> Response:
 
 def draw_plan(plan: Mapping[str, Json]) -> str:
     """The picture of a compensation plan as `read_compensation_plan` shows it."""
-    nodes = [Node(task["taskId"], task["type"], f"undoes {task['step']}", task["state"]) for task in plan["tasks"]]
+    nodes = [
+        Node(
+            task["taskId"],
+            words(task["type"]),
+            f"undoes {words(task['step'])}",
+            task["state"],
+            words(task["state"], "undoing"),
+            task["type"],
+        )
+        for task in plan["tasks"]
+    ]
     edges = [(edge["source"], edge["target"]) for edge in plan["edges"]]
-    return draw_svg(f"Compensation · {plan['state'].replace('_', ' ').lower()}", nodes, edges)
+    return draw_svg(f"Compensation: {words(plan['state'], 'plan')}", nodes, edges)

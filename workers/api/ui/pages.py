@@ -19,6 +19,7 @@ from workers.api.routes.plans import draw_plan
 from workers.api.ui.shapes import render
 from workers.api.ui.versions import draw_versions
 from workers.api.ui.visits import ROOT, Visit, go_to
+from workers.api.ui.wording import words
 
 Page = Callable[[Visit], Awaitable[Response]]
 
@@ -191,7 +192,17 @@ async def preview(visit: Visit) -> Response:
     body = _wish(visit)
     told = (await visit.command(PREVIEWS, {"kind": "CANCELLATION", **body})).body
     plan = told["compensationPlan"]
-    nodes = [Node(task["reverses"], task["taskType"], task["purpose"].lower(), "PLANNED") for task in plan["tasks"]]
+    nodes = [
+        Node(
+            task["reverses"],
+            words(task["taskType"]),
+            "",
+            "PLANNED",
+            words(task["purpose"], "purpose"),
+            task["taskType"],
+        )
+        for task in plan["tasks"]
+    ]
     edges = [(edge["source"], edge["target"]) for edge in plan["edges"]]
     return render(
         visit,

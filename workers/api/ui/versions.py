@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, Final
 
+from domain.exhibit import STRATEGY
 from workers.api.graph import cut
-from workers.api.ui.wording import STRATEGY, words
+from workers.api.ui.wording import words
 
 Row = Mapping[str, Any]
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from domain.exhibit import CONSEQUENCE, FEASIBILITY, SAFETY, STRATEGY, place
 from domain.values import Money
 
 ORDER: Final[Mapping[str, str]] = {
@@ -52,29 +53,6 @@ AMENDMENT: Final[Mapping[str, str]] = {
     "CANCELLED": "taken back",
     "SUPERSEDED": "replaced by a newer one",
 }
-SAFETY: Final[Mapping[str, str]] = {
-    "ALLOWED": "yes",
-    "ALLOWED_WITH_REVALIDATION": "yes, once the price has been asked for again",
-    "REDECOMPOSE": "yes; the work is planned anew",
-    "MANUAL": "only if a person agrees",
-    "BLOCKED": "no",
-}
-# What becomes of a task, short enough to stand between two boxes of a picture.
-STRATEGY: Final[Mapping[str, str]] = {
-    "KEEP": "stays",
-    "NEW_VALUE": "gets the new value",
-    "REPLACE": "planned anew",
-    "ADDED": "is new",
-    "REMOVE": "is no longer needed",
-    "REDO": "done once more",
-    "UNDO_THEN_DO": "undone, then done anew",
-    "DO_THEN_UNDO": "done anew, the old undone",
-    "UNDO": "undone",
-    "WITHDRAW": "called off, done anew",
-    "MANUAL": "a person undoes it",
-    "MANUAL_UNDO": "a person undoes it",
-    "AWAIT": "awaited first",
-}
 CASE: Final[Mapping[str, str]] = {
     "OPEN": "waits for a person",
     "ASSIGNED": "somebody is at it",
@@ -100,29 +78,40 @@ REPAIR_STATUS: Final[Mapping[str, str]] = {
     "DONE": "carried out",
     "REJECTED": "refused",
 }
-FEASIBILITY: Final[Mapping[str, str]] = {
-    "FULLY_CANCELLABLE": "It can be cancelled as a whole.",
-    "PARTIALLY_CANCELLABLE": "It can be cancelled in part; something stays.",
-    "NOT_CANCELLABLE": "It cannot be cancelled.",
-    "APPLICABLE": "It can be changed as asked.",
-    "PARTIALLY_APPLICABLE": "It can be changed in part.",
-    "REQUIRES_APPROVAL": "It can be changed if a person agrees.",
-    "NOT_APPLICABLE": "It cannot be changed as asked.",
-}
-CONSEQUENCE: Final[Mapping[str, str]] = {
-    "NOT_STARTED_WILL_NOT_START": "has not started and will not",
-    "NOTHING_TO_UNDO": "leaves nothing to undo",
-    "COMPENSATE": "will be undone",
-    "AWAIT_OUTCOME": "is under way; its outcome is awaited first",
-    "VERIFY_OUTCOME": "has an unknown outcome; it is asked for first",
-    "RETAIN": "cannot be undone and stays",
-    "WITHDRAW": "will be called off before it happens",
-    "MANUAL": "a person must say what becomes of it",
-}
 DISPOSITION: Final[Mapping[str, str]] = {
     "RETAIN": "let it stay",
     "COMPENSATE": "undo it",
     "MANUAL": "a person undoes it by hand",
+}
+# How far an undoing is.
+UNDOING: Final[Mapping[str, str]] = {
+    "PLANNED": "to come",
+    "AWAITING_ORIGINAL": "waits for what it undoes",
+    "READY": "about to start",
+    "DISPATCHED": "under way",
+    "WAITING_EXTERNAL": "accepted, under way",
+    "OUTCOME_UNKNOWN": "outcome unknown",
+    "FAILED": "failed",
+    "IN_FALLOUT": "needs a person",
+    "COMPLETED": "done",
+    "NOT_REQUIRED": "not needed",
+    "RETAINED": "left as it is",
+    "WAIVED": "waived",
+    "SUPERSEDED": "given up",
+}
+# How something is undone, before it is.
+PURPOSE: Final[Mapping[str, str]] = {
+    "COMPENSATE": "undoes it",
+    "WITHDRAW": "calls it off on its way",
+    "MANUAL": "by a person",
+    "AWAIT": "its outcome is awaited",
+}
+PLAN: Final[Mapping[str, str]] = {
+    "PLANNED": "to come",
+    "IN_PROGRESS": "under way",
+    "BLOCKED": "needs a person",
+    "COMPLETED": "done",
+    "SUPERSEDED": "given up",
 }
 EFFECT: Final[Mapping[str, str]] = {
     "INTENDED": "called, no answer yet",
@@ -155,7 +144,6 @@ _TONES: Final[Mapping[str, str]] = {
 }
 
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)")
-_CAMEL: Final = re.compile(r"(?<=[a-z0-9])[A-Z]")
 
 _KINDS: Final[Mapping[str, Mapping[str, str]]] = {
     "order": ORDER,
@@ -169,6 +157,9 @@ _KINDS: Final[Mapping[str, Mapping[str, str]]] = {
     "feasibility": FEASIBILITY,
     "consequence": CONSEQUENCE,
     "disposition": DISPOSITION,
+    "undoing": UNDOING,
+    "purpose": PURPOSE,
+    "plan": PLAN,
     "effect": EFFECT,
     "level": LEVEL,
 }
@@ -217,15 +208,6 @@ def _at(moment: str | None, form: str) -> str:
 def spoken(sentence: str) -> str:
     """A sentence with its RFC 3339 times as people say them."""
     return _MOMENT.sub(lambda found: until(found[0]), sentence)
-
-
-def place(pointer: str) -> str:
-    """A JSON pointer into an order as words: `/items/1/configuration/deviceModel` is "item 1, configuration, device
-    model"."""
-    parts = [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
-    if parts[:1] == ["items"] and len(parts) > 1:
-        parts = ["a new item" if parts[1] == "-" else f"item {parts[1]}", *parts[2:]]
-    return ", ".join(_CAMEL.sub(lambda found: f" {found[0].lower()}", part) for part in parts)
 
 
 def differences(change: Mapping[str, Any]) -> list[tuple[str, str, str]]:
