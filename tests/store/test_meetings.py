@@ -16,8 +16,9 @@ from domain.handle import Answer
 from domain.order import Amendment, Request
 from domain.store.orders import lock_order
 from domain.store.pool import tenant_transaction
-from domain.values import Actor, EffectId, OrderId, RequestId
+from domain.values import Actor, EffectId, OrderId, RequestId, Run, TaskId, system_actor
 from tests.builders import AGENT, APPROVER, TENANT, an_item, an_order, change
+from tests.domain.test_arbitration import SLOT
 from tests.properties.invariants import check_order
 from tests.store.test_concurrency import until_waiting, watch
 from tests.stored import Store, StoredWorld
@@ -146,6 +147,68 @@ def test_two_changes_in_the_same_instant(store: Store, first: str) -> None:
         stored = len(world.the_order.requests) + len(world.the_order.amendments)
         refused = wanted in {"CHANGE_ACTIVE", "OLD_VALUE_MISMATCH"}
         assert stored == (first != "SUPPLEMENTAL") + (second != "SUPPLEMENTAL" and not refused), (first, second)
+
+
+# What an asker hears who meets the order's own work in the same instant: before it is in, and once it is (the last two
+# rows of 1-domain §8, and that of an amendment before and while it is applied).
+WORK: Final[dict[tuple[str, str], tuple[str, str]]] = {
+    ("APPLY", "ORDER"): ("ACCEPTED_FOR_ASSESSMENT", "ACCEPTED_FOR_ASSESSMENT"),
+    ("APPLY", "ITEM"): ("ACCEPTED_FOR_ASSESSMENT", "ACCEPTED_FOR_ASSESSMENT"),
+    ("APPLY", "OTHER_ITEM"): ("ACCEPTED_FOR_ASSESSMENT", "ACCEPTED_FOR_ASSESSMENT"),
+    ("APPLY", "AMENDMENT"): ("REQUESTED", "QUEUED"),
+    ("APPLY", "ADMINISTRATIVE"): ("APPLIED", "APPLIED"),
+    ("APPLY", "SUPPLEMENTAL"): ("CHANGE_ACTIVE", "CHANGE_ACTIVE"),
+    ("COMMIT", "ORDER"): ("CHANGE_ACTIVE", "CHANGE_ACTIVE"),
+    ("COMMIT", "ITEM"): ("CHANGE_ACTIVE", "CHANGE_ACTIVE"),
+    ("COMMIT", "OTHER_ITEM"): ("CHANGE_ACTIVE", "CHANGE_ACTIVE"),
+    ("COMMIT", "AMENDMENT"): ("CHANGE_ACTIVE", "CHANGE_ACTIVE"),
+    ("COMMIT", "ADMINISTRATIVE"): ("APPLIED", "APPLIED"),
+    ("COMMIT", "SUPPLEMENTAL"): ("CHANGE_ACTIVE", "CHANGE_ACTIVE"),
+}
+
+
+def come_to_work(world: StoredWorld, work: str) -> ask.Command:
+    """An order whose amendment is about to be applied, or whose cancellation is about to undo something."""
+    world.accept(an_order(an_item(), an_item("2", "mobile-sim"))).decompose()
+    world.run_to("reserve-inventory", "assign-resource", "create-appointment")
+    if work == "APPLY":
+        amendment = world.amend(change("/appointment", SLOT, {**SLOT, "end": "2026-12-01T13:00:00+01:00"}))
+        assert world.assess_amendment(amendment)["verdict"] == "apply"
+        return ask.CarryOutAmendment(world.order_id, amendment.request_id, world.amendment(amendment.request_id).run)
+    world.judge(world.cancel())
+    handed = world.release(world.compensation().plan_id)[0]
+    return ask.ClaimTask(world.order_id, TaskId(uuid.UUID(handed["task_id"])), handed["release"], Run(uuid.uuid4()))
+
+
+@pytest.mark.parametrize("work_first", [True, False])
+@pytest.mark.parametrize("work", ["APPLY", "COMMIT"])
+def test_a_change_and_the_orders_own_work_in_the_same_instant(store: Store, work: str, *, work_first: bool) -> None:
+    """An amendment that is being applied and a cancellation that passes its commit point are rows of the table too, and
+    no request but a job brings them about. Whoever comes second has seen what the first one did."""
+    for kind in KINDS:
+        world = store.world()
+        job, asked = come_to_work(world, work), wish(world, kind)
+        system = system_actor("test")
+        before = world.the_order
+        both = ((job, system), (asked, AGENT))
+        (one, other) = both if work_first else both[::-1]
+        told = store.run(meet(store, world, (one[0], other[0]), (one[1], other[1])))
+        hears = told[1] if work_first else told[0]
+        world.order = store.run(world._load(world.order_id))
+        check_order(world.the_order, before)
+        if hears == "VERSION_STALE":
+            assert work_first, kind
+            hears = store.run(settle(store, world, asked))
+            world.order = store.run(world._load(world.order_id))
+        assert hears == WORK[work, kind][work_first], (work, kind)
+        if work == "APPLY":
+            first = next(iter(world.the_order.amendments.values()))
+            yields = kind == "ORDER" and not work_first
+            assert (first.status == "QUEUED", told.count("stand_down")) == (yields, int(yields)), kind
+        else:
+            [request] = world.the_order.requests.values()
+            claimed = [effect for effect in world.the_order.effects.values() if effect.state == "INTENDED"]
+            assert (request.committed_at is not None, len(claimed)) == (True, 1), kind
 
 
 CAROL: Final = Actor("carol", frozenset({"approver"}))

@@ -113,6 +113,13 @@ async def test_money_is_taken_and_given_back_in_the_amounts_that_were_asked_for(
     assert given == {"refunded": price}
 
 
+async def test_it_tells_what_the_script_lets_it_tell(running: Running) -> None:
+    prices = {"prices": [{"itemId": "1", "price": {"amountMinor": 4999, "currency": "EUR"}}]}
+    await running.script(fault="answer", taskType="revalidate-quote", output=prices)
+    assert (await running.put(an_effect(), taskType="revalidate-quote")).json()["output"] == prices
+    assert "prices" not in ((await running.put(an_effect())).json()["output"] or {})
+
+
 async def test_refused_is_refused_however_often_it_is_asked(running: Running) -> None:
     effect_id = an_effect()
     await running.script(fault="refuse", times=1)

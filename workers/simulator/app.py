@@ -139,7 +139,7 @@ class Simulator:
             tenant_id=str(body.get("tenantId")),
             state=state,
             external_reference=None if state == "NO_EFFECT" else _reference(body, effect_id),
-            output=_output(body) if state != "NO_EFFECT" else None,
+            output=((fault and fault.output) or _output(body)) if state != "NO_EFFECT" else None,
             reason=reason,
         )
         if state == "CONFIRMED" and (original := self._original(body)) and original.state == "ACCEPTED":

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 Kind = Literal[
+    "answer",
     "delay",
     "refuse",
     "lose-answer",
@@ -22,10 +23,10 @@ Kind = Literal[
 class Fault(BaseModel):
     """One line of the script; what is not named matches everything, `times` not given means always.
 
-    delay: wait `delayMs`, then as usual · refuse: NO_EFFECT · lose-answer: do it, then break the connection ·
-    answer-twice: do it, answer, and report it by callbacks as well · accept: promise, do it after `callbackAfterMs`
-    and call back · accept-silent: promise and say no more · error-after / error-before: HTTP 500 with and without
-    having done it · hang: nothing, neither done nor answered
+    answer: as usual, and tell `output` (another price, say) · delay: wait `delayMs`, then as usual · refuse: NO_EFFECT
+    lose-answer: do it, then break the connection · answer-twice: do it, answer, and report it by callbacks as well
+    accept: promise, do it after `callbackAfterMs` and call back · accept-silent: promise and say no more
+    error-after / error-before: HTTP 500 with and without having done it · hang: nothing, neither done nor answered
     """
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
@@ -37,6 +38,7 @@ class Fault(BaseModel):
     system: str | None = None
     times: Annotated[int | None, Field(ge=1)] = None
     delay_ms: Annotated[int, Field(alias="delayMs", ge=0)] = 1_000
+    output: dict[str, JsonValue] | None = None
     callback_after_ms: Annotated[int, Field(alias="callbackAfterMs", ge=0)] = 500
 
     def fits(self, tenant_id: str, order_id: str, task_type: str, system: str) -> bool:
