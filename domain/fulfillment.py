@@ -28,6 +28,7 @@ from domain.errors import (
     OrderTerminal,
     PlanNotFound,
     ReasonUnknown,
+    RelationTargetUnknown,
     Unprocessable,
 )
 from domain.machines import check_move, has_ended
@@ -149,7 +150,7 @@ def accept_order(
             sourceOrderId=str(command.source),
             reasonCode=command.reason_code,
         )
-    _relate(draft, command)
+    _relate(draft, command, around)
     draft.content_changed = True
     draft.send("order-accepted", command.order_id, ttl=3600, order_id=command.order_id, run=draft.head.run)
 
@@ -163,8 +164,11 @@ def _check_reason(policy: Policy, command: AcceptOrder) -> None:
         )
 
 
-def _relate(draft: Draft, command: AcceptOrder) -> None:
-    """A relation points from this, the newer order, to an older one: no circle can come of it."""
+def _relate(draft: Draft, command: AcceptOrder, around: Surroundings) -> None:
+    """A relation points from this, the newer order, to an older one: no circle can come of it, also where the two are
+    taken in at once and each knows the other's id."""
+    if around.not_older:
+        raise RelationTargetUnknown(errors=(FieldError("/relations", "unknown target order"),))
     named = [(relation["type"], str(relation["targetOrderId"])) for relation in command.relations]
     if len(set(named)) != len(named):
         raise Unprocessable(errors=(FieldError("/relations", "name each relation once"),))

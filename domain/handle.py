@@ -22,14 +22,12 @@ from domain.errors import (
     CaseNotFound,
     ChangeActive,
     ExternalIdTaken,
-    FieldError,
     FourEyes,
     IdempotencyInFlight,
     IdempotencyKeyReused,
     Malformed,
     OrderNotFound,
     PreconditionRequired,
-    RelationTargetUnknown,
     RequestClosed,
     RequestNotFound,
     RoleRequired,
@@ -54,7 +52,7 @@ from domain.store.orders import (
     write_draft,
 )
 from domain.store.policies import PolicyBook
-from domain.store.pool import Connection, ForeignKeyViolation, LockTimeout, Pool, UniqueViolation, tenant_transaction
+from domain.store.pool import Connection, LockTimeout, Pool, UniqueViolation, tenant_transaction
 from domain.store.previews import add_preview, find_preview
 from domain.values import CaseId, Json, OrderId, TenantId, derive_id, system_actor
 
@@ -93,10 +91,6 @@ class Door:
             if isinstance(command, ask.RepairCase | ask.DecideRepair):
                 await self.note_refusal(envelope, command, breach.code)
             raise
-        except ForeignKeyViolation as violation:
-            if violation.constraint_name != "order_relation_tenant_id_target_order_id_fkey":
-                raise
-            raise RelationTargetUnknown(errors=(FieldError("/relations", "unknown target order"),)) from violation
         except UniqueViolation as violation:
             refusal = await self._translate(envelope, command, violation, wanted)
             if isinstance(command, ask.RepairCase):  # the order that it would have made found its asset taken
@@ -188,7 +182,8 @@ class Door:
     ) -> tuple[Draft, Surroundings]:
         """A new order before its first event, and what it looks at."""
         wanted = {item.target_asset for item in command.items if item.target_asset}
-        around, now, version = await load_surroundings(connection, envelope.tenant_id, wanted)
+        named = {OrderId(UUID(str(relation["targetOrderId"]))) for relation in command.relations}
+        around, now, version = await load_surroundings(connection, envelope.tenant_id, wanted, named)
         policy = await self._policies.read(connection, version)
         order = blank_order(envelope.tenant_id, command, version or 0, now)
         return _draft(order, envelope, now, policy, version), around

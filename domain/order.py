@@ -412,7 +412,7 @@ class Surroundings:
 
     For a new order, or one that is about to be planned, by asset that it aims at: assets · relying: the active assets
     that rely on it · holders: the live order that is changing it · doubtful: those whose installing order kept only a
-    part, or still owes an undoing
+    part, or still owes an undoing · not_older: what the new order relates to and was not there before it
     source_state: of the order that the new one follows up · target: (created_at, id) of the order that a relation
     would point to, None where there is none · related: that relation stands already · cause: the cancellation of
     another order that this one is to follow, None where there is no such request
@@ -422,6 +422,7 @@ class Surroundings:
     relying: Mapping[AssetId, tuple[Asset, ...]] = field(default_factory=dict)
     holders: Mapping[AssetId, OrderId] = field(default_factory=dict)
     doubtful: frozenset[AssetId] = frozenset()
+    not_older: frozenset[OrderId] = frozenset()
     source_state: str | None = None
     target: tuple[datetime, OrderId] | None = None
     related: bool = False

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
+from domain.commands import FollowCancellation, RaiseJeopardy, RestartFlow
 from domain.values import CaseId, OrderId, PlanId, RequestId, Run, TenantId, derive_id, format_time
 
 # Automatic restarts of one flow; then it is only reported, for a person to look at.
@@ -278,6 +279,20 @@ class Finding:
     repair: Repair | None = None
     tenant_id: TenantId | None = None
     order_id: OrderId | None = None
+
+
+def command_of(repair: Repair) -> RestartFlow | RaiseJeopardy | FollowCancellation:
+    """What mends it where only our own books are concerned: RESTART, FOLLOW, JEOPARDY."""
+    match repair.kind:
+        case "JEOPARDY":
+            assert repair.subject_id is not None
+            return RaiseJeopardy(repair.order_id, repair.subject_id, "PREDICTED")
+        case "FOLLOW":
+            assert repair.source_id is not None
+            assert repair.request_id is not None
+            return FollowCancellation(repair.order_id, repair.source_id, repair.request_id)
+        case _:
+            return RestartFlow(repair.order_id, repair.plan_id, repair.reason, repair.request_id)
 
 
 def compare(

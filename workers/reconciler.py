@@ -40,6 +40,7 @@ from domain.reconciliation import (
     Observed,
     Owner,
     Repair,
+    command_of,
     compare,
 )
 from domain.store.outages import OUTAGES
@@ -294,13 +295,6 @@ async def _repair(door: Door, engine: Engine, repair: Repair) -> bool:
     envelope = Envelope(repair.tenant_id, repair.command_id, system_actor("reconciler"))
     command: RestartFlow | ParkCase | ResumeCase | RaiseJeopardy | NoteIncident | NoteGoneFlow | FollowCancellation
     match repair.kind:
-        case "JEOPARDY":
-            assert repair.subject_id is not None
-            command = RaiseJeopardy(repair.order_id, repair.subject_id, "PREDICTED")
-        case "FOLLOW":
-            assert repair.source_id is not None
-            assert repair.request_id is not None
-            command = FollowCancellation(repair.order_id, repair.source_id, repair.request_id)
         case "OPEN":
             assert repair.incident_key is not None
             command = NoteIncident(
@@ -321,7 +315,7 @@ async def _repair(door: Door, engine: Engine, repair: Repair) -> bool:
             assert repair.incident_key is not None
             command = ResumeCase(repair.order_id, repair.case_id, repair.incident_key)
         case _:
-            command = RestartFlow(repair.order_id, repair.plan_id, repair.reason, repair.request_id)
+            command = command_of(repair)
     answer = await door.handle(envelope, command)
     if answer.replayed:
         return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, replace
 from datetime import datetime
 from functools import lru_cache
@@ -100,21 +100,30 @@ async def load_neighbourhood(
 
 
 async def load_surroundings(
-    connection: Connection, tenant_id: TenantId, asset_ids: Iterable[UUID]
+    connection: Connection, tenant_id: TenantId, asset_ids: Iterable[UUID], target_ids: Collection[OrderId] = ()
 ) -> tuple[Surroundings, datetime, int | None]:
     """What the acceptance of a new order looks at, the database's time, and the policy in force."""
-    row = await fetch_row(connection, _SQL["load_surroundings"], tenant_id=tenant_id, asset_ids=list(asset_ids))
+    row = await fetch_row(
+        connection,
+        _SQL["load_surroundings"],
+        tenant_id=tenant_id,
+        asset_ids=list(asset_ids),
+        target_ids=list(target_ids),
+    )
     assert row is not None
     document = orjson.loads(row["document"])
     assets = [_read_asset(r) for r in document["assets"] or ()]
     relying = [_read_asset(r) for r in document["relying"] or ()]
+    now = datetime.fromisoformat(document["now"])
+    older = {OrderId(_id(order)) for order, created_at in document["older"] or () if _time(created_at) < now}
     around = Surroundings(
         {asset.asset_id: asset for asset in assets},
         {a.asset_id: tuple(r for r in relying if str(a.asset_id) in r.relies_on) for a in assets},
         {AssetId(_id(asset)): OrderId(_id(holder)) for asset, holder in document["holders"] or ()},
         frozenset(AssetId(_id(asset)) for asset in document["doubtful"] or ()),
+        not_older=frozenset(target_ids) - older,
     )
-    return around, datetime.fromisoformat(document["now"]), document["policy"]
+    return around, now, document["policy"]
 
 
 async def load_target(

@@ -130,9 +130,13 @@ where not exists (
               and t.state not in ('COMPLETED', 'SUPERSEDED')));
 
 -- name: load_surroundings
--- For an order that does not exist yet: the time, the policy in force, the assets it aims at and what relies on them.
+-- For an order that does not exist yet: the time, the policy in force, the assets it aims at and what relies on them, and
+-- the orders that it relates to. Whatever this statement sees was there before the time that it tells.
 select json_build_object(
     'now', clock_timestamp(),
+    'older', (
+        select json_agg(json_build_array(order_id, created_at)) from customer_order
+        where tenant_id = :tenant_id and order_id = any(:target_ids::uuid[])),
     'policy', (
         select version from policy
         where tenant_id in (:tenant_id, '00000000-0000-0000-0000-000000000000') and effective_from <= clock_timestamp()

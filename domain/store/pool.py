@@ -15,7 +15,6 @@ Connection = asyncpg.pool.PoolConnectionProxy
 Pool = asyncpg.Pool
 LockTimeout = asyncpg.LockNotAvailableError
 UniqueViolation = asyncpg.UniqueViolationError
-ForeignKeyViolation = asyncpg.ForeignKeyViolationError
 
 # A lock is waited for so long, a statement lasts so long; then the caller hears about it and tries again.
 LIMITS: Final = {"lock_timeout": "2s", "statement_timeout": "5s", "timezone": "UTC", "jit": "off"}

@@ -15,13 +15,21 @@ import pytest
 
 from domain import commands as ask
 from domain.decide import order_etag
-from domain.errors import AssetBusy, ChangeActive, IdempotencyInFlight, IdempotencyKeyReused, VersionStale
+from domain.errors import (
+    AssetBusy,
+    ChangeActive,
+    IdempotencyInFlight,
+    IdempotencyKeyReused,
+    RelationCycle,
+    RelationTargetUnknown,
+    VersionStale,
+)
 from domain.handle import Answer, Door
 from domain.order import Asset
 from domain.store.orders import lock_order
 from domain.store.pool import open_pool, tenant_transaction
 from domain.values import AssetId, OrderId, RequestId
-from tests.builders import AGENT, TENANT, an_item, an_order
+from tests.builders import AGENT, OPERATOR, TENANT, an_item, an_order
 from tests.stored import Store, StoredWorld
 
 
@@ -57,7 +65,14 @@ def cancellation(world: StoredWorld, **envelope: Any) -> tuple[ask.Envelope, ask
 async def settle(work: Awaitable[Answer]) -> Answer | Exception:
     try:
         return await work
-    except (AssetBusy, ChangeActive, IdempotencyInFlight, VersionStale) as breach:
+    except (
+        AssetBusy,
+        ChangeActive,
+        IdempotencyInFlight,
+        RelationCycle,
+        RelationTargetUnknown,
+        VersionStale,
+    ) as breach:
         return breach
 
 
@@ -152,6 +167,63 @@ def test_a_telling_that_comes_while_another_is_heard_stays_owed(store: Store) ->
     assert store.as_owner(owed, dependent)[0][0] == 1
     assert store.run(hear()).body["verdict"] == "hold"
     assert store.as_owner(owed, dependent)[0][0] == 0
+
+
+def related(order: ask.AcceptOrder, other: OrderId) -> ask.AcceptOrder:
+    return replace(order, relations=({"type": "AMENDS", "targetOrderId": str(other), "reasonCode": None},))
+
+
+def test_two_halves_of_a_circle_said_at_once_are_one_relation(store: Store) -> None:
+    """EC52: each half alone could be in order; which one is, the orders' ages say, and not who comes first."""
+    older, newer = (store.world().accept().order_id for _ in range(2))
+
+    async def say(source: OrderId, target: OrderId) -> Answer | Exception:
+        envelope = ask.Envelope(TENANT, uuid.uuid4(), OPERATOR, "f", if_match=order_etag(1))
+        return await settle(store.door.handle(envelope, ask.AddRelation(source, "AMENDS", target)))
+
+    async def race() -> list[Answer | Exception]:
+        async with watch(store) as watcher:
+            async with tenant_transaction(store.pool, TENANT) as barrier:
+                for order_id in sorted((older, newer)):
+                    await lock_order(barrier, TENANT, order_id)
+                going = [asyncio.ensure_future(say(*ends)) for ends in ((older, newer), (newer, older))]
+                await until_waiting(watcher, 2)
+            return list(await asyncio.gather(*going))
+
+    assert [type(heard) for heard in store.run(race())] == [RelationCycle, Answer]
+    edges = store.as_owner("select source_order_id, target_order_id from order_relation")
+    assert [tuple(edge) for edge in edges] == [(newer, older)]
+
+
+def test_an_order_relates_to_none_that_comes_in_while_it_does(store: Store) -> None:
+    """Whoever knows the id beforehand can name an order that is newer: it is there when the older one is written, but
+    not when that one looked and got its time. A relation to it would be half a circle."""
+    asset = Asset(AssetId(uuid.uuid4()), "c-9", "fiber-500", {}, "ACTIVE")
+    store.world().install(asset)
+    holder = store.world().accept().order_id
+    newer = an_order()
+    older = related(an_order(an_item(action="MODIFY", target_asset=asset.asset_id)), newer.order_id)
+
+    async def accept(order: ask.AcceptOrder) -> Answer | Exception:
+        return await settle(store.door.handle(ask.Envelope(TENANT, uuid.uuid4(), AGENT, "f"), order))
+
+    async def race() -> tuple[Answer | Exception, Answer | Exception]:
+        async with watch(store) as watcher:
+            async with tenant_transaction(store.pool, TENANT) as barrier:
+                lock = "insert into asset_change_lock (tenant_id, asset_id, order_id) values ($1, $2, $3)"
+                await barrier.execute(lock, TENANT, asset.asset_id, holder)
+                looked = asyncio.ensure_future(accept(older))
+                held = asyncio.ensure_future(until_waiting(watcher, 1))
+                await asyncio.wait({looked, held}, return_when=asyncio.FIRST_COMPLETED)
+                came = await accept(newer)
+                await barrier.execute("delete from asset_change_lock where order_id = $1", holder)
+                held.cancel()
+            return await looked, came
+
+    heard, came = store.run(race())
+    assert isinstance(came, Answer)
+    assert isinstance(heard, RelationTargetUnknown)
+    assert store.as_owner("select count(*) from order_relation")[0][0] == 0
 
 
 # -- two people -------------------------------------------------------------------------------------------------

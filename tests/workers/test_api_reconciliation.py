@@ -9,7 +9,9 @@ import asyncpg
 import pytest
 
 from domain import commands as ask
+from domain.policy import read_policy_text
 from domain.values import OrderId, RequestId, Run
+from tests.builders import ROOT
 from tests.postgres import Database
 from tests.workers.api_world import ApiWorld
 
@@ -37,6 +39,25 @@ async def look(world: ApiWorld, *, report_only: bool, **more: Any) -> dict[str, 
 
 async def findings(world: ApiWorld, query: str = "") -> list[dict[str, Any]]:
     return list((await world.get(f"/reconciliation/findings{query}", as_=OPERATOR)).json()["items"])
+
+
+async def test_what_is_owed_to_a_dependent_order_is_said_at_once(world: ApiWorld, api_database: Database) -> None:
+    policy: Any = read_policy_text((ROOT / "domain/telecom.policy.yaml").read_text())
+    policy["cancellation"]["closure"]["dependent_order"] = "HOLD"
+    assert (await world.post("/policies", policy, as_=("eve", "admin"))).status_code == 201
+    source = await world.create()
+    dependent = await world.create(relations=[{"type": "SUPPLEMENTS", "targetOrderId": source}])
+    await world.cancel(source)
+    owner = await asyncpg.connect(api_database.owner_url)
+    await owner.execute(
+        "update dependence set told_at = told_at - interval '1 hour' where tenant_id = $1", world.tenant
+    )
+    await owner.close()
+    assert (await look(world, report_only=True))["byClass"] == {"DEPENDENCE_NOT_FOLLOWED": 1}
+    assert (await world.get(f"/orders/{dependent}")).json()["state"] == "ACKNOWLEDGED"
+    assert (await look(world, report_only=False))["repaired"] == 1
+    assert (await world.get(f"/orders/{dependent}")).json()["state"] == "ON_HOLD"
+    assert (await look(world, report_only=True))["findings"] == 0
 
 
 async def test_an_order_whose_flow_was_lost_before_its_plan_is_found_and_started_anew(

@@ -8,9 +8,9 @@ from typing import Final
 
 from starlette.responses import Response
 
-from domain.commands import Envelope, RaiseJeopardy, RestartFlow
+from domain.commands import Envelope
 from domain.errors import Breach, Unprocessable
-from domain.reconciliation import ENGINE_CLASSES, EXPLANATIONS, Finding, Observed, compare
+from domain.reconciliation import ENGINE_CLASSES, EXPLANATIONS, Finding, Observed, command_of, compare
 from domain.store import reconcile, registry
 from domain.store.pool import tenant_transaction
 from domain.values import Json, derive_id, format_time
@@ -76,13 +76,8 @@ async def _run(
             continue
         repair = finding.repair
         own = Envelope(call.tenant, repair.command_id, call.caller.actor)
-        command: RestartFlow | RaiseJeopardy
-        if repair.kind == "JEOPARDY" and repair.subject_id is not None:
-            command = RaiseJeopardy(repair.order_id, repair.subject_id, "PREDICTED")
-        else:
-            command = RestartFlow(repair.order_id, repair.plan_id, repair.reason, repair.request_id)
         try:
-            if not (await call.service.door.handle(own, command)).replayed:
+            if not (await call.service.door.handle(own, command_of(repair))).replayed:
                 repaired[finding.klass, finding.subject] = now
         except Breach:
             continue  # it has moved on meanwhile: nothing to mend
