@@ -292,8 +292,9 @@ s as (
     insert into asset select d.* from rows, jsonb_populate_recordset(null::asset, r->'asset') d
     on conflict (tenant_id, asset_id) do update set
         offering = excluded.offering, configuration = excluded.configuration, state = excluded.state,
-        version = excluded.version, system_references = excluded.system_references, relies_on = excluded.relies_on,
-        quantity = excluded.quantity),
+        -- an admin may have put it right since it was read: a version is never given twice
+        version = greatest(asset.version + 1, excluded.version), system_references = excluded.system_references,
+        relies_on = excluded.relies_on, quantity = excluded.quantity),
 rel as (
     insert into order_relation
     select d.* from rows, jsonb_populate_recordset(null::order_relation, r->'order_relation') d),

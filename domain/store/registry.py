@@ -9,14 +9,21 @@ from dataclasses import dataclass
 import orjson
 
 from domain.commands import Envelope
-from domain.errors import FieldError, IdempotencyInFlight, IdempotencyKeyReused, OfferingUnknown
+from domain.errors import (
+    FieldError,
+    IdempotencyInFlight,
+    IdempotencyKeyReused,
+    OfferingUnknown,
+    PreconditionRequired,
+    Unprocessable,
+)
 from domain.order import Asset
 from domain.policy import Policy, PolicyInvalid
 from domain.store.orders import claim_receipt, read_receipt
 from domain.store.policies import PolicyBook, add_policy
 from domain.store.pool import Connection, LockTimeout, Pool, fetch_all, fetch_row, run, tenant_transaction
 from domain.store.queries import load_queries
-from domain.store.views import asset_etag, show_asset, show_staff
+from domain.store.views import asset_etag, keep_asset, show_asset, show_staff
 from domain.values import Json, TenantId
 
 _SQL = load_queries("registry")
@@ -85,8 +92,8 @@ async def publish_policy(pool: Pool, envelope: Envelope, read: ReadPolicy) -> Fi
 
 
 async def import_asset(pool: Pool, book: PolicyBook, envelope: Envelope, asset: Asset, check: CheckVersion) -> Filed:
-    """Take an asset of the installed base in, or put it right. `check` is given the ETag that stands, None for a new
-    asset, and raises what a wrong precondition raises."""
+    """Take an asset of the installed base in, or put it right, and keep who said so and what it was before. `check` is
+    given the ETag that stands, None for a new asset, and raises what a wrong precondition raises."""
     async with tenant_transaction(pool, envelope.tenant_id) as connection:
         before = await find_answer(connection, envelope)
         if before is not None:
@@ -94,10 +101,12 @@ async def import_asset(pool: Pool, book: PolicyBook, envelope: Envelope, asset: 
         tenant_id = envelope.tenant_id
         known = await fetch_row(connection, _SQL["lock_asset"], tenant_id=tenant_id, asset_id=asset.asset_id)
         check(asset_etag(known["version"]) if known else None)
+        if str(asset.asset_id) in asset.relies_on:
+            raise Unprocessable(errors=(FieldError("/reliesOn", "an asset does not rely on itself"),))
         await _check_offering(connection, book, tenant_id, asset.offering)
         row = await fetch_row(
             connection,
-            _SQL["write_asset"],
+            _SQL["correct_asset" if known else "add_asset"],
             tenant_id=tenant_id,
             asset_id=asset.asset_id,
             customer_id=asset.customer_id,
@@ -108,8 +117,20 @@ async def import_asset(pool: Pool, book: PolicyBook, envelope: Envelope, asset: 
             relies_on=list(asset.relies_on),
             quantity=asset.quantity,
         )
-        assert row is not None
+        if row is None:  # somebody took it in between our two looks: known by now, it is changed by its ETag only
+            raise PreconditionRequired("This asset has just been taken in; name its ETag in If-Match to change it.")
         body = show_asset(orjson.loads(row["document"]))
+        await run(
+            connection,
+            _SQL["note_correction"],
+            tenant_id=tenant_id,
+            asset_id=asset.asset_id,
+            version=body["version"],
+            actor=envelope.actor.subject,
+            on_behalf_of=envelope.on_behalf_of,
+            before=orjson.dumps(keep_asset(show_asset(orjson.loads(known["document"])))).decode() if known else None,
+            after=orjson.dumps(keep_asset(body)).decode(),
+        )
         filed = Filed(200 if known else 201, body, asset_etag(body["version"]), body["links"]["self"])
         return await store_answer(connection, envelope, filed)
 

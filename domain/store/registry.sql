@@ -19,19 +19,29 @@ from compensation_task t join compensation_plan p using (tenant_id, plan_id)
 where t.tenant_id = :tenant_id and t.state not in ('COMPLETED', 'NOT_REQUIRED', 'RETAINED', 'WAIVED', 'SUPERSEDED');
 
 -- name: lock_asset
-select version from asset where tenant_id = :tenant_id and asset_id = :asset_id for update;
+select version, row_to_json(asset)::text as document from asset
+where tenant_id = :tenant_id and asset_id = :asset_id for update;
 
--- name: write_asset
+-- name: add_asset
+-- None where another one of the same id has come first.
 insert into asset (
     tenant_id, asset_id, customer_id, offering, configuration, state, version, system_references, relies_on, quantity)
 values (
     :tenant_id, :asset_id, :customer_id, :offering, :configuration::jsonb, :state, 1, :system_references::jsonb,
     :relies_on, :quantity)
-on conflict (tenant_id, asset_id) do update set
-    customer_id = excluded.customer_id, offering = excluded.offering, configuration = excluded.configuration,
-    state = excluded.state, version = asset.version + 1, system_references = excluded.system_references,
-    relies_on = excluded.relies_on, quantity = excluded.quantity
+on conflict (tenant_id, asset_id) do nothing
 returning row_to_json(asset)::text as document;
+
+-- name: correct_asset
+update asset set
+    customer_id = :customer_id, offering = :offering, configuration = :configuration::jsonb, state = :state,
+    version = version + 1, system_references = :system_references::jsonb, relies_on = :relies_on, quantity = :quantity
+where tenant_id = :tenant_id and asset_id = :asset_id
+returning row_to_json(asset)::text as document;
+
+-- name: note_correction
+insert into asset_correction (tenant_id, asset_id, version, actor, on_behalf_of, before, after)
+values (:tenant_id, :asset_id, :version, :actor, :on_behalf_of, :before::jsonb, :after::jsonb);
 
 -- name: introduce_staff
 insert into staff (tenant_id, subject, roles, changed_by) values (:tenant_id, :subject, :roles, :changed_by)

@@ -726,7 +726,7 @@ async def list_assets(
 
 async def read_asset(pool: Pool, tenant_id: TenantId, asset_id: UUID) -> Seen:
     """The asset with its history: by which items of which orders it came to be as it is, and what it was before each;
-    and the live order that holds it."""
+    what admins took in or put right beside them; and the live order that holds it."""
     row = await _one(pool, tenant_id, "read_asset", asset_id=asset_id)
     if row is None:
         raise AssetNotFound
@@ -741,8 +741,15 @@ async def read_asset(pool: Pool, tenant_id: TenantId, asset_id: UUID) -> Seen:
         for entry in row["history"] or ()
     ]
     asset = row["asset"]
-    body = {**show_asset(asset), **_said(lockedByOrderId=row["holder"]), "history": history}
+    corrections = [{**_said(**entry), "at": _time(entry["at"])} for entry in row["corrections"] or ()]
+    held = _said(lockedByOrderId=row["holder"])
+    body = {**show_asset(asset), **held, "history": history, "corrections": corrections}
     return Seen(body, asset_etag(asset["version"]))
+
+
+def keep_asset(shown: Mapping[str, Json]) -> dict[str, Json]:
+    """What is kept of an asset beside a correction of it: what an admin can say."""
+    return {name: shown[name] for name in (*_KEPT, "customerId", "reliesOn", "references")}
 
 
 def show_asset(row: Row) -> dict[str, Json]:

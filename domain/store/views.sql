@@ -300,7 +300,7 @@ where tenant_id = :tenant_id
 order by asset_id limit :limit;
 
 -- name: read_asset
--- With every item of an order that installed it, changed it, or builds on it, oldest first.
+-- With every item of an order that installed it, changed it, or builds on it, and with what admins said of it, oldest first.
 select json_build_object('asset', row_to_json(a), 'history', (
     select json_agg(json_build_object(
         'orderId', o.order_id, 'orderType', o.order_type, 'orderState', o.state, 'itemId', i.item_id,
@@ -309,6 +309,11 @@ select json_build_object('asset', row_to_json(a), 'history', (
         'endedAt', o.ended_at) order by o.created_at, o.order_id, i.position)
     from order_item i join customer_order o using (tenant_id, order_id)
     where i.tenant_id = :tenant_id and (i.target_asset = :asset_id or i.asset = :asset_id)),
+    'corrections', (
+        select json_agg(json_build_object(
+            'version', c.version, 'at', c.at, 'by', c.actor, 'onBehalfOf', c.on_behalf_of, 'before', c.before,
+            'after', c.after) order by c.version)
+        from asset_correction c where c.tenant_id = :tenant_id and c.asset_id = :asset_id),
     'holder', (select order_id from asset_change_lock where tenant_id = :tenant_id and asset_id = :asset_id)
 )::text as document
 from asset a where tenant_id = :tenant_id and asset_id = :asset_id;

@@ -41,7 +41,7 @@ OTHER_KEYS: Mapping[str, str] = {
     "engine_outbox_pkey": "as outbox_pkey",
 }
 
-APPEND_ONLY = ("audit_entry", "outbox", "engine_outbox", "policy")
+APPEND_ONLY = ("audit_entry", "outbox", "engine_outbox", "policy", "asset_correction")
 
 
 def rows(lived: Lived, sql: str, *arguments: Any) -> list[asyncpg.Record]:

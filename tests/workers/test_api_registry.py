@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from typing import Any
 
@@ -45,9 +46,28 @@ async def test_an_asset_is_taken_in_and_put_right_by_its_etag(world: ApiWorld) -
     right = await world.post("/assets", changed, as_=ADMIN, if_match=first.headers["etag"])
     assert (right.status_code, right.json()["version"]) == (200, 2)
     seen = await world.get(f"/assets/{asset_id}")
-    assert (seen.json(), seen.headers["etag"]) == ({**right.json(), "history": []}, '"asset-version-2"')
+    told = seen.json()
+    taken_in, put_right = told.pop("corrections")
+    assert (told, seen.headers["etag"]) == ({**right.json(), "history": []}, '"asset-version-2"')
+    assert (taken_in["version"], taken_in["by"], "before" in taken_in) == (1, ADMIN[0], False)
+    assert (put_right["version"], put_right["by"]) == (2, ADMIN[0])
+    assert put_right["before"] == taken_in["after"]
+    assert put_right["after"] == {name: right.json()[name] for name in put_right["after"]}
+    assert put_right["after"]["productOfferingId"] == "fiber-100" != put_right["before"]["productOfferingId"]
     new = await world.post("/assets", an_asset(), as_=ADMIN, if_match='"asset-version-1"')
     assert new.status_code == 412
+
+
+async def test_of_many_who_take_the_same_asset_in_one_does(world: ApiWorld) -> None:
+    """The others would change a known one, and have not named its ETag."""
+    asset_id = str(uuid.uuid4())
+    bodies = [an_asset(assetId=asset_id, configuration={"from": number}) for number in range(10)]
+    answers = await asyncio.gather(*(world.post("/assets", body, as_=ADMIN) for body in bodies))
+    assert sorted(answer.status_code for answer in answers) == [201] + [428] * 9
+    [taken] = [answer.json() for answer in answers if answer.status_code == 201]
+    seen = (await world.get(f"/assets/{asset_id}")).json()
+    assert (seen["version"], seen["configuration"]) == (1, taken["configuration"])
+    assert len(seen["corrections"]) == 1
 
 
 async def test_assets_are_listed_by_customer_in_pages(world: ApiWorld) -> None:
@@ -61,6 +81,7 @@ async def test_assets_are_listed_by_customer_in_pages(world: ApiWorld) -> None:
     assert rest["next"] is None
 
 
+ITSELF = "6f1c0000-0000-4000-8000-00000000000a"
 ASSETS: list[tuple[dict[str, Any], str]] = [
     ({"productOfferingId": "no-such"}, "OFFERING_UNKNOWN"),
     ({"state": "BROKEN"}, "INVALID_BODY"),
@@ -68,6 +89,10 @@ ASSETS: list[tuple[dict[str, Any], str]] = [
     ({"customerId": ""}, "INVALID_BODY"),
     ({"version": 7}, "INVALID_BODY"),
     ({"reliesOn": ["x"]}, "INVALID_BODY"),
+    ({"assetId": ITSELF, "reliesOn": [ITSELF.upper()]}, "INVALID_BODY"),
+    ({"quantity": 0}, "INVALID_BODY"),
+    ({"configuration": {"a": "\x00"}}, "INVALID_BODY"),
+    ({"references": []}, "INVALID_BODY"),
 ]
 
 

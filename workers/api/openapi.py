@@ -447,7 +447,7 @@ ANSWERS: Final[Mapping[str, Schema]] = {
     ),
     "BulkResultPage": _page("BulkResult"),
     "Asset": _object(
-        {"installedByOrderId": _ID, "lockedByOrderId": _ID, "history": _list(_FREE)},
+        {"installedByOrderId": _ID, "lockedByOrderId": _ID, "history": _list(_FREE), "corrections": _list(_FREE)},
         assetId=_ID,
         customerId=_TEXT,
         productOfferingId=_TEXT,
