@@ -9,14 +9,35 @@ from dataclasses import dataclass, replace
 
 from domain.commands import OrderItem
 from domain.errors import FieldError, ItemUnknown, OfferingUnknown, Unprocessable
-from domain.order import UNSTARTED, Draft, Item, Task
+from domain.order import UNSTARTED, Asset, Draft, Item, Task
 from domain.policy import Policy, TaskType
-from domain.values import PlanId, TaskId, derive_id
+from domain.values import Json, PlanId, TaskId, derive_id
 
 
 def takes_lock(order_type: str, action: str) -> bool:
     """Whether an item's work changes its target (1-domain §7); what only fetches back or bills leaves it to others."""
     return order_type != "BILLING_ADJUSTMENT" and action not in {"NO_CHANGE", "RETURN"}
+
+
+def find_asset_problem(
+    policy: Policy, order_type: str, offering_name: str, action: str, asset: Asset, customer: Json
+) -> str | None:
+    """What stands against this action on this asset, in words; None where nothing does. What is fetched back or billed
+    may have ended."""
+    if asset.state != "ACTIVE" and action != "RETURN" and order_type != "BILLING_ADJUSTMENT":
+        return f"The asset is {asset.state}, not ACTIVE."
+    if asset.customer_id != customer:
+        return "The asset belongs to another customer."
+    offering = policy.offerings[offering_name]
+    if action == "ADD":
+        if offering.requires and asset.offering not in offering.requires:
+            return f"{offering_name} needs one of {', '.join(offering.requires)}; the asset is {asset.offering}."
+    elif action == "MODIFY":
+        if asset.offering not in (offering.compatible_from or (offering_name,)) and asset.offering != offering_name:
+            return f"{asset.offering} cannot be changed into {offering_name}."
+    elif action in {"DISCONNECT", "RETURN"} and asset.offering != offering_name:
+        return f"The asset is {asset.offering}, not {offering_name}."
+    return None
 
 
 def check_items(policy: Policy, order_type: str, items: Iterable[OrderItem]) -> None:

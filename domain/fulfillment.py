@@ -18,7 +18,7 @@ from domain.commands import (
     RestartFlow,
     ValidateOrder,
 )
-from domain.decomposition import check_items, copy_types, draw_plan, takes_lock
+from domain.decomposition import check_items, copy_types, draw_plan, find_asset_problem, takes_lock
 from domain.errors import (
     AssetBusy,
     AssetNotModifiable,
@@ -214,27 +214,6 @@ def check_assets(
 def _find_left_behind(asset: Asset, around: Surroundings, ended: Container[object]) -> Asset | None:
     """An active asset that relies on one which is to end, and does not end with it."""
     return next((other for other in around.relying.get(asset.asset_id, ()) if other.asset_id not in ended), None)
-
-
-def find_asset_problem(
-    policy: Policy, order_type: str, offering_name: str, action: str, asset: Asset, customer: Json
-) -> str | None:
-    """What stands against this action on this asset, in words; None where nothing does. What is fetched back or billed
-    may have ended."""
-    if asset.state != "ACTIVE" and action != "RETURN" and order_type != "BILLING_ADJUSTMENT":
-        return f"The asset is {asset.state}, not ACTIVE."
-    if asset.customer_id != customer:
-        return "The asset belongs to another customer."
-    offering = policy.offerings[offering_name]
-    if action == "ADD":
-        if offering.requires and asset.offering not in offering.requires:
-            return f"{offering_name} needs one of {', '.join(offering.requires)}; the asset is {asset.offering}."
-    elif action == "MODIFY":
-        if asset.offering not in (offering.compatible_from or (offering_name,)) and asset.offering != offering_name:
-            return f"{asset.offering} cannot be changed into {offering_name}."
-    elif action in {"DISCONNECT", "RETURN"} and asset.offering != offering_name:
-        return f"The asset is {asset.offering}, not {offering_name}."
-    return None
 
 
 # -- the flow asks ------------------------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ from typing import Final
 
 from domain.assessment import Blocker, Impact, Offer, Rule, explain_grace, explain_refunds, price_undoing
 from domain.commands import AskedChange, OrderItem
-from domain.decomposition import LIVE_ITEMS, Redraw, check_items, live_tasks, redraw_plan
+from domain.decomposition import LIVE_ITEMS, Redraw, check_items, find_asset_problem, live_tasks, redraw_plan
 from domain.errors import (
+    AssetNotModifiable,
     FieldError,
     FieldNotAmendable,
     ItemUnknown,
@@ -291,7 +292,8 @@ def _check_removals(draft: Draft, changes: tuple[Mapping[str, Json], ...]) -> No
 
 
 def check_fit(draft: Draft) -> None:
-    """Whether the items still fit together, on a draft whose terms have been changed."""
+    """Whether the items still fit together, and each the asset that it is about, on a draft whose terms have been
+    changed. What stood in the way before is no matter of the change."""
     check_items(
         draft.policy,
         draft.head.order_type,
@@ -310,6 +312,14 @@ def check_fit(draft: Draft) -> None:
             if item.base != "SUPERSEDED"
         ),
     )
+    customer = draft.head.content.get("customer", {}).get("id")
+    for item in draft.items.values():
+        asset = draft.assets.get(item.target_asset) if item.target_asset else None
+        if asset is None or item.base not in LIVE_ITEMS or item.offering == draft.before.items[item.item_id].offering:
+            continue
+        problem = find_asset_problem(draft.policy, draft.head.order_type, item.offering, item.action, asset, customer)
+        if problem:
+            raise AssetNotModifiable(f"Item {item.item_id}: {problem}", errors=(FieldError("/changes", "see detail"),))
 
 
 # -- values ----------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from domain.errors import (
 from domain.order import Asset, Surroundings
 from domain.supplemental import name_relation
 from domain.values import AssetId, OrderId, RequestId
-from tests.builders import AGENT, NOW, OPERATOR, World, an_item, an_order, changed_telecom
+from tests.builders import AGENT, NOW, OPERATOR, World, an_item, an_order, change, changed_telecom
 
 FIBER = Asset(AssetId(uuid.UUID(int=1)), "c-9", "fiber-500", {"bandwidth": "500M"}, "ACTIVE")
 ADDRESS = Asset(AssetId(uuid.UUID(int=2)), "c-9", "static-ip", {}, "ACTIVE", relies_on=(str(FIBER.asset_id),))
@@ -183,6 +183,28 @@ def test_a_proposal_is_made_once_and_only_if_it_is_there() -> None:
         world.do(replace(create, new_order_id=OTHER), AGENT)
     assert refused.value.blocked_by == f"/api/v1/orders/{made}"
     assert replace(world.the_order.head, sequence=0, chain=b"") == replace(head, sequence=0, chain=b"")
+
+
+@pytest.mark.parametrize(
+    ("action", "offering", "fits"),
+    [("MODIFY", "fiber-100", True), ("MODIFY", "mobile-sim", False), ("DISCONNECT", "fiber-100", False)],
+)
+def test_an_amended_offering_must_fit_the_asset_too(action: str, offering: str, fits: bool) -> None:
+    """What the door would have refused no amendment brings in, neither before the plan nor after it."""
+    for planned in (False, True):
+        world = World()
+        around = Surroundings({FIBER.asset_id: FIBER})
+        world.do(an_order(a_change(action, "fiber-500")), AGENT, around)
+        world.order = replace(world.the_order, assets={FIBER.asset_id: FIBER})
+        if planned:
+            world.decompose(around)
+        wish = change("/items/1/productOfferingId", "fiber-500", offering)
+        if fits:
+            assert world.amend(wish).status == "REQUESTED"
+        else:
+            with pytest.raises(AssetNotModifiable):
+                world.amend(wish)
+            assert not world.the_order.amendments
 
 
 def test_a_relation_is_said_of_the_newer_order() -> None:
