@@ -58,15 +58,8 @@ from domain.store.reconcile import (
 )
 from domain.values import CaseId, OrderId, Run, TenantId, system_actor
 from workers.bulk import work
-from workers.gateways.engine import (
-    Cursor,
-    Engine,
-    EngineRefusedError,
-    NoSearchError,
-    SeenIncident,
-    is_older,
-    open_channel,
-)
+from workers.gateways.dialects import Cursor, SeenIncident
+from workers.gateways.engine import Engine, EngineRefusedError, NoSearchError, is_older, open_channel
 from workers.settings import Settings
 from workers.telemetry import serve_health
 

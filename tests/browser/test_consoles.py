@@ -19,7 +19,8 @@ from tests.browser.chromium import Page
 from tests.browser.consoles import Consoles, give_say
 from tests.flows.running import ADDRESS, PATIENCE, RunningStack, Tenant, eventually
 from tests.flows.test_amendments import SLOT, amend, replace
-from workers.gateways.engine import Engine, SeenIncident, open_channel
+from workers.gateways.dialects import SeenIncident
+from workers.gateways.engine import Engine, open_channel
 from workers.settings import Settings
 
 MODEL = f"incident-{uuid4().hex[:8]}"

@@ -16,7 +16,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tests.workers.test_simulator import serve
-from workers.gateways.engine import Engine, NoSearchError, SeenIncident, SeenInstance, is_older, open_channel
+from tests.workers.topology import topology_of
+from workers.gateways.dialects import SeenIncident, SeenInstance
+from workers.gateways.engine import Engine, NoSearchError, is_older, open_channel
 from workers.settings import Settings
 
 MORNING, NOON = "2026-11-25T08:00:00.000+0000", "2026-11-25T12:00:00.000+0000"
@@ -42,14 +44,15 @@ SEEN = SeenIncident(
 
 
 @asynccontextmanager
-async def searchable(*rows: dict[str, Any], status: int = 200) -> AsyncIterator[Engine]:
+async def searchable(*rows: dict[str, Any], status: int = 200, version: str = "8.6.0") -> AsyncIterator[Engine]:
     """An engine whose search knows these, and filters by state alone."""
 
     async def search(request: Request) -> Response:
         wanted = json.loads(await request.body())["filter"]["state"]
         return JSONResponse({"items": [row for row in rows if row["state"] == wanted]}, status)
 
-    server, task, url = await serve(Starlette(routes=[Route("/v2/incidents/search", search, methods=["POST"])]))
+    routes = [topology_of(version), Route("/v2/incidents/search", search, methods=["POST"])]
+    server, task, url = await serve(Starlette(routes=routes))
     settings = Settings(engine_grpc="127.0.0.1:1", engine_rest=url)
     channel = open_channel(settings)
     engine = Engine(channel, settings)
@@ -62,9 +65,11 @@ async def searchable(*rows: dict[str, Any], status: int = 200) -> AsyncIterator[
         await task
 
 
-@pytest.mark.parametrize("row", [OLD, NEW])
-async def test_an_incident_reads_the_same_in_both_versions(row: dict[str, Any]) -> None:
-    async with searchable(row) as engine:
+@pytest.mark.parametrize(
+    ("version", "row"), [("8.6.0", OLD), ("8.7.2", OLD), ("8.8.21", NEW), ("8.10.0-alpha1", NEW), ("9.0.0", NEW)]
+)
+async def test_an_incident_reads_the_same_in_every_version(version: str, row: dict[str, Any]) -> None:
+    async with searchable(row, version=version) as engine:
         assert await engine.find_incidents(datetime(2026, 11, 25, 13, tzinfo=UTC)) == [SEEN]
 
 
@@ -110,25 +115,30 @@ INSTANCE = SeenInstance(
 
 @asynccontextmanager
 async def with_instances(
-    rows: list[dict[str, Any]], *, old: bool, ill: list[str] | None = None
+    rows: list[dict[str, Any]], *, old: bool, ill: list[str] | None = None, versions: list[str] | None = None
 ) -> AsyncIterator[tuple[Engine, list[Any]]]:
-    """An engine of either version that pages through these, and what it was asked; `ill` while that is not empty."""
+    """An engine of either version that pages through these, and what it was asked; `ill` while that is not empty.
+
+    versions: what it says of itself, the last one for good
+    """
     asked: list[Any] = []
 
     async def search(request: Request) -> Response:
         body = json.loads(await request.body())
         asked.append(body)
-        if ill or (not old and set(body["filter"]) - {"state"}):
+        if ill or (told[-1].startswith("8.8") and set(body["filter"]) - {"state"}):
             return JSONResponse({"title": "Bad Request"}, 400)
         page = body["page"]
         begin = int(page["searchAfter"][0]) if "searchAfter" in page else int(page.get("after", 0))
         end = begin + page["limit"]
-        told = {"lastSortValues": [str(end)]} if old else {"endCursor": str(end)}
+        follow = {"lastSortValues": [str(end)]} if old else {"endCursor": str(end)}
         understood = not old or {"running", "finished"} & set(body["filter"])  # 8.6 shows nothing unless it is told
-        return JSONResponse({"items": rows[begin:end] if understood else [], "page": told})
+        return JSONResponse({"items": rows[begin:end] if understood else [], "page": follow})
 
+    told = versions or ["8.6.0" if old else "8.8.21"]
     path = "/v2/process-instances/search"
-    server, task, url = await serve(Starlette(routes=[Route(path, search, methods=["POST"])]))
+    routes = [topology_of(*told), Route(path, search, methods=["POST"])]
+    server, task, url = await serve(Starlette(routes=routes))
     settings = Settings(engine_grpc="127.0.0.1:1", engine_rest=url)
     channel = open_channel(settings)
     engine = Engine(channel, settings)
@@ -146,8 +156,7 @@ async def test_an_instance_reads_the_same_in_both_versions(row: dict[str, Any], 
     async with with_instances([row], old=old) as (engine, asked):
         assert await engine.find_cancelled() == [INSTANCE]
         assert await engine.find_newest() == INSTANCE
-    states = asked[-2]["filter"]  # a newer one refuses the words of 8.6 once, and is not asked in them again
-    assert states == ({"finished": True, "canceled": True} if old else {"state": "TERMINATED"})
+    assert asked[0]["filter"] == ({"finished": True, "canceled": True} if old else {"state": "TERMINATED"})
 
 
 @pytest.mark.parametrize("old", [True, False])
@@ -170,6 +179,16 @@ async def test_a_search_that_is_not_ready_is_not_taken_for_a_newer_one() -> None
             await engine.find_newest()
         ill.clear()
         assert await engine.find_cancelled() == [INSTANCE]
+
+
+async def test_an_engine_that_was_upgraded_beneath_us_is_asked_in_its_new_words() -> None:
+    """It refuses the old ones once, and says then of which version it is."""
+    versions = ["8.6.0", "8.8.21"]
+    async with with_instances([NEW_INSTANCE], old=False, versions=versions) as (engine, asked):
+        with pytest.raises(httpx.HTTPStatusError):
+            await engine.find_cancelled()
+        assert await engine.find_cancelled() == [INSTANCE]
+    assert [set(question["filter"]) for question in asked] == [{"finished", "canceled"}, {"state"}]
 
 
 def test_keys_say_which_instance_is_older_within_a_partition() -> None:
@@ -198,6 +217,7 @@ async def test_an_engine_that_does_not_tell_variables_is_asked_through_operate()
         return JSONResponse({"items": [{"name": "run", "value": '"r"'}, {"name": "n", "value": "7"}]})
 
     routes = [
+        topology_of("8.6.0"),
         Route("/api/login", log_in, methods=["POST"]),
         Route("/v1/variables/search", search, methods=["POST"]),
     ]

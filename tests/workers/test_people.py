@@ -23,6 +23,7 @@ from tests.postgres import Database
 from tests.workers.fake_engine import FakeJob
 from tests.workers.flow_world import FlowWorld, open_flow_world
 from tests.workers.test_simulator import serve
+from tests.workers.topology import topology_of
 
 
 @dataclass
@@ -33,6 +34,10 @@ class Search:
     status: int = 200
     asked: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def routes(self) -> list[Route]:
+        return [topology_of("8.6.0"), Route("/v2/user-tasks/search", self.answer, methods=["POST"])]
+
     async def answer(self, request: Request) -> Response:
         self.asked.append(json.loads(await request.body()))
         return JSONResponse({"items": self.tasks}, self.status)
@@ -41,7 +46,7 @@ class Search:
 @asynccontextmanager
 async def open_review(database: Database, folder: Path, search: Search) -> AsyncIterator[tuple[FlowWorld, RequestId]]:
     """An order whose cancellation waits for a review, asked for by alice."""
-    server, task, url = await serve(Starlette(routes=[Route("/v2/user-tasks/search", search.answer, methods=["POST"])]))
+    server, task, url = await serve(Starlette(routes=search.routes))
     try:
         async with open_flow_world(database, folder) as world:
             world.settings = world.settings.model_copy(update={"engine_rest": url})
@@ -174,7 +179,7 @@ async def test_a_repair_entered_in_tasklist_is_asked_by_one_and_agreed_to_by_ano
     database: Database, tmp_path: Path
 ) -> None:
     search = Search([completed_by("olga", 1)])
-    server, task, url = await serve(Starlette(routes=[Route("/v2/user-tasks/search", search.answer, methods=["POST"])]))
+    server, task, url = await serve(Starlette(routes=search.routes))
     try:
         async with open_flow_world(database, tmp_path) as world:
             world.settings = world.settings.model_copy(update={"engine_rest": url})

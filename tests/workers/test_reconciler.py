@@ -28,6 +28,7 @@ from tests.builders import an_order
 from tests.postgres import Database
 from tests.workers.flow_world import FlowWorld, open_flow_world
 from tests.workers.test_simulator import serve
+from tests.workers.topology import topology_of
 from workers import reconciler
 from workers.reconciler import run
 from workers.settings import Settings
@@ -253,7 +254,7 @@ class Incidents:
 
 def an_incident(case_id: uuid.UUID, state: str, key: int = 4503) -> dict[str, Any]:
     return {
-        "incidentKey": str(key),
+        "key": key,
         "processDefinitionId": "task",
         "jobKey": "77",
         "state": state,
@@ -275,6 +276,7 @@ async def a_stuck_order(world: FlowWorld, incidents: Incidents) -> AsyncIterator
 @asynccontextmanager
 async def searchable(world: FlowWorld, incidents: Incidents) -> AsyncIterator[Settings]:
     routes = [
+        topology_of("8.6.0"),
         Route("/v2/incidents/search", incidents.answer, methods=["POST"]),
         Route("/v2/process-instances/search", incidents.answer_instances, methods=["POST"]),
         Route("/v2/variables/search", incidents.answer_variables, methods=["POST"]),

@@ -79,7 +79,7 @@ async def open_desk(certificates: Certificates) -> AsyncIterator[Desk]:
     app = Starlette(
         routes=[
             Route("/token", give_token, methods=["POST"]),
-            Route("/v2/incidents/search", search, methods=["POST"]),
+            Route("/v2/topology", search),
             Route("/effects/{id}", confirm, methods=["GET"]),
         ]
     )

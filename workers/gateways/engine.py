@@ -4,9 +4,7 @@ never be asked for an order's state."""
 from __future__ import annotations
 
 import asyncio
-import json
-import re
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,12 +24,22 @@ from pyzeebe.proto.gateway_pb2 import (
 from pyzeebe.proto.gateway_pb2_grpc import GatewayStub
 
 from workers.gateways.access import BearerAuth, NoTokenError, Tokens, open_context, read_roots
+from workers.gateways.dialects import (
+    TOPOLOGY,
+    Cursor,
+    Dialect,
+    Question,
+    SeenIncident,
+    SeenInstance,
+    Which,
+    choose_dialect,
+    read_texts,
+)
 from workers.settings import Settings
 
 _PUSHED_BACK = Counter("recourse_engine_pushed_back", "Commands that the engine was too busy for")
 
 _SECONDS: Final = 5.0
-_DONE: Final = "COMPLETED"
 _STANDING: Final = ("PENDING", "ACTIVE")
 _RESOLVED: Final = "RESOLVED"
 _MOST: Final = 1000
@@ -39,11 +47,6 @@ _MOST: Final = 1000
 _PAGE: Final = 200
 _PROBES: Final = 8
 _PARTITION: Final = 51
-_ROOT: Final = re.compile(r"PI_(\d+)")
-# 8.6 shows no instance unless it is told which states; its successors take one state, and refuse these words.
-_RUNNING: Final = ({"running": True, "active": True, "incidents": True}, {"state": "ACTIVE"})
-_CANCELLED: Final = ({"finished": True, "canceled": True}, {"state": "TERMINATED"})
-_ANY: Final[tuple[Mapping[str, Any], ...]] = ({**_RUNNING[0], **_CANCELLED[0], "completed": True}, {})
 # How an engine without the consoles' storage says that it cannot search: 8.6 knows no such route, later ones forbid it.
 _NO_SEARCH: Final = frozenset({403, 404, 405, 501})
 
@@ -55,45 +58,9 @@ class Completion:
     assignee: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class SeenIncident:
-    """An incident as the search shows it. Keys as text: bare ones come again on another engine.
-
-    state: PENDING (new, not yet linked to its place), ACTIVE or RESOLVED; one that was resolved may be shown as ACTIVE
-    for some seconds · message: what the job failed with · job_key: None where no job is behind it · kind: the engine's
-    word for the failure · root: the instance that no other one called, where the search knows it
-    """
-
-    key: str
-    state: str
-    created_at: datetime
-    process: str
-    instance_key: str
-    element: str
-    job_key: str | None
-    message: str
-    kind: str = ""
-    root: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class SeenInstance:
-    """An instance as the search shows it. is_root: no other one called it"""
-
-    key: int
-    process: str
-    started_at: datetime
-    ended_at: datetime | None
-    is_root: bool
-
-
 def is_older(seen: SeenInstance, key: int) -> bool:
     """Whether an instance began before another one of the same partition, whose number leads its keys."""
     return seen.key >> _PARTITION == key >> _PARTITION and seen.key < key
-
-
-# Where the next page of a search begins, in the words of the engine that gave it.
-Cursor = Mapping[str, Any]
 
 
 class NotYetVisibleError(Exception):
@@ -189,7 +156,7 @@ class Engine:
                 base_url=base, timeout=_SECONDS, trust_env=False, verify=open_context(settings.ca_file)
             )
         self._login = settings.operate_login
-        self._dialect = 0
+        self._dialect: Dialect | None = None  # until the engine has said of which version it is
 
     async def is_ready(self) -> bool:
         """Whether every partition has a healthy leader; False, too, while nobody answers."""
@@ -211,80 +178,59 @@ class Engine:
         Raises NotYetVisibleError while the search does not show it as completed, NoSearchError where there is no
         search, httpx.HTTPError where nobody answers, or not well.
         """
-        question = {"filter": {"processInstanceKey": process_instance_key}}
-        shown = await self._search("/v2/user-tasks/search", question)
-        tasks = [task for task in shown if _key(task, "elementInstanceKey") < before]
+        dialect = await self._speak()
+        shown = await self._search(dialect.ask_user_tasks(process_instance_key))
+        tasks = [task for task in map(dialect.read_user_task, shown) if task.begun < before]
         # A person sees the task in the same index that answers here: the newest one shown is the one they completed.
-        newest = max(tasks, key=lambda task: _key(task, "elementInstanceKey"), default=None)
-        if newest is None or newest.get("state") != _DONE:
+        newest = max(tasks, key=lambda task: task.begun, default=None)
+        if newest is None or not newest.is_completed:
             raise NotYetVisibleError
-        return Completion(newest.get("assignee") or None)
+        return Completion(newest.assignee)
 
     async def find_incidents(self, since: datetime) -> list[SeenIncident]:
         """Every incident that stands, and those resolved that began since then; newest first, at most 1000 of each.
 
         Raises NoSearchError where there is no search, httpx.HTTPError where nobody answers, or not well.
         """
-        # 8.6 filters by one exact value: no list of states, no range of times.
-        found = {row.key: row for state in _STANDING for row in await self._search_incidents({"state": state})}
+        found = {row.key: row for state in _STANDING for row in await self._search_incidents(state)}
         # Last: what was resolved between the questions is told as resolved.
-        resolved = await self._search_incidents({"state": _RESOLVED})
+        resolved = await self._search_incidents(_RESOLVED)
         found |= {row.key: row for row in resolved if row.created_at >= since}
         return sorted(found.values(), key=lambda row: row.created_at, reverse=True)
 
-    async def _search_incidents(self, wanted: dict[str, Any]) -> list[SeenIncident]:
-        question = {
-            "filter": wanted,
-            "sort": [{"field": "creationTime", "order": "desc"}],
-            "page": {"limit": _MOST},
-        }
-        return [_read_incident(row) for row in await self._search("/v2/incidents/search", question)]
+    async def _search_incidents(self, state: str) -> list[SeenIncident]:
+        dialect = await self._speak()
+        return [dialect.read_incident(row) for row in await self._search(dialect.ask_incidents(state, _MOST))]
 
     async def find_cancelled(self) -> list[SeenInstance]:
         """The instances that were cancelled last. Raises as `find_incidents`."""
-        found, _ = await self._search_instances(_CANCELLED, {"field": "endDate", "order": "desc"}, _PAGE)
+        found, _ = await self._search_instances("CANCELLED", {"field": "endDate", "order": "desc"}, _PAGE)
         return found
 
     async def find_running(self, cursor: Cursor | None) -> tuple[list[SeenInstance], Cursor | None]:
         """One page of the running instances, oldest first, and where the next begins; None after the last."""
-        return await self._search_instances(_RUNNING, {"field": "startDate", "order": "asc"}, _PAGE, cursor)
+        return await self._search_instances("RUNNING", {"field": "startDate", "order": "asc"}, _PAGE, cursor)
 
     async def find_newest(self) -> SeenInstance | None:
         """The instance that was started last, of those that the search shows."""
-        found, _ = await self._search_instances(_ANY, {"field": "startDate", "order": "desc"}, 1)
+        found, _ = await self._search_instances("ANY", {"field": "startDate", "order": "desc"}, 1)
         return found[0] if found else None
 
     async def _search_instances(
-        self, wanted: Sequence[Mapping[str, Any]], sort: Mapping[str, str], limit: int, cursor: Cursor | None = None
+        self, which: Which, sort: Mapping[str, str], limit: int, cursor: Cursor | None = None
     ) -> tuple[list[SeenInstance], Cursor | None]:
-        def ask(dialect: int) -> Awaitable[httpx.Response]:
-            question = {"filter": wanted[dialect], "sort": [sort], "page": {"limit": limit, **(cursor or {})}}
-            return self._ask("/v2/process-instances/search", question)
-
-        answer = await ask(self._dialect)
-        if answer.status_code == httpx.codes.BAD_REQUEST and self._dialect == 0:
-            # 8.6 answers so as well, as long as its consoles have not made their indexes: then it does to either.
-            answer = await ask(1)
-            if answer.is_success:
-                self._dialect = 1
-        answer.raise_for_status()
-        told = answer.json()
-        rows, page = told["items"], told.get("page") or {}
-        following = None
-        if len(rows) == limit:
-            after = page.get("endCursor")
-            following = {"after": after} if after else {"searchAfter": page.get("lastSortValues")}
-        return [_read_instance(row) for row in rows], following
+        dialect = await self._speak()
+        told = await self._ask(dialect.ask_instances(which, sort, limit, cursor))
+        rows = told["items"]
+        following = dialect.read_cursor(told["page"]) if len(rows) == limit else None
+        return [dialect.read_instance(row) for row in rows], following
 
     async def find_texts(self, instance: int) -> dict[str, str]:
         """The variables of an instance that are texts, as ids are; raises as `find_incidents`."""
-        question = {"filter": {"processInstanceKey": str(instance)}, "page": {"limit": _PAGE}}
-        try:
-            rows = await self._search("/v2/variables/search", question)
-        except NoSearchError:
-            rows = await self._search_operate("/v1/variables/search", {"processInstanceKey": instance})
-        found = {str(row["name"]): json.loads(row["value"]) for row in rows if str(row["value"]).startswith('"')}
-        return {name: value for name, value in found.items() if isinstance(value, str)}
+        dialect = await self._speak()
+        if dialect.tells_variables:
+            return read_texts(await self._search(dialect.ask_variables(instance, _PAGE)))
+        return read_texts(await self._search_operate("/v1/variables/search", {"processInstanceKey": instance}))
 
     async def _search_operate(self, path: str, wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
         if self._operate is None:
@@ -299,18 +245,32 @@ class Engine:
         answer.raise_for_status()
         return list(answer.json()["items"])
 
-    async def _search(self, path: str, question: dict[str, Any]) -> list[dict[str, Any]]:
-        answer = await self._ask(path, question)
-        answer.raise_for_status()
-        return list(answer.json()["items"])
+    async def _search(self, question: Question) -> list[dict[str, Any]]:
+        return list((await self._ask(question))["items"])
 
-    async def _ask(self, path: str, question: dict[str, Any]) -> httpx.Response:
+    async def _ask(self, question: Question) -> dict[str, Any]:
         if self._rest is None:
             raise NoSearchError
-        answer = await self._rest.post(path, json=question)
+        answer = await self._rest.post(question.path, json=question.body)
         if answer.status_code in _NO_SEARCH:
             raise NoSearchError
-        return answer
+        if answer.status_code == httpx.codes.BAD_REQUEST:
+            # 8.6 says so until its consoles have made their indexes; an engine that was upgraded beneath us, as well.
+            self._dialect = None
+        answer.raise_for_status()
+        return dict(answer.json())
+
+    async def _speak(self) -> Dialect:
+        """In the words of the engine's version, which is asked once."""
+        if self._dialect is None:
+            if self._rest is None:
+                raise NoSearchError
+            answer = await self._rest.get(TOPOLOGY)
+            if answer.status_code in _NO_SEARCH:
+                raise NoSearchError
+            answer.raise_for_status()
+            self._dialect = choose_dialect(str(answer.json()["gatewayVersion"]))
+        return self._dialect
 
     async def find_alive(self, keys: Iterable[int]) -> dict[int, bool]:
         """Whether these instances are in the engine, by its own word, which is never behind as its search is. One of
@@ -367,42 +327,3 @@ def _open_rest(settings: Settings) -> httpx.AsyncClient:
         verify=open_context(settings.ca_file),
         auth=BearerAuth(Tokens(settings)) if settings.engine_client_id else None,
     )
-
-
-def _read_incident(row: dict[str, Any]) -> SeenIncident:
-    """The same in the words of either version."""
-    job_key = _key(row, "jobKey")
-    return SeenIncident(
-        key=str(_key(row, "key") or _key(row, "incidentKey")),
-        state=str(row["state"]),
-        created_at=datetime.fromisoformat(str(row["creationTime"])),
-        process=str(row["processDefinitionId"]),
-        instance_key=str(_key(row, "processInstanceKey")),
-        element=str(row.get("flowNodeId") or row.get("elementId") or ""),
-        job_key=str(job_key) if job_key else None,
-        message=str(row.get("errorMessage") or ""),
-        kind=str(row.get("errorType") or ""),
-        root=_find_root(row),
-    )
-
-
-def _find_root(row: dict[str, Any]) -> int:
-    """Newer engines say it; 8.6 shows the way down from it; one that does neither shows the instance itself."""
-    way = _ROOT.match(str(row.get("treePath") or ""))
-    return _key(row, "rootProcessInstanceKey") or (int(way[1]) if way else _key(row, "processInstanceKey"))
-
-
-def _read_instance(row: dict[str, Any]) -> SeenInstance:
-    ended = row.get("endDate")
-    return SeenInstance(
-        key=_key(row, "key") or _key(row, "processInstanceKey"),
-        process=str(row.get("bpmnProcessId") or row.get("processDefinitionId") or ""),
-        started_at=datetime.fromisoformat(str(row["startDate"])),
-        ended_at=datetime.fromisoformat(str(ended)) if ended else None,
-        is_root=not (_key(row, "parentKey") or _key(row, "parentProcessInstanceKey")),
-    )
-
-
-def _key(task: dict[str, Any], name: str) -> int:
-    """Keys are numbers in one version of the engine's API and text in the next."""
-    return int(task.get(name) or 0)
