@@ -137,6 +137,12 @@ class ProposalNotFound(NotFound):
     code = "PROPOSAL_NOT_FOUND"
 
 
+class ListenerNotFound(NotFound):
+    """There is no such listener."""
+
+    code = "LISTENER_NOT_FOUND"
+
+
 # -- preconditions ------------------------------------------------------------------------------------
 
 

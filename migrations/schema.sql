@@ -278,6 +278,21 @@ CREATE TABLE public.customer_order (
 
 ALTER TABLE ONLY public.customer_order FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE public.delivery (
+    tenant_id uuid NOT NULL,
+    listener_id uuid NOT NULL,
+    order_id uuid NOT NULL,
+    sequence bigint NOT NULL,
+    event_id uuid NOT NULL,
+    type text NOT NULL,
+    at timestamp with time zone NOT NULL,
+    payload jsonb NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    due_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+ALTER TABLE ONLY public.delivery FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE public.dependence (
     tenant_id uuid NOT NULL,
     order_id uuid NOT NULL,
@@ -453,6 +468,21 @@ CREATE TABLE public.fulfillment_task (
 );
 
 ALTER TABLE ONLY public.fulfillment_task FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE public.listener (
+    tenant_id uuid NOT NULL,
+    listener_id uuid NOT NULL,
+    callback text NOT NULL,
+    query text,
+    heard text[] NOT NULL,
+    created_by text NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    told_at timestamp with time zone,
+    given_up bigint DEFAULT 0 NOT NULL,
+    trouble text
+);
+
+ALTER TABLE ONLY public.listener FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE public.order_history (
     tenant_id uuid NOT NULL,
@@ -640,6 +670,9 @@ ALTER TABLE ONLY public.compensation_task
 ALTER TABLE ONLY public.customer_order
     ADD CONSTRAINT customer_order_pkey PRIMARY KEY (tenant_id, order_id);
 
+ALTER TABLE ONLY public.delivery
+    ADD CONSTRAINT delivery_pkey PRIMARY KEY (tenant_id, listener_id, order_id, sequence);
+
 ALTER TABLE ONLY public.dependence
     ADD CONSTRAINT dependence_pkey PRIMARY KEY (tenant_id, order_id, request_id);
 
@@ -669,6 +702,9 @@ ALTER TABLE ONLY public.fulfillment_plan
 
 ALTER TABLE ONLY public.fulfillment_task
     ADD CONSTRAINT fulfillment_task_pkey PRIMARY KEY (tenant_id, task_id);
+
+ALTER TABLE ONLY public.listener
+    ADD CONSTRAINT listener_pkey PRIMARY KEY (tenant_id, listener_id);
 
 ALTER TABLE ONLY public.order_history
     ADD CONSTRAINT order_history_pkey PRIMARY KEY (tenant_id, order_id, sequence);
@@ -748,6 +784,8 @@ CREATE UNIQUE INDEX customer_order_live_external_id ON public.customer_order USI
 CREATE INDEX customer_order_recent ON public.customer_order USING btree (tenant_id, created_at DESC, order_id);
 
 CREATE INDEX customer_order_unplanned ON public.customer_order USING btree (tenant_id, order_id) WHERE ((ended_at IS NULL) AND (plan_version = 0));
+
+CREATE INDEX delivery_due ON public.delivery USING btree (due_at);
 
 CREATE INDEX dependence_told ON public.dependence USING btree (told_at);
 
@@ -930,6 +968,8 @@ ALTER TABLE public.compensation_task_dependency ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.customer_order ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.delivery ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE public.dependence ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.effect ENABLE ROW LEVEL SECURITY;
@@ -949,6 +989,8 @@ ALTER TABLE public.flow ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.fulfillment_plan ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.fulfillment_task ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.listener ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.order_history ENABLE ROW LEVEL SECURITY;
 
@@ -986,6 +1028,8 @@ CREATE POLICY own_tenant ON public.compensation_task_dependency TO recourse_app 
 
 CREATE POLICY own_tenant ON public.customer_order TO recourse_app USING ((tenant_id = (current_setting('recourse.tenant'::text))::uuid)) WITH CHECK ((tenant_id = (current_setting('recourse.tenant'::text))::uuid));
 
+CREATE POLICY own_tenant ON public.delivery TO recourse_app USING ((tenant_id = (current_setting('recourse.tenant'::text))::uuid)) WITH CHECK ((tenant_id = (current_setting('recourse.tenant'::text))::uuid));
+
 CREATE POLICY own_tenant ON public.dependence TO recourse_app USING ((tenant_id = (current_setting('recourse.tenant'::text))::uuid)) WITH CHECK ((tenant_id = (current_setting('recourse.tenant'::text))::uuid));
 
 CREATE POLICY own_tenant ON public.effect TO recourse_app USING ((tenant_id = (current_setting('recourse.tenant'::text))::uuid)) WITH CHECK ((tenant_id = (current_setting('recourse.tenant'::text))::uuid));
@@ -1003,6 +1047,8 @@ CREATE POLICY own_tenant ON public.flow TO recourse_app USING ((tenant_id = (cur
 CREATE POLICY own_tenant ON public.fulfillment_plan TO recourse_app USING ((tenant_id = (current_setting('recourse.tenant'::text))::uuid)) WITH CHECK ((tenant_id = (current_setting('recourse.tenant'::text))::uuid));
 
 CREATE POLICY own_tenant ON public.fulfillment_task TO recourse_app USING ((tenant_id = (current_setting('recourse.tenant'::text))::uuid)) WITH CHECK ((tenant_id = (current_setting('recourse.tenant'::text))::uuid));
+
+CREATE POLICY own_tenant ON public.listener TO recourse_app USING ((tenant_id = (current_setting('recourse.tenant'::text))::uuid)) WITH CHECK ((tenant_id = (current_setting('recourse.tenant'::text))::uuid));
 
 CREATE POLICY own_tenant ON public.order_history TO recourse_app USING ((tenant_id = (current_setting('recourse.tenant'::text))::uuid)) WITH CHECK ((tenant_id = (current_setting('recourse.tenant'::text))::uuid));
 
@@ -1050,6 +1096,8 @@ CREATE POLICY reads_all ON public.compensation_task_dependency FOR SELECT TO rec
 
 CREATE POLICY reads_all ON public.customer_order FOR SELECT TO recourse_auditor USING (true);
 
+CREATE POLICY reads_all ON public.delivery FOR SELECT TO recourse_auditor USING (true);
+
 CREATE POLICY reads_all ON public.dependence FOR SELECT TO recourse_auditor USING (true);
 
 CREATE POLICY reads_all ON public.effect FOR SELECT TO recourse_auditor USING (true);
@@ -1067,6 +1115,8 @@ CREATE POLICY reads_all ON public.flow FOR SELECT TO recourse_auditor USING (tru
 CREATE POLICY reads_all ON public.fulfillment_plan FOR SELECT TO recourse_auditor USING (true);
 
 CREATE POLICY reads_all ON public.fulfillment_task FOR SELECT TO recourse_auditor USING (true);
+
+CREATE POLICY reads_all ON public.listener FOR SELECT TO recourse_auditor USING (true);
 
 CREATE POLICY reads_all ON public.order_history FOR SELECT TO recourse_auditor USING (true);
 
@@ -1154,6 +1204,10 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.customer_order TO recourse_app
 
 GRANT SELECT ON TABLE public.customer_order TO recourse_auditor;
 
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.delivery TO recourse_app;
+
+GRANT SELECT ON TABLE public.delivery TO recourse_auditor;
+
 GRANT SELECT ON TABLE public.dependence TO recourse_auditor;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.dependence TO recourse_app;
@@ -1191,6 +1245,10 @@ GRANT SELECT ON TABLE public.fulfillment_plan TO recourse_auditor;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.fulfillment_task TO recourse_app;
 
 GRANT SELECT ON TABLE public.fulfillment_task TO recourse_auditor;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.listener TO recourse_app;
+
+GRANT SELECT ON TABLE public.listener TO recourse_auditor;
 
 GRANT SELECT,INSERT ON TABLE public.order_history TO recourse_app;
 

@@ -56,6 +56,9 @@ _MEANING: Final[Mapping[str, str]] = {
     "health_port": "the same; left out: nowhere",
     "ca_file": "certificates that are believed besides the public ones, PEM: issuer, outside systems, engine, Kafka",
     "systems": 'the outside systems, JSON: `{"billing": {"url": "http://…", "secret": "…"}}`; `"*"` is the default',
+    "listeners": "who may be [told of orders](docs/tmf622.md#being-told), `https://host[:port]` with commas between; "
+    "port `*` is any: api, `worker effects`",
+    "listener_secret": "what notifications are signed with; left out: they are not signed",
     "issuer": "who signs the tokens, as their `iss` says: api",
     "audience": "whom they are for, as their `aud` says",
     "jwks_url": "the issuer's keys; left out: `{issuer}/.well-known/jwks.json`",

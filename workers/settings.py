@@ -18,6 +18,7 @@ from pydantic_settings.exceptions import SettingsError as SourceError
 PREFIX = "RECOURSE_"
 
 _SSL_MODES = ("prefer", "disable", "allow", "require", "verify-ca", "verify-full")
+_ORIGIN = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(:(\d{1,5}|\*))?")
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -55,10 +56,18 @@ def _host_ports(value: str) -> str:
     return value
 
 
+def _origins(value: str) -> str:
+    for one in value.split(",") if value else ():
+        if not _ORIGIN.fullmatch(one):
+            raise ValueError("wants http(s)://host[:port] with commas between; a port of * is any")
+    return value
+
+
 PostgresUrl = Annotated[str, AfterValidator(_postgres_url), Field(repr=False)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 HostPort = Annotated[str, AfterValidator(_host_port)]
 HostPorts = Annotated[str, AfterValidator(_host_ports)]
+Origins = Annotated[str, AfterValidator(_origins)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -155,6 +164,9 @@ class Settings(BaseSettings):
     ca_file: Path | None = None
 
     systems: Annotated[dict[str, System], Field(repr=False)] = {}
+
+    listeners: Origins = ""
+    listener_secret: Annotated[str, Field(repr=False)] = ""
 
     issuer: HttpUrl = ""
     audience: str = "recourse"

@@ -320,7 +320,12 @@ oh as (
 ob as (
     insert into outbox (tenant_id, order_id, sequence, event_id, type, at, payload, trace_parent)
     select d.tenant_id, d.order_id, d.sequence, d.event_id, d.type, d.at, d.payload, d.trace_parent
-    from rows, jsonb_populate_recordset(null::outbox, r->'outbox') d order by d.sequence),
+    from rows, jsonb_populate_recordset(null::outbox, r->'outbox') d order by d.sequence
+    returning tenant_id, order_id, sequence, event_id, type, at, payload),
+dl as (
+    insert into delivery (tenant_id, listener_id, order_id, sequence, event_id, type, at, payload)
+    select e.tenant_id, w.listener_id, e.order_id, e.sequence, e.event_id, e.type, e.at, e.payload
+    from ob e join listener w on w.tenant_id = e.tenant_id and e.type = any(w.heard)),
 eo as (
     insert into engine_outbox (tenant_id, order_id, message_id, name, correlation_key, variables, ttl)
     select d.tenant_id, d.order_id, d.message_id, d.name, d.correlation_key, d.variables, d.ttl

@@ -12,7 +12,8 @@ import pytest
 import typer
 
 from tests.docs.documents import PAGES, ROOT, anchors_of, block, code_of, find_in_code, links_of, name
-from workers.api.identity import ROLES_OF
+from workers import tmf
+from workers.api.identity import ROLES_OF, TMF_ROLES_OF
 from workers.api.routes.effects import sign_callback
 from workers.cli import app
 
@@ -99,8 +100,9 @@ def test_every_setting_named_is_one(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_route_named_is_served(page: Path) -> None:
     served = {_shape(path) for _, path in ROLES_OF} | {_shape("/effects/{effectId}/outcome")}
+    served |= {_shape(tmf.BASE + path) for _, path in TMF_ROLES_OF}
     for line in code_of(page):
-        for path in re.findall(r"(?:^|[ $])(?:GET|POST|PUT) (?:/api/v1)?(/[a-z][\w/{}-]*)", line):
+        for path in re.findall(r"(?:^|[ $])(?:GET|POST|PUT|PATCH|DELETE) (?:/api/v1)?(/[a-z][\w/{}-]*)", line):
             if not path.startswith(("/book", "/faults", "/effects/{effectId}")):
                 assert _shape(path) in served, path
 

@@ -246,7 +246,13 @@ async def read_test_keys() -> Any:
 def make_settings(app_url: str) -> Settings:
     systems = {name: {"url": "http://systems.test", "secret": secret} for name, secret in SECRETS.items()}
     return Settings.model_validate(
-        {"database_url": app_url, "issuer": ISSUER, "public_url": "http://recourse.test", "systems": systems}
+        {
+            "database_url": app_url,
+            "issuer": ISSUER,
+            "public_url": "http://recourse.test",
+            "systems": systems,
+            "listeners": "http://127.0.0.1:*",
+        }
     )
 
 

@@ -10,11 +10,10 @@ import pytest
 from domain.errors import Breach
 from domain.store.outages import OUTAGES
 from tests.workers.api_world import ApiWorld
-from workers.api.app import ROUTES
+from workers.api.app import SERVED
 from workers.api.openapi import make_openapi
 from workers.api.pages import problem_page
 from workers.api.problems import REFUSALS, STATUS_OF, Problem, list_problems, problem_response
-from workers.api.routing import PREFIX
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -92,9 +91,9 @@ async def test_the_document_has_every_route_and_no_other(world: ApiWorld) -> Non
     document = (await world.get("/openapi.json", as_=None)).json()
     assert document["openapi"].startswith("3.1")
     described = {(method.upper(), path) for path, operations in document["paths"].items() for method in operations}
-    served = {(route.method, PREFIX + route.path) for route in ROUTES}
+    served = {(route.method, route.address) for route in SERVED}
     assert described == served | {("POST", "/api/v1/effects/{effectId}/outcome")}
-    assert document == make_openapi(ROUTES, base_url="http://recourse.test")
+    assert document == make_openapi(SERVED, base_url="http://recourse.test")
     known = set(document["components"]["schemas"])
     assert set(re.findall(r"#/components/schemas/(\w+)", str(document))) <= known
     for (method, path), operation in (

@@ -10,7 +10,7 @@ import pytest
 from domain import machines
 from domain.values import OrderId
 from tests.workers.api_world import ADDRESS, ApiWorld
-from workers.api import tmf
+from workers import tmf
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -218,3 +218,65 @@ async def test_nobody_passes_without_token_role_and_tenant(world: ApiWorld, meth
     elsewhere = await world.get(f"{ORDERS}/{order['id']}", tenant=uuid.uuid4())
     assert elsewhere.status_code == 404
     assert (await world.get(ORDERS, tenant=uuid.uuid4())).json() == []
+
+
+async def test_a_patch_is_an_amendment(world: ApiWorld) -> None:
+    """What the policy allows at once stands in the answer; what must be judged first is asked for."""
+    order = await create(world, contact={"name": "Ada", "phone": "+49 30 1234567"})
+    path = f"{ORDERS}/{order['id']}"
+    contact = {"name": "Ada", "phone": "+49 30 7654321"}
+    body = {"contact": contact, "description": order["description"], "amendmentReason": "Customer request"}
+    answer = await world.send("PATCH", path, body=body)
+    assert (answer.status_code, answer.json()["contact"]) == (200, contact)
+    assert answer.json() == (await world.get(path)).json()
+    (amendment,) = (await world.get(f"/orders/{order['id']}/amendment-requests")).json()["items"]
+    assert (amendment["status"], amendment["reasonCode"]) == ("APPLIED", "CUSTOMER_REQUEST")
+    assert answer.headers["location"].endswith(amendment["amendmentRequestId"])
+    # The same again changes nothing, and asks for nothing.
+    same = await world.send("PATCH", path, body=body)
+    assert (same.status_code, same.json()) == (200, answer.json())
+    assert "location" not in same.headers
+
+    await world.fulfil(order["id"], only=set())
+    line = {"id": "100", "product": {"productCharacteristic": [{"name": "deviceModel", "value": "R9"}]}}
+    asked = await world.send("PATCH", path, body={"productOrderItem": [line], "amendmentReason": "CUSTOMER_REQUEST"})
+    assert asked.status_code == 202, asked.text
+    traits = asked.json()["productOrderItem"][0]["product"]["productCharacteristic"]
+    assert {"name": "deviceModel", "value": "R7"} in traits
+    listed = (await world.get(f"/orders/{order['id']}/amendment-requests")).json()["items"]
+    assert [change["path"] for change in listed[-1]["changes"]] == ["/items/100/configuration/deviceModel"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "path"),
+    [
+        ({"state": "cancelled"}, 422, "INVALID_BODY", "/state"),
+        ({"priority": "4", "amendmentReason": "x"}, 422, "INVALID_BODY", "/priority"),
+        ({"productOrderItem": [{"id": "7"}], "amendmentReason": "x"}, 422, "INVALID_BODY", "/productOrderItem/0"),
+        ({"contact": {"name": "B", "phone": "+49 1"}}, 422, None, "/amendmentReason"),
+        ({"externalId": "b", "amendmentReason": "customer request"}, 422, "FIELD_NOT_AMENDABLE", "/externalId"),
+        ([], 422, "INVALID_BODY", None),
+    ],
+)  # fmt: skip
+async def test_a_patch_of_what_is_no_term_is_refused_in_both_words(
+    world: ApiWorld, body: Any, status: int, code: str | None, path: str | None
+) -> None:
+    order = await create(world)
+    answer = await world.send("PATCH", f"{ORDERS}/{order['id']}", body=body)
+    told = answer.json()
+    assert answer.status_code == status, told
+    assert code is None or told["code"] == code
+    assert path is None or path in {fault["path"] for fault in told["errors"]}
+    assert (told["@type"], told["reason"], told["message"]) == ("Error", told["title"], told["detail"])
+    assert (await world.get(f"{ORDERS}/{order['id']}")).json() == order
+
+
+async def test_a_patch_is_checked_against_the_version_where_one_is_named(world: ApiWorld) -> None:
+    order = await create(world)
+    body = {"deliveryNote": "ring twice", "amendmentReason": "customer request"}
+    path = f"{ORDERS}/{order['id']}"
+    assert (await world.send("PATCH", path, body=body, if_match='"order-version-99"')).status_code == 412
+    assert (await world.send("PATCH", path, body=body, tenant=uuid.uuid4())).status_code == 404
+    assert (await world.send("PATCH", path, body=body, as_=("eve", "auditor"))).status_code == 403
+    etag = (await world.get(path)).headers["etag"]
+    assert (await world.send("PATCH", path, body=body, if_match=etag)).json()["deliveryNote"] == "ring twice"

@@ -115,9 +115,14 @@ TMF_ROLES_OF: Final[Mapping[tuple[str, str], frozenset[str]]] = MappingProxyType
         ("POST", "/productOrder"): _ASKING,
         ("GET", "/productOrder"): _EVERYONE,
         ("GET", "/productOrder/{id}"): _EVERYONE,
+        ("PATCH", "/productOrder/{id}"): _ASKING,
         ("POST", "/cancelProductOrder"): _ASKING,
         ("GET", "/cancelProductOrder"): _EVERYONE,
         ("GET", "/cancelProductOrder/{id}"): _EVERYONE,
+        ("POST", "/hub"): _ASKING,
+        ("GET", "/hub"): _EVERYONE,
+        ("GET", "/hub/{id}"): _EVERYONE,
+        ("DELETE", "/hub/{id}"): _ASKING,
     }
 )
 

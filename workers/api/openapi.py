@@ -61,6 +61,35 @@ _REJUDGED: Final = _object(
     retained=_NUMBER,
 )
 
+# TM Forum's resources, as far as they are used here; their own rules allow members beside them.
+_PARTY: Final = _object({"name": _TEXT, "role": _TEXT, "@referredType": _TEXT}, id=_TEXT)
+_PRODUCT_ORDER: Final[Mapping[str, Schema]] = {
+    "externalId": _maybe(_TEXT),
+    "category": _TEXT,
+    "description": _TEXT,
+    "requestedStartDate": _TIME,
+    "relatedParty": _list(_PARTY),
+    "appointment": _FREE,
+    "contact": _FREE,
+    "deliveryAddress": _FREE,
+    "deliveryNote": _TEXT,
+    "installationAddress": _FREE,
+}
+_CANCEL_TASK: Final[Mapping[str, Schema]] = {
+    "cancellationReason": _TEXT,
+    "requestedCancellationDate": _TIME,
+    "effectiveCancellationDate": _TIME,
+    "productOrder": _FREE,
+    "state": {"enum": ["acknowledged", "inProgress", "done", "terminatedWithError"]},
+}
+_LISTENER: Final[Mapping[str, Schema]] = {
+    "query": _TEXT,
+    "waiting": _NUMBER,
+    "givenUp": _NUMBER,
+    "toldAt": _TIME,
+    "trouble": _TEXT,
+}
+
 ANSWERS: Final[Mapping[str, Schema]] = {
     "Problem": _object(
         {
@@ -496,6 +525,17 @@ ANSWERS: Final[Mapping[str, Schema]] = {
     ),
     "Verification": _object({"orderId": _ID, "firstBroken": _NUMBER}, valid=_FLAG, entries=_NUMBER, next=_maybe(_TEXT)),
     "OutcomeAnswer": _object(effectId=_ID, state=_TEXT),
+    "ProductOrder": _object(
+        _PRODUCT_ORDER, id=_ID, href=_TEXT, state=_TEXT, orderDate=_TIME, productOrderItem=_list(_FREE)
+    ),
+    # A list may be asked for chosen fields only.
+    "ProductOrders": _list(_object({**_PRODUCT_ORDER, "state": _TEXT}, id=_ID, href=_TEXT)),
+    "ProductOrderCreate": _object(_PRODUCT_ORDER, productOrderItem=_list(_FREE)),
+    "ProductOrderPatch": _object({**_PRODUCT_ORDER, "productOrderItem": _list(_FREE)}, amendmentReason=_TEXT),
+    "CancelProductOrder": _object(_CANCEL_TASK, id=_ID, href=_TEXT),
+    "CancelProductOrders": _list(_object(_CANCEL_TASK, id=_ID, href=_TEXT)),
+    "Listener": _object(_LISTENER, id=_ID, callback=_TEXT),
+    "Listeners": _list(_object({**_LISTENER, "callback": _TEXT}, id=_ID)),
     "OrderPage": _page("OrderSummary"),
     "TaskPage": _page("Task"),
     "EffectPage": _page("Effect"),
@@ -547,7 +587,7 @@ def make_openapi(routes: Iterable[Route], *, base_url: str) -> Schema:
     routes = list(routes)
     paths: dict[str, Schema] = {}
     for route in routes:
-        paths.setdefault(PREFIX + route.path, {})[route.method.lower()] = _operation(route)
+        paths.setdefault(route.address, {})[route.method.lower()] = _operation(route)
     paths[PREFIX + CALLBACK] = {"post": _callback()}
     return {
         "openapi": "3.1.0",
@@ -584,7 +624,8 @@ def _operation(route: Route) -> Schema:
         parameters += _PAGED
     if route.key:
         pattern = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
-        parameters.append({"name": "Idempotency-Key", "in": "header", "required": True, "schema": pattern})
+        needed = not route.keyless
+        parameters.append({"name": "Idempotency-Key", "in": "header", "required": needed, "schema": pattern})
     if route.if_match:
         example = f'"{route.if_match}-version-17"'
         parameters.append({"name": "If-Match", "in": "header", "required": True, "schema": _TEXT, "example": example})
@@ -614,6 +655,8 @@ def _body(route: Route) -> Schema | None:
         schema = _ref(route.body.__name__)
         needed = any(field.is_required() for field in route.body.model_fields.values())
         return {"required": needed, "content": {"application/json": {"schema": schema}}}
+    if route.sent:
+        return {"required": True, "content": {"application/json": {"schema": _ref(route.sent)}}}
     if route.method == "POST" and route.media:
         return {"required": True, "content": {kind: {"schema": _FREE} for kind in route.media}}
     return None
@@ -622,10 +665,10 @@ def _body(route: Route) -> Schema | None:
 def _responses(route: Route) -> Schema:
     media = route.media if route.method == "GET" else ("application/json",)
     content = {kind: {"schema": _ref(route.answer) if kind == "application/json" else _TEXT} for kind in media}
-    told = [*_ALWAYS, *(("404",) if "{" in route.path or route.path == "/audit/verification" else ())]
+    told = [*_ALWAYS, *route.also, *(("404",) if "{" in route.path or route.path == "/audit/verification" else ())]
     if route.query or route.answer.endswith("Page"):
         told.append("400")
-    answers: Schema = {str(route.status): {"description": "Done", "content": content}}
+    answers: Schema = {str(route.status): {"description": "Done", **({"content": content} if route.answer else {})}}
     if route.key:
         told += _COMMAND
         again = {"description": "Done before: the stored answer (Idempotent-Replayed: true)", "content": content}

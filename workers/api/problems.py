@@ -38,6 +38,7 @@ STATUS_OF: Final[Mapping[type[Breach], int]] = MappingProxyType(
         errors.PolicyNotFound: 404,
         errors.PreviewNotFound: 404,
         errors.ProposalNotFound: 404,
+        errors.ListenerNotFound: 404,
         errors.Malformed: 400,
         errors.IdempotencyKeyRequired: 400,
         errors.IdempotencyKeyReused: 422,
@@ -132,8 +133,13 @@ def problem_of_refusal(refusal: Refusal) -> Problem:
     return Problem(refusal.status, refusal.code, refusal.detail, headers=refusal.headers)
 
 
-def problem_response(problem: Problem, *, base_url: str, trace_id: str) -> Response:
-    """The answer: `type` is a page of ours that explains the code; `errors` are cut at MAX_ERRORS."""
+def problem_response(
+    problem: Problem, *, base_url: str, trace_id: str, more: Mapping[str, Any] = MappingProxyType({})
+) -> Response:
+    """The answer: `type` is a page of ours that explains the code; `errors` are cut at MAX_ERRORS.
+
+    more: members beside ours, for who expects an error in other words
+    """
     body: dict[str, Any] = {
         "type": f"{base_url}/docs/problems/{problem.code}",
         "title": title_of(problem.code),
@@ -141,6 +147,7 @@ def problem_response(problem: Problem, *, base_url: str, trace_id: str) -> Respo
         "code": problem.code,
         "detail": problem.detail,
         "traceId": trace_id,
+        **more,
     }
     if problem.errors:
         body["errors"] = [error.to_json() for error in problem.errors[:MAX_ERRORS]]

@@ -33,9 +33,11 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One method on one path below PREFIX, or below where its table of roles belongs.
+    """One method on one path below a prefix.
 
-    answer: name of the schema that the documentation gives for the answer · if_match: kind of the ETag that is needed
+    answer: name of the schema that the documentation gives for the answer, none: there is no content · if_match: kind
+    of the ETag that is needed · sent: name of the schema of a body that no class reads · keyless: the key may be left
+    out · also: what else it may answer with
     refused: what is kept of a caller who lacks the role
     """
 
@@ -46,12 +48,20 @@ class Route:
     answer: str
     status: int = 200
     body: type[Body] | None = None
+    sent: str = ""
     key: bool = False
+    keyless: bool = False
+    also: tuple[str, ...] = ()
     if_match: str | None = None
     query: tuple[Parameter, ...] = ()
     media: tuple[str, ...] = ("application/json",)
     refused: Callable[[Call], Awaitable[None]] | None = None
     table: Table = field(default_factory=lambda: ROLES_OF)
+    prefix: str = PREFIX
+
+    @property
+    def address(self) -> str:
+        return self.prefix + self.path
 
     @property
     def roles(self) -> frozenset[str]:
@@ -64,6 +74,7 @@ class Routes:
 
     rows: list[Route] = field(default_factory=list)
     table: Table = field(default_factory=lambda: ROLES_OF)
+    prefix: str = PREFIX
 
     def get(self, path: str, answer: str, **more: Any) -> Callable[[Handler], Handler]:
         return self._row("GET", path, answer, more)
@@ -75,10 +86,18 @@ class Routes:
     def put(self, path: str, answer: str, **more: Any) -> Callable[[Handler], Handler]:
         return self._row("PUT", path, answer, more)
 
+    def patch(self, path: str, answer: str, **more: Any) -> Callable[[Handler], Handler]:
+        return self._row("PATCH", path, answer, {"status": 202, "key": True, **more})
+
+    def delete(self, path: str, **more: Any) -> Callable[[Handler], Handler]:
+        return self._row("DELETE", path, "", {"status": 204, **more})
+
     def _row(self, method: str, path: str, answer: str, more: dict[str, Any]) -> Callable[[Handler], Handler]:
         def keep(handler: Handler) -> Handler:
             summary = " ".join((handler.__doc__ or "").split())
-            self.rows.append(Route(method, path, handler, summary, answer, **more, table=self.table))
+            self.rows.append(
+                Route(method, path, handler, summary, answer, **more, table=self.table, prefix=self.prefix)
+            )
             return handler
 
         return keep

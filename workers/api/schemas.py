@@ -341,6 +341,15 @@ class CancelProductOrderBody(Body):
     requested_cancellation_date: ClaimedTime | None = None
 
 
+class HubBody(Body):
+    """TMF's registration of a listener."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    callback: Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[!-~]+$")]
+    query: Annotated[str, Field(max_length=2000)] | None = None
+
+
 # -- effects -------------------------------------------------------------------------------------------------
 
 

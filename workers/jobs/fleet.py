@@ -45,6 +45,7 @@ from workers.gateways.systems import Systems
 from workers.jobs.job import Context, JobSpec, Means
 from workers.jobs.outcome import Again, Done, Later, OutageClock, Reply, Stuck, VariableError, describe, judge
 from workers.jobs.registry import ALL, EFFECTS, handlers
+from workers.notifications import Notifier
 from workers.settings import Settings, SettingsError, variable_name
 from workers.telemetry import serve_health
 
@@ -429,7 +430,10 @@ async def run(settings: Settings, families: Collection[str] = ALL) -> None:
             await asyncio.Event().wait()
         auditor = await _reach(settings.auditor_database_url, 1)
         stack.push_async_callback(_close_pool, auditor)
-        await _follow_policies(auditor, fleet, families)
+        # Who calls outside systems may also call those outside who listen; no other process is let out.
+        async with asyncio.TaskGroup() as group:
+            group.create_task(Notifier(pool, auditor, settings).work())
+            await _follow_policies(auditor, fleet, families)
 
 
 def needed_by(families: Collection[str]) -> tuple[str, ...]:

@@ -75,6 +75,7 @@ BREACHES: Final[Mapping[type[errors.Breach], str]] = MappingProxyType(
         errors.PolicyNotFound: _INCIDENT,
         errors.PreviewNotFound: _INCIDENT,
         errors.ProposalNotFound: _INCIDENT,
+        errors.ListenerNotFound: _INCIDENT,
         errors.Malformed: _INCIDENT,
         errors.IdempotencyKeyRequired: _INCIDENT,
         errors.IdempotencyKeyReused: _INCIDENT,

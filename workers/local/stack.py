@@ -180,6 +180,7 @@ def _environment(
         "simulator_host": settings.simulator_host,
         "simulator_port": str(ports["simulator"]),
         "systems": orjson.dumps({"*": simulator, **_read_systems(systems, settings)}).decode(),
+        "listeners": settings.listeners or f"http://{_LOCALHOST}:*,http://localhost:*",
         "state_dir": str(home.path),
         "cache": str(settings.cache),
     }

@@ -4,7 +4,7 @@ decide, nor do what the other door would refuse."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 from uuid import uuid4
@@ -12,11 +12,22 @@ from uuid import uuid4
 from starlette.responses import Response
 
 from domain.commands import RequestCancellation
-from domain.errors import Malformed, OrderNotFound, RequestNotFound, Unprocessable
-from domain.store import product_orders
+from domain.errors import (
+    Breach,
+    FieldError,
+    IdempotencyKeyReused,
+    ListenerNotFound,
+    Malformed,
+    OrderNotFound,
+    RequestNotFound,
+    Unprocessable,
+)
+from domain.handle import Answer
+from domain.store import listeners, product_orders
+from domain.store.listeners import ListenerId
 from domain.store.product_orders import Numbered, Row, Wanted
 from domain.values import Json, OrderId, RequestId, derive_id
-from workers.api import tmf
+from workers import tmf
 from workers.api.calls import (
     Asked,
     Call,
@@ -28,20 +39,31 @@ from workers.api.calls import (
     read_key,
 )
 from workers.api.identity import TMF_ROLES_OF
+from workers.api.routes.amendments import amendment_command
 from workers.api.routes.orders import make_order
-from workers.api.routing import Routes
-from workers.api.schemas import CancelProductOrderBody, OrderBody, parse_uuid, read_time
+from workers.api.routing import Parameter, Routes
+from workers.api.schemas import AmendmentBody, CancelProductOrderBody, HubBody, OrderBody, parse_uuid, read_time
+from workers.notifications import is_allowed
 
-routes = Routes(table=TMF_ROLES_OF)
+routes = Routes(table=TMF_ROLES_OF, prefix=tmf.BASE)
 
+_CHANGE: Final = re.compile(r"/changes/(\d+)\b", re.ASCII)
 _OFFSET: Final = re.compile(r"\d{1,6}", re.ASCII)
 _STATES: Final = frozenset(tmf.ORDER_STATES.values())
 _PAGING: Final = frozenset({"offset", "limit", "fields"})
 _ORDER_FILTERS: Final = frozenset({"state", "externalId", "relatedParty.id", "orderDate.gt", "orderDate.lt"})
 _TASK_FILTERS: Final = frozenset({"productOrder.id"})
+_TEXT: Final = {"type": "string"}
+_TIME: Final = {"type": "string", "format": "date-time"}
+_FIELDS: Final = Parameter("fields", _TEXT, "members to show, with commas between")
+_PAGES: Final = (
+    Parameter("offset", {"type": "integer", "minimum": 0, "maximum": 999_999, "default": 0}),
+    Parameter("limit", {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}),
+    _FIELDS,
+)
 
 
-@routes.post("/productOrder", "ProductOrder")
+@routes.post("/productOrder", "ProductOrder", status=201, keyless=True, sent="ProductOrderCreate")
 async def create_product_order(call: Call) -> Response:
     """Take an order in."""
     document = await _read(call)
@@ -56,7 +78,7 @@ async def create_product_order(call: Call) -> Response:
     return _created(tmf.show_product_order(row, call.service.base_url), replayed=answer.replayed)
 
 
-@routes.get("/productOrder/{id}", "ProductOrder")
+@routes.get("/productOrder/{id}", "ProductOrder", query=(_FIELDS,))
 async def show_product_order(call: Call) -> Response:
     """One order as it stands."""
     _check_names(call, frozenset({"fields"}))
@@ -65,7 +87,18 @@ async def show_product_order(call: Call) -> Response:
     return answer_json(tmf.choose_fields(shown, call.text("fields")), headers={"ETag": tmf.etag_of(row)})
 
 
-@routes.get("/productOrder", "ProductOrder")
+@routes.get(
+    "/productOrder",
+    "ProductOrders",
+    query=(
+        *_PAGES,
+        Parameter("state", _TEXT, "one or more, with commas between"),
+        Parameter("externalId", _TEXT),
+        Parameter("relatedParty.id", _TEXT, "the customer"),
+        Parameter("orderDate.gt", _TIME, "from that moment on"),
+        Parameter("orderDate.lt", _TIME, "before that moment"),
+    ),
+)
 async def list_product_orders(call: Call) -> Response:
     """Orders, newest first, in numbered pages."""
     _check_names(call, _PAGING | _ORDER_FILTERS)
@@ -81,7 +114,64 @@ async def list_product_orders(call: Call) -> Response:
     return _numbered(call, page, tmf.show_product_order)
 
 
-@routes.post("/cancelProductOrder", "CancelProductOrder")
+@routes.patch("/productOrder/{id}", "ProductOrder", keyless=True, sent="ProductOrderPatch", also=("412",))
+async def patch_product_order(call: Call) -> Response:
+    """Ask for a change of a live order's terms: an amendment, judged and applied like any other."""
+    order_id = call.id("id", OrderId, OrderNotFound)
+    document = await _read(call)
+    row = await _find_order(call, order_id)
+    if document.hostile:
+        raise Unprocessable(errors=document.hostile)
+    wish = tmf.read_patch(document.value, row)
+    if not wish["changes"]:
+        return _accepted(call, row)
+    ours = Document(wish, (), document.fingerprint)
+    body, invalid = ours.check(AmendmentBody)
+    envelope = make_envelope(call, _key(call), document.fingerprint)
+    if envelope.if_match is None:
+        envelope = replace(envelope, if_match=tmf.etag_of(row))
+    command = amendment_command(Asked(body, _name_faults(invalid, wish), ours, envelope), order_id)
+    try:
+        answer = await call.service.door.handle(envelope, command)
+    except Breach as breach:
+        breach.errors = _name_faults(breach.errors, wish)
+        raise
+    return _accepted(call, await _find_order(call, order_id), answer)
+
+
+def _name_faults(faults: tuple[FieldError, ...], wish: Mapping[str, Json]) -> tuple[FieldError, ...]:
+    """The same faults where they stand in the patch, and not in the amendment that was made of it."""
+    told = []
+    for fault in faults:
+        change = _CHANGE.match(fault.path)
+        if fault.path == "/reasonCode":
+            told.append(replace(fault, path="/amendmentReason"))
+        elif change:
+            told.append(replace(fault, path=str(wish["changes"][int(change[1])]["path"])))
+        else:
+            told.append(fault)
+    return tmf.name_faults(tuple(told))
+
+
+def _accepted(call: Call, row: Row, answer: Answer | None = None) -> Response:
+    """The order as it stands: with the change where that was done at once (200), still without it where it is to be
+    judged first (202); Location is the amendment."""
+    status, headers = 200, {"ETag": tmf.etag_of(row)}
+    if answer is not None:
+        status = 200 if answer.replayed or answer.body["status"] == "APPLIED" else 202
+        headers |= {"Location": str(answer.location)} if answer.location else {}
+        headers |= {"Idempotent-Replayed": "true"} if answer.replayed else {}
+    return answer_json(tmf.show_product_order(row, call.service.base_url), status, headers)
+
+
+@routes.post(
+    "/cancelProductOrder",
+    "CancelProductOrder",
+    status=201,
+    keyless=True,
+    body=CancelProductOrderBody,
+    also=("404", "412"),
+)
 async def cancel_product_order(call: Call) -> Response:
     """Ask for the cancellation of a whole order; the task tells what becomes of it."""
     document = await _read(call)
@@ -113,7 +203,7 @@ async def cancel_product_order(call: Call) -> Response:
     return _created(tmf.show_task(task, call.service.base_url), replayed=answer.replayed)
 
 
-@routes.get("/cancelProductOrder/{id}", "CancelProductOrder")
+@routes.get("/cancelProductOrder/{id}", "CancelProductOrder", query=(_FIELDS,))
 async def show_cancel_task(call: Call) -> Response:
     """One task as it stands."""
     _check_names(call, frozenset({"fields"}))
@@ -121,7 +211,11 @@ async def show_cancel_task(call: Call) -> Response:
     return answer_json(tmf.choose_fields(tmf.show_task(row, call.service.base_url), call.text("fields")))
 
 
-@routes.get("/cancelProductOrder", "CancelProductOrder")
+@routes.get(
+    "/cancelProductOrder",
+    "CancelProductOrders",
+    query=(*_PAGES, Parameter("productOrder.id", {"type": "string", "format": "uuid"})),
+)
 async def list_cancel_tasks(call: Call) -> Response:
     """Tasks, newest first, in numbered pages."""
     _check_names(call, _PAGING | _TASK_FILTERS)
@@ -130,6 +224,66 @@ async def list_cancel_tasks(call: Call) -> Response:
         call.pool, call.tenant, call.uuid("productOrder.id"), limit=limit, offset=offset
     )
     return _numbered(call, page, tmf.show_task)
+
+
+@routes.post("/hub", "Listener", status=201, keyless=True, body=HubBody)
+async def add_listener(call: Call) -> Response:
+    """Have an address told of what happens to orders, from now on."""
+    document = await _read(call)
+    body, invalid = document.check(HubBody)
+    if body is None:
+        raise Unprocessable(errors=invalid)
+    if not is_allowed(body.callback, call.service.settings.listeners):
+        raise Unprocessable(errors=(FieldError("/callback", "is not an address that this service may call"),))
+    try:
+        heard = tmf.read_listening(body.query)
+    except ValueError as error:
+        raise Unprocessable(errors=(FieldError("/query", str(error)),)) from None
+    envelope = make_envelope(call, _key(call), document.fingerprint)
+    row = await listeners.add_listener(
+        call.pool,
+        call.tenant,
+        ListenerId(derive_id(envelope.command_id, "listener")),
+        callback=body.callback,
+        query=body.query,
+        heard=heard,
+        created_by=call.caller.subject,
+    )
+    if row is None:
+        raise Unprocessable(f"A tenant has at most {listeners.MOST} listeners; take one out first.")
+    if (row["callback"], row["query"]) != (body.callback, body.query):
+        raise IdempotencyKeyReused
+    shown = tmf.show_listener(row)
+    return answer_json(shown, 201, {"Location": f"{call.service.base_url}{tmf.BASE}/hub/{shown['id']}"})
+
+
+@routes.get("/hub/{id}", "Listener")
+async def show_listener(call: Call) -> Response:
+    """One listener: what waits for it, and why it was not told."""
+    row = await listeners.read_listener(call.pool, call.tenant, _listener(call))
+    if row is None:
+        raise ListenerNotFound
+    return answer_json(tmf.show_listener(row))
+
+
+@routes.get("/hub", "Listeners", query=_PAGES)
+async def list_listeners(call: Call) -> Response:
+    """Who is told, newest first, in numbered pages."""
+    _check_names(call, _PAGING)
+    page = await listeners.list_listeners(call.pool, call.tenant, limit=call.limit(), offset=_offset(call))
+    return _numbered(call, page, lambda row, _: tmf.show_listener(row))
+
+
+@routes.delete("/hub/{id}")
+async def remove_listener(call: Call) -> Response:
+    """Tell it nothing any more, what waits included."""
+    if not await listeners.remove_listener(call.pool, call.tenant, _listener(call)):
+        raise ListenerNotFound
+    return Response(status_code=204)
+
+
+def _listener(call: Call) -> ListenerId:
+    return call.id("id", ListenerId, ListenerNotFound)  # type: ignore[no-any-return]
 
 
 async def _read(call: Call) -> Document:

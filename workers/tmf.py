@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Final
 
 from domain.decide import order_etag
-from domain.errors import FieldError
+from domain.errors import FieldError, Unprocessable
 from domain.values import Json, Money, format_time
 
 BASE: Final = "/tmf-api/productOrderingManagement/v4"
@@ -178,6 +178,73 @@ def _read_places(line: Json) -> dict[str, Json]:
     return found
 
 
+# -- changes of a live order ----------------------------------------------------------------------------------
+
+
+def read_patch(given: Json, row: Mapping[str, Json]) -> dict[str, Json]:
+    """Their merge patch as the body of an amendment of a row {head, items}; what is said as it stands is no change.
+
+    Raises Unprocessable for what is no change of terms; whether a term may be changed, the policy says."""
+    if not isinstance(given, dict):
+        raise Unprocessable(errors=(FieldError("", "wants an object"),))
+    content, lines = row["head"]["content"], given.get("productOrderItem")
+    read = read_product_order({"productOrderItem": [], **given})
+    faults = [FieldError(f"/{name}", "is not changed by a patch") for name in _unpatchable(given, row)]
+    changes: list[dict[str, Json]] = []
+    for name in (*_OURS, "externalId", "requestedStartDate", "customer"):
+        if name in read:
+            _note_change(changes, f"/{name}", content.get(name), read[name])
+    items = {item["item_id"]: item for item in row["items"] or ()}
+    for at, line in enumerate(lines if isinstance(lines, list) else []):
+        if isinstance(line, dict) and line.get("id") in items:
+            _note_item(changes, items[line["id"]], line)
+        elif isinstance(line, dict) and line.get("action") == "add":
+            changes.append({"path": "/items/-", "operation": "ADD", "newValue": _read_item(line)})
+        else:
+            faults.append(FieldError(f"/productOrderItem/{at}", "wants the id of an item, or the action add"))
+    if lines is not None and not isinstance(lines, list):
+        faults.append(FieldError("/productOrderItem", "wants a list"))
+    if faults:
+        raise Unprocessable(errors=tuple(faults))
+    reason = given.get("amendmentReason")
+    return {"reasonCode": reason_code(reason) if isinstance(reason, str) else reason, "changes": changes}
+
+
+def _unpatchable(given: Mapping[str, Json], row: Mapping[str, Json]) -> list[str]:
+    """Members that a patch names and does not leave as they are, and that are no terms of the order."""
+    shown = show_product_order(row, "")
+    terms = {*_OURS, "externalId", "requestedStartDate", "relatedParty", "productOrderItem", "amendmentReason", "href"}
+    return [name for name in given if name not in terms and not name.startswith("@") and given[name] != shown.get(name)]
+
+
+def _note_change(changes: list[dict[str, Json]], path: str, before: Json, after: Json) -> None:
+    if isinstance(before, dict) and isinstance(after, dict):  # a merge patch: what is not said stays
+        for name, value in after.items():
+            _note_change(changes, f"{path}/{name.replace('~', '~0').replace('/', '~1')}", before.get(name), value)
+    elif after is None and before is not None:
+        changes.append({"path": path, "operation": "REMOVE", "oldValue": before})
+    elif after != before:
+        changes.append({"path": path, "oldValue": before, "newValue": after})
+
+
+def _note_item(changes: list[dict[str, Json]], item: Mapping[str, Json], line: Mapping[str, Json]) -> None:
+    told, path = _read_item(line), f"/items/{item['item_id']}"
+    if line.get("action") == "delete" and item["action"] != "DISCONNECT":
+        changes.append({"path": path, "operation": "REMOVE"})
+        return
+    if "action" in line:
+        _note_change(changes, f"{path}/action", item["action"], told["action"])
+    if "productOffering" in line:
+        _note_change(changes, f"{path}/productOfferingId", item["offering"], told["productOfferingId"])
+    if "quantity" in line:
+        _note_change(changes, f"{path}/quantity", item["quantity"], told["quantity"])
+    stands = item["content"].get("configuration") or {}
+    if "configuration" in told:
+        _note_change(changes, f"{path}/configuration", stands, told["configuration"])
+    if "price" in told:
+        _note_change(changes, f"{path}/price", item["content"].get("price"), told["price"])
+
+
 # -- and back --------------------------------------------------------------------------------------------------
 
 
@@ -249,6 +316,100 @@ def show_task(row: Mapping[str, Json], base_url: str) -> dict[str, Json]:
             "@referredType": "ProductOrder",
         },
         "state": TASK_STATES[row["status"]],
+    }
+    return {name: value for name, value in shown.items() if value is not None}
+
+
+def word_error(code: str, title: str, detail: str) -> dict[str, Json]:
+    """The members of their errors, which stand beside those of a problem."""
+    return {"@type": "Error", "code": code, "reason": title, "message": detail}
+
+
+# -- notifications ---------------------------------------------------------------------------------------------
+
+# Their notifications, and the events of ours that come to one. Which one, and whether it is any news to them, the
+# states say that it moved between: several of ours may be one of theirs.
+NOTIFICATIONS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {
+        "ProductOrderCreateEvent": frozenset({"OrderAccepted"}),
+        "ProductOrderStateChangeEvent": frozenset(
+            {
+                "OrderStateChanged",
+                "OrderRejected",
+                "OrderCompleted",
+                "OrderPartiallyCompleted",
+                "OrderCancelled",
+                "OrderFailed",
+            }
+        ),
+        "ProductOrderAttributeValueChangeEvent": frozenset({"OrderAmendmentApplied"}),
+        "CancelProductOrderCreateEvent": frozenset({"OrderCancellationRequested"}),
+        "CancelProductOrderStateChangeEvent": frozenset(
+            {
+                "OrderCancellationAssessmentStarted",
+                "OrderCancellationRejected",
+                "OrderCancellationWithdrawn",
+                "OrderCancellationSuperseded",
+                "OrderCancellationCompleted",
+            }
+        ),
+        "CancelProductOrderInformationRequiredEvent": frozenset({"OrderCancellationAwaitsCharge"}),
+    }
+)
+_NOTIFICATION_OF: Final = {f"recourse.{ours}.v1": theirs for theirs, each in NOTIFICATIONS.items() for ours in each}
+
+
+def read_listening(query: str | None) -> frozenset[str]:
+    """The types of our events that a listener's query comes to: `eventType=A,B`, all without one.
+
+    Raises ValueError, with what is known."""
+    wanted = set(NOTIFICATIONS)
+    if query:
+        parts = [part.partition("=") for part in query.split("&")]
+        wanted = {value.strip() for _, _, values in parts for value in values.split(",")}
+        if {name.strip() for name, _, _ in parts} != {"eventType"} or not wanted <= set(NOTIFICATIONS):
+            raise ValueError(f"wants eventType= and one or more of {', '.join(sorted(NOTIFICATIONS))}")
+    return frozenset(type_ for type_, theirs in _NOTIFICATION_OF.items() if theirs in wanted)
+
+
+def name_notification(type_: str, payload: Mapping[str, Json]) -> str | None:
+    """What an event of ours is called by them; None: it is no news to them."""
+    theirs = _NOTIFICATION_OF.get(type_)
+    if theirs is None or not theirs.endswith("StateChangeEvent"):
+        return theirs
+    states = ORDER_STATES if theirs.startswith("Product") else TASK_STATES
+    return theirs if states.get(payload["from"]) != states.get(payload["to"]) else None
+
+
+def show_notification(
+    name: str, event_id: object, at: datetime, payload: Mapping[str, Json], resource: dict[str, Json]
+) -> dict[str, Json]:
+    """A notification about a resource of theirs, which stands as it is now; its state is that of the event."""
+    kind = "productOrder" if name.startswith("Product") else "cancelProductOrder"
+    states = ORDER_STATES if kind == "productOrder" else TASK_STATES
+    if payload["to"] in states:
+        resource = {**resource, "state": states[payload["to"]]}
+    return {
+        "@type": name,
+        "eventId": str(event_id),
+        "eventTime": format_time(at),
+        "eventType": name,
+        "correlationId": str(payload["orderId"]),
+        "domain": "productOrdering",
+        "event": {kind: resource},
+    }
+
+
+def show_listener(row: Mapping[str, Json]) -> dict[str, Json]:
+    """A listener as their resource, with ours beside it: what waits for it, and what it did not take."""
+    shown = {
+        "id": row["listener_id"],
+        "callback": row["callback"],
+        "query": row["query"],
+        "waiting": row["waiting"],
+        "givenUp": row["given_up"],
+        "toldAt": _time(row["told_at"]),
+        "trouble": row["trouble"],
     }
     return {name: value for name, value in shown.items() if value is not None}
 
