@@ -19,7 +19,7 @@ _LOST: Final = 2
 # People whose pace is not known yet are expected to need this share of the time that they have.
 _PEOPLE_SHARE: Final = 5
 
-# class -> what it means, and what a person may do where nothing is done by itself
+# class -> what it means
 EXPLANATIONS: Final = {
     "READY_NOT_STARTED": "Work is free to start and no flow has asked for it.",
     "READY_NOT_CLAIMED": "Work was handed to the engine and no worker has taken it.",
@@ -40,6 +40,32 @@ EXPLANATIONS: Final = {
     "INCIDENT_OF_CLOSED_CASE": "The engine still shows the incident of a case that has been repaired.",
     "CASE_WITHOUT_INCIDENT": "The incident of an open case has been resolved in the engine.",
 }
+
+# class -> what mends it: what is done by itself, and the command or the place of the person who must do more
+_ANEW: Final = f"Started anew by itself, {RESTARTS} times at most; then"
+_GONE: Final = f"{_ANEW} its case stays open: `recourse case repair` with RETRY."
+REMEDIES: Final = {
+    "READY_NOT_STARTED": f"{_ANEW} see in Operate where the order's flow stands, and mend that.",
+    "READY_NOT_CLAIMED": f"{_ANEW} see whether the system is served: `recourse worker effects`, `recourse doctor`.",
+    "INTENT_WITHOUT_OUTCOME": f"{_ANEW} see whether the system is served: `recourse worker effects`.",
+    "CALLBACK_OVERDUE": f"{_ANEW} ask who runs the system; its callback counts whenever it comes.",
+    "UNKNOWN_TOO_LONG": f"{_ANEW} the case that opens is a person's: `recourse case repair`.",
+    "MESSAGE_NOT_RECEIVED": f"{_ANEW} see whether the models are there: `recourse models deploy`.",
+    "OUTCOME_CONTRADICTION": "The first word stands. Ask who runs the system which of the two is true.",
+    "LATE_EFFECT": "Its case: `recourse case repair` with FORCE_COMPLETE (undone), WAIVE (it stays), CONVERT_TO_ORDER.",
+    "OUTBOX_STUCK": "`recourse outbox parked` says why; `recourse outbox release` once the reason is gone.",
+    "JEOPARDY_PREDICTED": "Told once by itself. Take up what waits for a person, hurry what waits for a system.",
+    "INCIDENT_WITHOUT_CASE": "An order's becomes a case by itself. Nobody's: resolve or end it in Operate.",
+    "INSTANCE_GONE": _GONE,
+    "INSTANCE_UNKNOWN": _GONE,
+    "ENGINE_LOST_DATA": _GONE,
+    "ORDER_ENDED_FLOW_RUNNING": "The instance is cancelled by itself.",
+    "INCIDENT_OF_CLOSED_CASE": "Retries are given back and the incident is resolved by itself.",
+    "CASE_WITHOUT_INCIDENT": "The case closes by itself, with the incident as its evidence.",
+}
+
+# Whose a finding is that is nobody's: all tenants' operators read it.
+SHARED: Final = TenantId(UUID(int=0))
 
 # What only the engine can show: whoever has not asked it neither finds these nor holds them to be over.
 SEARCHED_CLASSES: Final = frozenset(

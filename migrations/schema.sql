@@ -1000,6 +1000,8 @@ ALTER TABLE public.order_relation ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.outbox ENABLE ROW LEVEL SECURITY;
 
+CREATE POLICY own_or_shared ON public.finding TO recourse_app USING ((tenant_id = ANY (ARRAY[(current_setting('recourse.tenant'::text))::uuid, '00000000-0000-0000-0000-000000000000'::uuid]))) WITH CHECK ((tenant_id = (current_setting('recourse.tenant'::text))::uuid));
+
 CREATE POLICY own_or_shared ON public.policy TO recourse_app USING ((tenant_id = ANY (ARRAY[(current_setting('recourse.tenant'::text))::uuid, '00000000-0000-0000-0000-000000000000'::uuid]))) WITH CHECK ((tenant_id = (current_setting('recourse.tenant'::text))::uuid));
 
 CREATE POLICY own_tenant ON public.amendment_request TO recourse_app USING ((tenant_id = (current_setting('recourse.tenant'::text))::uuid)) WITH CHECK ((tenant_id = (current_setting('recourse.tenant'::text))::uuid));
@@ -1039,8 +1041,6 @@ CREATE POLICY own_tenant ON public.engine_outbox TO recourse_app USING ((tenant_
 CREATE POLICY own_tenant ON public.external_call_attempt TO recourse_app USING ((tenant_id = (current_setting('recourse.tenant'::text))::uuid)) WITH CHECK ((tenant_id = (current_setting('recourse.tenant'::text))::uuid));
 
 CREATE POLICY own_tenant ON public.fallout_case TO recourse_app USING ((tenant_id = (current_setting('recourse.tenant'::text))::uuid)) WITH CHECK ((tenant_id = (current_setting('recourse.tenant'::text))::uuid));
-
-CREATE POLICY own_tenant ON public.finding TO recourse_app USING ((tenant_id = (current_setting('recourse.tenant'::text))::uuid)) WITH CHECK ((tenant_id = (current_setting('recourse.tenant'::text))::uuid));
 
 CREATE POLICY own_tenant ON public.flow TO recourse_app USING ((tenant_id = (current_setting('recourse.tenant'::text))::uuid)) WITH CHECK ((tenant_id = (current_setting('recourse.tenant'::text))::uuid));
 

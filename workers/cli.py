@@ -707,6 +707,9 @@ def reconcile(
 ) -> None:
     """Find what has fallen silent, and start it anew where that is safe.
 
+    Of several, one watches and the others stand by. `--once` looks beside whoever watches: what both find is mended
+    once.
+
     `recourse reconcile --once --report-only`
     """
     from functools import partial

@@ -33,6 +33,7 @@ from domain.handle import Door
 from domain.reconciliation import (
     EXPLANATIONS,
     SEARCHED_CLASSES,
+    SHARED,
     Canonical,
     Finding,
     Flow,
@@ -49,6 +50,7 @@ from domain.store.reconcile import (
     find_flows,
     find_flows_of_orders,
     find_newest_flows,
+    find_orders,
     find_page_end,
     find_tenants_with_findings,
     keep_findings,
@@ -139,7 +141,10 @@ async def sweep(
     known = await find_flows(connection, shown - asked.keys()) | asked
     if read is not None:
         strange = [incident for incident in incidents if not incident.case_id and incident.root not in known]
-        observed = replace(observed, owners=await _find_owners(strange, read, memory))
+        owners = await _find_owners(strange, read, memory)
+        there = await find_orders(connection, [(owner.tenant_id, owner.order_id) for owner in owners.values()])
+        owned = {key: owner for key, owner in owners.items() if (owner.tenant_id, owner.order_id) in there}
+        observed = replace(observed, owners=owned)
     findings = compare(replace(canonical, known=known), observed, settle, now, INCIDENT_SETTLE)
     _FINDINGS.clear()
     for finding in findings:
@@ -332,8 +337,7 @@ async def keep(
     for tenant_id in await find_tenants_with_findings(connection):
         by_tenant[tenant_id] = []
     for finding in findings:
-        if finding.tenant_id is not None:
-            by_tenant[finding.tenant_id].append(finding)
+        by_tenant[finding.tenant_id or SHARED].append(finding)
     for tenant_id, own in by_tenant.items():
         await keep_findings(pool, tenant_id, own, classes, done)
 
@@ -379,7 +383,8 @@ async def _watch(
         connection = await stack.enter_async_context(auditor.acquire())
         troubles.clear()
         while True:
-            if await take_watch(connection):
+            # One look is safe beside whoever watches: what both find is the same command, and is done once.
+            if once or await take_watch(connection):
                 break
             await asyncio.sleep(_STANDBY_SECONDS)
         if not (once or report_only):

@@ -13,6 +13,7 @@ import orjson
 
 from domain.reconciliation import (
     EXPLANATIONS,
+    REMEDIES,
     Canonical,
     CaseInEngine,
     Finding,
@@ -274,6 +275,20 @@ async def find_flows(connection: Connection, keys: Iterable[int]) -> dict[int, F
     }
 
 
+async def find_orders(
+    connection: Connection, orders: Iterable[tuple[TenantId, OrderId]]
+) -> set[tuple[TenantId, OrderId]]:
+    """Which of these orders there are."""
+    wanted = sorted(set(orders), key=str)
+    rows = await fetch_all(
+        connection,
+        _SQL["find_orders"],
+        tenant_ids=[tenant_id for tenant_id, _ in wanted],
+        order_ids=[order_id for _, order_id in wanted],
+    )
+    return {(row["tenant_id"], row["order_id"]) for row in rows}
+
+
 # -- findings -------------------------------------------------------------------------------------------------
 
 
@@ -306,6 +321,7 @@ async def keep_findings(
     ]
     document = orjson.dumps(rows).decode()
     async with tenant_transaction(pool, tenant_id) as connection:
+        await fetch_row(connection, _SQL["lock_findings"])
         await run(connection, _SQL["keep_findings"], tenant_id=tenant_id, findings=document)
         await run(connection, _SQL["end_findings"], tenant_id=tenant_id, findings=document, classes=list(classes))
 
@@ -340,6 +356,7 @@ def _show_finding(row: Mapping[str, Any]) -> dict[str, Json]:
         "subject": row["subject"],
         "orderId": row["order_id"],
         "explanation": EXPLANATIONS[row["class"]],
+        "remedy": REMEDIES[row["class"]],
         "evidence": row["evidence"],
         "repair": row["repair"],
         "silentSince": time("silent_since"),

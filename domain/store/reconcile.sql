@@ -251,8 +251,17 @@ from (
 where seconds >= 0
 group by kind having count(*) >= 5;
 
+-- name: find_orders
+-- Those that our books know of the orders that somebody else named.
+select tenant_id, order_id from customer_order
+join unnest(:tenant_ids::uuid[], :order_ids::uuid[]) as named (tenant_id, order_id) using (tenant_id, order_id);
+
 -- name: find_tenants_with_findings
 select distinct tenant_id from finding where resolved_at is null;
+
+-- name: lock_findings
+-- A sweep asked for beside the one that watches: they write one after the other.
+select pg_advisory_xact_lock(hashtextextended('recourse.findings', 0));
 
 -- name: keep_findings
 insert into finding (tenant_id, finding_id, class, subject, order_id, evidence, repair, silent_since, repaired_at)
@@ -260,6 +269,7 @@ select :tenant_id, gen_random_uuid(), f.class, f.subject, f.order_id, f.evidence
 from jsonb_to_recordset(:findings::jsonb) as f (
     class text, subject text, order_id uuid, evidence text, repair text, silent_since timestamptz,
     repaired_at timestamptz)
+order by f.class, f.subject
 on conflict (tenant_id, class, subject) where resolved_at is null do update set
     evidence = excluded.evidence, repair = excluded.repair, silent_since = excluded.silent_since,
     last_seen_at = clock_timestamp(), repaired_at = coalesce(excluded.repaired_at, finding.repaired_at);
@@ -274,7 +284,7 @@ where tenant_id = :tenant_id and resolved_at is null and class = any(:classes::t
 
 -- name: list_findings
 select row_to_json(f)::text as document from finding f
-where tenant_id = :tenant_id
+where tenant_id in (:tenant_id, '00000000-0000-0000-0000-000000000000')
     and (:klass::text is null or class = :klass)
     and (:standing::boolean is null or (resolved_at is null) = :standing)
     and (:after_at::timestamptz is null or (first_seen_at, finding_id) < (:after_at, :after_id::uuid))

@@ -25,6 +25,7 @@ from domain.errors import (
 )
 from domain.policy import TaskType
 from domain.progress import describe_progress, find_depths
+from domain.reconciliation import EXPLANATIONS, REMEDIES
 from domain.store.pool import Connection, Pool, fetch_all, fetch_row, tenant_transaction
 from domain.store.queries import load_queries
 from domain.values import CaseId, EffectId, Json, OrderId, PlanId, RequestId, TenantId, format_time, parse_time
@@ -857,7 +858,10 @@ async def read_dashboard(pool: Pool, tenant_id: TenantId) -> dict[str, Json]:
             for row in found["in_jeopardy"] or ()
         ],
         "casesByContext": table(found["contexts"], "context"),
-        "findings": table(found["findings"], "class"),
+        "findings": [
+            {**row, "explanation": EXPLANATIONS[row["class"]], "remedy": REMEDIES[row["class"]]}
+            for row in table(found["findings"], "class")
+        ],
     }
 
 

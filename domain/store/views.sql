@@ -351,8 +351,11 @@ select json_build_object(
             where tenant_id = :tenant_id and ended_at is null group by state) s),
     'requests', (
         select json_agg(json_build_object('status', status, 'count', count, 'oldest', oldest) order by status) from (
-            select status, count(*), min(requested_at) as oldest from cancellation_request
-            where tenant_id = :tenant_id and ended_at is null group by status) r),
+            select status, count(*), min(requested_at) as oldest from (
+                select status, requested_at from cancellation_request where tenant_id = :tenant_id and ended_at is null
+                union all
+                select status, requested_at from amendment_request where tenant_id = :tenant_id and ended_at is null) q
+            group by status) r),
     'cases', (
         select json_agg(json_build_object('category', category, 'count', count, 'oldest', oldest) order by category)
         from (
@@ -384,7 +387,7 @@ select json_build_object(
         select json_agg(json_build_object('class', class, 'count', count, 'oldest', oldest) order by class)
         from (
             select class, count(*), min(first_seen_at) as oldest from finding
-            where tenant_id = :tenant_id and resolved_at is null group by class) f),
+            where tenant_id in (:tenant_id, '00000000-0000-0000-0000-000000000000') and resolved_at is null group by class) f),
     'unknown', (select count(*) from effect where tenant_id = :tenant_id and state = 'UNKNOWN'),
     'now', clock_timestamp()
 )::text as document;

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
+from domain.commands import Envelope, RaiseJeopardy
+from domain.reconciliation import EXPLANATIONS, REMEDIES, Finding
+from domain.store.reconcile import keep_findings
+from domain.values import OrderId, system_actor
 from tests.browser.chromium import Browser, Page
 from tests.browser.served import Served
 from tests.workers.api_world import ApiWorld, a_line
@@ -267,6 +272,29 @@ def test_the_dashboard_and_the_lists_lead_to_what_needs_a_person(served: Served,
     page.wait_for("Cancellation of the order")
     page.click("Cases", "link")
     page.wait_for("No case is like that.")
+    assert page.console == []
+
+
+def test_the_dashboard_says_what_is_late_and_what_does_not_fit(served: Served, page: Page) -> None:
+    order_id, case_id = served.play(a_case)
+
+    async def trouble(world: ApiWorld) -> None:
+        """A case past its deadline, and one finding of each class."""
+        late = RaiseJeopardy(OrderId(UUID(order_id)), UUID(case_id), "CASE_SLA")
+        await world.door.handle(Envelope(world.tenant, uuid4(), system_actor("test")), late)
+        found = [Finding(klass, f"{klass}-1", "seen", datetime.now(UTC)) for klass in EXPLANATIONS]
+        await keep_findings(world.pool, world.tenant, found, EXPLANATIONS, {})
+
+    served.play(trouble)
+    sign_in(served, page, "olga", "operator", at="/ui/dashboard")
+    page.wait_for("What does not fit together")
+    shown = page.text("#board")
+    told = [words.replace("`", "") for words in (*EXPLANATIONS.values(), *REMEDIES.values())]
+    assert [words for words in told if words not in shown] == []
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    page.click("case", "link")
+    page.wait_for("What can be done, and what it would do")
+    assert page.url.endswith(f"/ui/cases/{case_id}")
     assert page.console == []
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from domain.reconciliation import (
     EXPLANATIONS,
+    REMEDIES,
     RESTARTS,
     Canonical,
     CaseInEngine,
@@ -306,7 +307,7 @@ def test_each_kind_of_difference_is_one_finding(
 
 
 def test_every_class_has_its_row_and_its_words() -> None:
-    assert {row[3] for row in ROWS} | {"ENGINE_LOST_DATA"} == set(EXPLANATIONS)
+    assert {row[3] for row in ROWS} | {"ENGINE_LOST_DATA"} == set(EXPLANATIONS) == set(REMEDIES)
 
 
 QUIET: list[tuple[str, Canonical, Observed]] = [

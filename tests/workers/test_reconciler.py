@@ -23,7 +23,9 @@ from starlette.routing import Route
 
 from domain import commands as ask
 from domain.reconciliation import RESTARTS
-from domain.values import Actor, CaseId, RequestId, Run, system_actor
+from domain.store.reconcile import list_findings
+from domain.store.views import read_dashboard
+from domain.values import Actor, CaseId, RequestId, Run, TenantId, system_actor
 from tests.builders import an_order
 from tests.postgres import Database
 from tests.workers.flow_world import FlowWorld, open_flow_world
@@ -223,6 +225,19 @@ async def test_one_of_two_reconcilers_watches(world: FlowWorld, monkeypatch: pyt
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+    assert len(await restarts(world)) == 1
+
+
+async def test_one_look_is_had_beside_whoever_watches(world: FlowWorld) -> None:
+    """`recourse reconcile --once` on a running stack, whose own reconciler holds the watch: look, mend, end."""
+    watcher = await asyncpg.connect(world.settings.auditor_database_url)
+    try:
+        assert await watcher.fetchval("select pg_try_advisory_lock(hashtextextended('recourse.reconciler', 0))")
+        await age(world, 20)
+        async with asyncio.timeout(30):
+            await asyncio.gather(*(run(world.settings, once=True, settle=SETTLE) for _ in range(3)))
+    finally:
+        await watcher.close()
     assert len(await restarts(world)) == 1
 
 
@@ -430,6 +445,36 @@ async def test_an_incident_of_no_order_is_told_and_stops_nothing(world: FlowWorl
     async with searchable(world, incidents) as settings:
         await run(settings, once=True, settle=SETTLE)
     assert await world.owner.fetchval("select count(*) from fallout_case") == 0
+    await assert_shared(world)
+
+
+async def assert_shared(world: FlowWorld) -> None:
+    """One finding that is no tenant's, and that every tenant's operators read with what they can do about it."""
+    strangers = TenantId(uuid.uuid4())
+    for tenant_id in (world.tenant_id, strangers):
+        page = await list_findings(
+            world.pool, tenant_id, limit=9, after=None, klass="INCIDENT_WITHOUT_CASE", standing=True
+        )
+        (found,) = page.items
+        assert (found["subject"], found["orderId"], found["repair"]) == ("9001", None, None)
+        assert "of no order" in str(found["evidence"])
+        assert "in Operate" in str(found["remedy"])
+        shown = await read_dashboard(world.pool, tenant_id)
+        assert {row["class"]: row["count"] for row in shown["findings"]}["INCIDENT_WITHOUT_CASE"] == 1
+
+
+async def test_an_incident_that_names_an_order_which_nobody_has_is_nobodys(world: FlowWorld) -> None:
+    told = {"tenant_id": uuid.uuid4(), "order_id": uuid.uuid4(), "run": uuid.uuid4()}
+    variables = [{"name": name, "value": json.dumps(str(value))} for name, value in told.items()]
+    variables.append({"name": "letter", "value": '"Dear customer, cut off by the search'})
+    incidents = Incidents([a_strange_incident(4000)], [an_instance(4000)], variables)
+    async with searchable(world, incidents) as settings:
+        for _ in range(2):
+            await run(settings, once=True, settle=SETTLE)
+        await assert_shared(world)
+        incidents.rows = [a_strange_incident(4000, state="RESOLVED")]
+        await run(settings, once=True, settle=SETTLE)
+    assert await world.owner.fetchval("select count(*) from finding where resolved_at is null") == 0
 
 
 @pytest.mark.parametrize("run_known", [True, False])
