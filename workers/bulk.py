@@ -25,6 +25,8 @@ from domain.store.bulk import (
 from domain.store.outages import OUTAGES
 from domain.store.pool import Pool
 from domain.values import CaseId, Money, OrderId, RequestId, TenantId, derive_id
+from workers.runtime import crash_point
+from workers.settings import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -36,11 +38,11 @@ _ATTEMPTS: Final = 5  # of a row whose outcome never came; then it is given up
 _ROWS = Counter("recourse_bulk_rows", "Subjects of bulk jobs that were dealt with", ["status"])
 
 
-async def work(pool: Pool, door: Door, auditor: Pool) -> None:
+async def work(pool: Pool, door: Door, auditor: Pool, settings: Settings) -> None:
     """Go on with every job that is due, until cancelled; an outage is waited for."""
     while True:
         try:
-            dealt = await advance(pool, door, auditor)
+            dealt = await advance(pool, door, auditor, settings)
         except OUTAGES as outage:
             log.warning("bulk jobs wait", error=type(outage).__name__)
             dealt = 0
@@ -48,7 +50,7 @@ async def work(pool: Pool, door: Door, auditor: Pool) -> None:
             await asyncio.sleep(_PAUSE_SECONDS)
 
 
-async def advance(pool: Pool, door: Door, auditor: Pool) -> int:
+async def advance(pool: Pool, door: Door, auditor: Pool, settings: Settings) -> int:
     """One look: the next rows of every job that is due; how many were dealt with. `auditor` sees all tenants."""
     dealt = 0
     async with auditor.acquire() as connection:
@@ -57,14 +59,23 @@ async def advance(pool: Pool, door: Door, auditor: Pool) -> int:
         assignment = await read_assignment(pool, tenant_id, job_id)
         # A second's worth at a time, so that a job that is paused stops within one.
         size = max(1, min(_BATCH, assignment.rate_per_minute // 60))
-        for row in await claim_rows(pool, tenant_id, job_id, size):
-            await _deal_with(pool, door, tenant_id, job_id, assignment, row)
+        rows = await claim_rows(pool, tenant_id, job_id, size)
+        for row in rows:
+            crash_point(settings, "after-claim:bulk")
+            await _deal_with(pool, door, settings, tenant_id, job_id, assignment, row)
+            crash_point(settings, "after-mark:bulk")
             dealt += 1
     return dealt
 
 
 async def _deal_with(
-    pool: Pool, door: Door, tenant_id: TenantId, job_id: uuid.UUID, assignment: Assignment, row: Claimed
+    pool: Pool,
+    door: Door,
+    settings: Settings,
+    tenant_id: TenantId,
+    job_id: uuid.UUID,
+    assignment: Assignment,
+    row: Claimed,
 ) -> None:
     """One subject. Its command's id is made of job and subject: carried out once, however often it is tried."""
     try:
@@ -72,6 +83,7 @@ async def _deal_with(
             await _finish(pool, tenant_id, job_id, row, "REFUSED", "ORDER_NOT_FOUND", "There is no such order.")
             return
         answer = await _command(pool, door, tenant_id, job_id, assignment, row, row.order_id)
+        crash_point(settings, "before-mark:bulk")
     except Breach as breach:
         await _finish(pool, tenant_id, job_id, row, "REFUSED", breach.code, breach.detail)
     except OUTAGES as outage:

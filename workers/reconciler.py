@@ -388,7 +388,7 @@ async def _watch(
                 break
             await asyncio.sleep(_STANDBY_SECONDS)
         if not (once or report_only):
-            bulk = asyncio.create_task(work(pool, door, auditor))
+            bulk = asyncio.create_task(work(pool, door, auditor, settings))
             stack.push_async_callback(_stop, bulk)
         memory = Memory()
         while True:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+import sys
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
@@ -17,6 +23,8 @@ from tests.postgres import Database
 from tests.workers.api_world import ApiWorld
 from tests.workers.test_api_cases import a_case
 from workers.bulk import advance
+from workers.local.home import free_port
+from workers.settings import Settings
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -41,7 +49,7 @@ async def expire_claims(database: Database, world: ApiWorld) -> None:
 async def drive(world: ApiWorld, auditor: Pool, path: str) -> dict[str, Any]:
     """Let the job run to its end."""
     for _ in range(1000):
-        await advance(world.pool, world.door, auditor)
+        await advance(world.pool, world.door, auditor, Settings())
         job = (await world.get(path, as_=OPERATOR)).json()
         if job["status"] == "DONE":
             return dict(job)
@@ -74,7 +82,8 @@ async def test_every_order_is_cancelled_once_and_bad_ones_stop_nobody(world: Api
     good = [await world.create() for _ in range(3)]
     busy = await world.create()
     await world.cancel(busy)
-    strange = str(uuid.uuid4())
+    others = replace(world, tenant=TenantId(uuid.uuid4()), calls=[])
+    strange = await others.create()  # EC64: it is as absent as one that never was
     path = await start(
         world, "bulk-cancellations", {**REASON, "orderIds": [good[0], strange, busy, *good[1:], good[0]]}
     )
@@ -87,6 +96,7 @@ async def test_every_order_is_cancelled_once_and_bad_ones_stop_nobody(world: Api
     request = (await world.get(f"/orders/{good[0]}/cancellation-requests")).json()["items"][0]
     assert request["cancellationRequestId"] == told[good[0]]["cancellationRequestId"]
     assert request["requestedBy"] == "olga"
+    assert (await others.get(f"/orders/{strange}")).json()["state"] == "ACKNOWLEDGED"
 
 
 async def test_a_process_that_dies_in_the_middle_leaves_nobody_out_and_nobody_twice(
@@ -96,7 +106,7 @@ async def test_a_process_that_dies_in_the_middle_leaves_nobody_out_and_nobody_tw
         await world.create()
     path = await start(world, "bulk-cancellations", {**REASON, "filter": {"state": ["ACKNOWLEDGED"]}})
     job_id = uuid.UUID(path.rsplit("/", 1)[1])
-    await advance(world.pool, world.door, auditor)
+    await advance(world.pool, world.door, auditor, Settings())
     assert (await world.get(path, as_=OPERATOR)).json()["done"] == 20
     # One process claims the rest and dies after carrying some of them out, before it could say so.
     lost = await claim_rows(world.pool, world.tenant, job_id, 20)
@@ -114,13 +124,66 @@ async def test_a_process_that_dies_in_the_middle_leaves_nobody_out_and_nobody_tw
     assert await world.rows("cancellation_request") == 30
 
 
+async def test_whoever_carries_it_out_may_die_at_any_point(world: ApiWorld, api_database: Database) -> None:
+    """EC66, with `recourse reconcile` itself: killed with rows claimed, with a command done and not marked, and with it
+    marked; whoever comes next goes on. One poisoned order stops nobody."""
+    orders = [await world.create() for _ in range(45)]
+    await world.cancel(orders[30])
+    path = await start(world, "bulk-cancellations", {**REASON, "filter": {"orderType": "STANDARD"}})
+    for point in ("after-claim", "before-mark", "after-mark"):
+        async with reconciling(api_database, f"{point}:bulk") as process:
+            async with asyncio.timeout(100):
+                assert await process.wait() == -signal.SIGKILL
+        await expire_claims(api_database, world)
+    assert (await world.get(path, as_=OPERATOR)).json()["status"] == "RUNNING"
+    async with reconciling(api_database), asyncio.timeout(100):
+        while (job := (await world.get(path, as_=OPERATOR)).json())["status"] != "DONE":
+            await asyncio.sleep(0.05)
+    assert (job["total"], job["done"], job["refused"], job["failed"]) == (45, 44, 1, 0)
+    told = {row["orderId"]: (row["status"], row.get("code")) for row in await results(world, path)}
+    assert told.pop(orders[30]) == ("REFUSED", "CHANGE_ACTIVE")
+    assert set(told) == set(orders) - {orders[30]}
+    assert await world.rows("cancellation_request") == 45
+    for order_id in orders:
+        kinds = [entry["kind"] for entry in (await world.get(f"/orders/{order_id}/timeline")).json()["items"]]
+        assert kinds.count("CANCELLATION_REQUESTED") == 1
+
+
+@asynccontextmanager
+async def reconciling(database: Database, crash_at: str = "") -> AsyncIterator[asyncio.subprocess.Process]:
+    """A process that carries jobs out, and has no engine to look at."""
+    nowhere = f"127.0.0.1:{free_port()}"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "workers.cli",
+        "reconcile",
+        env={
+            **os.environ,
+            "RECOURSE_DATABASE_URL": database.app_url,
+            "RECOURSE_AUDITOR_DATABASE_URL": database.auditor_url,
+            "RECOURSE_ENGINE_GRPC": nowhere,
+            "RECOURSE_ENGINE_REST": f"http://{nowhere}",
+            "RECOURSE_CRASH_AT": crash_at,
+        },
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
+
+
 async def test_a_paused_job_rests_and_goes_on_where_it_was(world: ApiWorld, auditor: Pool) -> None:
     for _ in range(3):
         await world.create()
     path = await start(world, "bulk-cancellations", {**REASON, "filter": {}})
     paused = await world.post(f"{path}/pause", as_=OPERATOR)
     assert (paused.status_code, paused.json()["status"]) == (202, "PAUSED")
-    assert await advance(world.pool, world.door, auditor) == 0
+    assert await advance(world.pool, world.door, auditor, Settings()) == 0
     assert (await world.get(path, as_=OPERATOR)).json()["pending"] == 3
     await world.post(f"{path}/resume", as_=OPERATOR)
     assert (await drive(world, auditor, path))["done"] == 3
@@ -132,7 +195,7 @@ async def test_a_rate_is_kept(world: ApiWorld, auditor: Pool) -> None:
     for _ in range(3):
         await world.create()
     await start(world, "bulk-cancellations", {**REASON, "filter": {}, "ratePerMinute": 1})
-    dealt = [await advance(world.pool, world.door, auditor) for _ in range(5)]
+    dealt = [await advance(world.pool, world.door, auditor, Settings()) for _ in range(5)]
     assert sum(dealt) == 1  # the next one is due in a minute
 
 
