@@ -3,8 +3,9 @@ a status; only an effect that the ledger confirms."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 from domain.assessment import Impact, find_refund, must_stay, related_items
@@ -54,17 +55,16 @@ def draw_graph(
         if purpose:
             of_task.setdefault(impact.task.task_id, []).append(effect.effect_id)
 
-    ordered = _topological(list({impact.task.task_id: impact.task for impact in impacts}.values()))
-    successors: dict[TaskId, list[TaskId]] = {}
-    for task in ordered:
-        for predecessor in task.depends_on:
-            successors.setdefault(predecessor, []).append(task.task_id)
-    nearest: dict[TaskId, tuple[EffectId, ...]] = {}
-    for task in reversed(ordered):
-        found: dict[EffectId, None] = {}
-        for successor in successors.get(task.task_id, ()):
-            found.update(dict.fromkeys(of_task.get(successor) or nearest.get(successor, ())))
-        nearest[task.task_id] = tuple(found)
+    tasks = list({impact.task.task_id: impact.task for impact in impacts}.values())
+    # By place in that list from here on: a place is found without hashing an id.
+    place_of = {task.task_id: place for place, task in enumerate(tasks)}
+    before = [[place_of[other] for other in task.depends_on if other in place_of] for task in tasks]
+    effects = [of_task.get(task.task_id, ()) for task in tasks]
+    ordered, followers = _topological(before)
+    nearest: list[Sequence[EffectId]] = [()] * len(tasks)
+    for place in reversed(ordered):
+        behind = [effects[follower] or nearest[follower] for follower in followers[place]]
+        nearest[place] = behind[0] if len(behind) == 1 else tuple(dict.fromkeys(chain.from_iterable(behind)))
 
     by_type: dict[tuple[str, str], list[EffectId]] = {}
     for effect_id, (impact, _, task_type) in chosen.items():
@@ -84,10 +84,11 @@ def draw_graph(
                     keepers.setdefault((kept, item_id), []).append(effect_id)
 
     nodes: dict[EffectId, Node] = {}
-    undoings = [(task, effect_id) for task in reversed(ordered) for effect_id in of_task.get(task.task_id, ())]
-    for task, effect_id in undoings:
+    undoings = [(place, effect_id) for place in reversed(ordered) for effect_id in effects[place]]
+    for place, effect_id in undoings:
+        task = tasks[place]
         impact, purpose, task_type = chosen[effect_id]
-        after = dict.fromkeys(nearest[task.task_id])
+        after = dict.fromkeys(nearest[place])
         if purpose == "COMPENSATE":
             for earlier in find_type(draft, task_type).undo_after:
                 for item_id in impact.task.item_ids:
@@ -114,43 +115,30 @@ def _purpose(impact: Impact, disposition: str | None) -> str | None:
     return None
 
 
-def _topological(tasks: list[Task]) -> list[Task]:
-    """Predecessors first. Dependencies on tasks outside the set do not count."""
-    known = {task.task_id: task for task in tasks}
-    waiting = {task.task_id: sum(p in known for p in task.depends_on) for task in tasks}
-    followers: dict[TaskId, list[TaskId]] = {}
-    for task in tasks:
-        for predecessor in task.depends_on:
-            if predecessor in known:
-                followers.setdefault(predecessor, []).append(task.task_id)
-    ready = [task_id for task_id, count in waiting.items() if not count]
-    ordered: list[Task] = []
+def _topological(before: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
+    """Predecessors first, and per place the places that follow it. before: per place its predecessors' places"""
+    waiting = [len(places) for places in before]
+    followers: list[list[int]] = [[] for _ in before]
+    for place, places in enumerate(before):
+        for earlier in places:
+            followers[earlier].append(place)
+    ready = [place for place, count in enumerate(waiting) if not count]
+    ordered: list[int] = []
     while ready:
-        task_id = ready.pop()
-        ordered.append(known[task_id])
-        for follower in followers.get(task_id, ()):
+        place = ready.pop()
+        ordered.append(place)
+        for follower in followers[place]:
             waiting[follower] -= 1
             if not waiting[follower]:
                 ready.append(follower)
-    return ordered
+    return ordered, followers
 
 
 def _sorted_nodes(nodes: Mapping[EffectId, Node]) -> list[Node]:
-    waiting = {effect_id: len(node.after) for effect_id, node in nodes.items()}
-    followers: dict[EffectId, list[EffectId]] = {}
-    for effect_id, node in nodes.items():
-        for earlier in node.after:
-            followers.setdefault(earlier, []).append(effect_id)
-    ready = [effect_id for effect_id, count in waiting.items() if not count]
-    ordered: list[Node] = []
-    while ready:
-        effect_id = ready.pop()
-        ordered.append(nodes[effect_id])
-        for follower in followers.get(effect_id, ()):
-            waiting[follower] -= 1
-            if not waiting[follower]:
-                ready.append(follower)
-    return ordered
+    place_of = {effect_id: place for place, effect_id in enumerate(nodes)}
+    drawn = list(nodes.values())
+    ordered, _ = _topological([[place_of[earlier] for earlier in node.after] for node in drawn])
+    return [drawn[place] for place in ordered]
 
 
 def find_type(draft: Draft, name: str) -> TaskType:

@@ -553,7 +553,9 @@ class Draft:
         return (task for task in self.tasks.values() if task.kind == "FULFILLMENT")
 
     def tasks_of_plan(self, plan_id: PlanId) -> list[Task]:
-        return [task for task in self.tasks.values() if task.plan_id == plan_id]
+        # A UUID compares itself in Python, its number in C; every pass of settle asks this of every task.
+        wanted = plan_id.int
+        return [task for task in self.tasks.values() if task.plan_id.int == wanted]
 
     def originals_of(self, task_id: TaskId) -> list[Effect]:
         return [effect for effect in self.effects.values() if effect.task_id == task_id and effect.is_original]

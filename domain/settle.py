@@ -282,8 +282,11 @@ def _done_first(draft: Draft, request: Request, undoings: list[Task]) -> list[Ta
     """The tasks that are done again before they are undone; none while something is still being called off."""
     if any(task.purpose == "WITHDRAW" and not task.has_ended for task in undoings):
         return []
-    originals = [draft.tasks[task.original_task] for task in undoings if task.original_task]
     waited_for = {other for task in undoings for other in task.depends_on}
+    waited_for.difference_update(task.task_id for task in undoings)
+    if not waited_for:
+        return []
+    originals = [draft.tasks[task.original_task] for task in undoings if task.original_task]
     return [task for task in originals if again_of(request, task) in waited_for]
 
 
