@@ -881,9 +881,26 @@ def explain_refunds(draft: Draft, impacts: Iterable[Impact]) -> list[Rule]:
     return trace
 
 
+def _find_passed(draft: Draft, closure: Closure, asked_at: datetime) -> list[list[str]]:
+    """The dated points behind which effects have come: hard ones by now, soft ones by the time of asking."""
+    passed: list[list[str]] = []
+    for task_id in sorted(closure.tasks):
+        task = draft.tasks[task_id]
+        task_type, effect = draft.task_type(task), draft.effect_of(task)
+        hard, soft = task_type.hard_point_of_no_return, task_type.soft_point_of_no_return
+        if effect is None or not (effect.is_open or effect.stands) or not (hard or soft):
+            continue
+        document = draft.document_of(task)
+        for name, point, moment in (("HARD", hard, draft.now), ("SOFT", soft, asked_at)):
+            reached = moment_of(point, document) if point else None
+            if reached and moment >= reached:
+                passed.append([str(task_id), name])
+    return passed
+
+
 def fingerprint(draft: Draft, request_id: RequestId | None, closure: Closure) -> str:
-    """What an assessment rests on: the closure's tasks and effects, the touched values, other open changes, the
-    policy. Not the order's version, which moves for other reasons."""
+    """What an assessment rests on: the closure's tasks and effects, the dates they have passed, the touched values,
+    other open changes, the policy. Not the order's version, which moves for other reasons."""
     tasks = [
         [str(task_id), "UNSTARTED" if draft.tasks[task_id].state in UNSTARTED else draft.tasks[task_id].state]
         for task_id in sorted(closure.tasks)
@@ -902,5 +919,8 @@ def fingerprint(draft: Draft, request_id: RequestId | None, closure: Closure) ->
     rests_on = [tasks, effects, others, values, items, draft.policy_version]
     if closure.dependents:
         rests_on.append(sorted(map(str, closure.dependents)))
+    request = draft.requests.get(request_id) if request_id else None
+    if passed := _find_passed(draft, closure, request.requested_at if request else draft.now):
+        rests_on.append(passed)
     text = json.dumps(rests_on, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

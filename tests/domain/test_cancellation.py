@@ -527,6 +527,23 @@ def test_what_became_irreversible_during_the_review_is_found_before_acting() -> 
     assert world.undoings() == {}
 
 
+def test_what_became_irreversible_between_the_decision_and_the_plan_is_decided_again() -> None:
+    """EC8: nobody agreed to keep the booking; that the delivery stays was known, and makes it no less."""
+    world = World().accept().decompose().run_to(*FIBER[:4])
+    request = world.judge(world.cancel())
+    assert world.approve(request).status == "APPROVED"
+    world.wait(timedelta(days=12))  # the engine was away, say
+    assert world.plan(request)["verdict"] == "assess"
+    assert world.assess(request)["verdict"] == "review"
+    request = world.request(request.request_id)
+    assert "create-appointment" in {kept["taskType"] for kept in (request.assessment or {})["retainedEffects"]}
+    assert (world.undoings(), world.state) == ({}, "CANCELLATION_ASSESSING")
+    world.approve(request)
+    world.plan(request)
+    world.run_flow()
+    assert (world.state, world.called("cancel-appointment")) == ("PARTIALLY_COMPLETED", 0)
+
+
 def test_a_withdrawn_request_lets_the_order_go_on_exactly_once() -> None:
     """EC43, the early half: what it held starts again, and nothing twice."""
     world = World().accept().decompose()

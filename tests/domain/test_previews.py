@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -81,6 +82,21 @@ def test_it_stands_until_something_that_it_rests_on_moves() -> None:
         check_preview(draft_of(world), cited, shown)
     with pytest.raises(PreviewNotFound):
         check_preview(draft_of(world), cited, None)
+
+
+@pytest.mark.parametrize(("before", "late"), [(timedelta(days=2), "soft"), (timedelta(hours=1), "hard")])
+def test_it_falls_with_a_date_that_has_passed_since(before: timedelta, late: str) -> None:
+    """From the soft point on it costs, from the hard one on something stays: neither is what was shown."""
+    world = World().accept().decompose().run_to(*FIBER[:3])
+    start = datetime.fromisoformat("2026-12-01T09:00:00+01:00")
+    world.now = start - before
+    _, shown = preview_cancellation(draft_of(world), wish(world))
+    cited = wish(world, preview_id=uuid.uuid4())
+    world.now = start - (timedelta(hours=24, seconds=1) if late == "soft" else timedelta(seconds=1))
+    check_preview(draft_of(world), cited, shown)
+    world.wait(timedelta(seconds=1))
+    with pytest.raises(PreviewStale):
+        check_preview(draft_of(world), cited, shown)
 
 
 def test_what_the_request_would_be_refused_for_the_preview_is_refused_for() -> None:
