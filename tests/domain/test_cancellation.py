@@ -22,7 +22,8 @@ from domain.errors import (
     ScopeInvalid,
     Unprocessable,
 )
-from domain.values import Actor, RequestId
+from domain.order import Asset, Surroundings
+from domain.values import Actor, AssetId, RequestId
 from tests.builders import (
     AGENT,
     APPROVER,
@@ -33,6 +34,7 @@ from tests.builders import (
     an_item,
     an_order,
     changed_telecom,
+    confirmed,
     only,
     refused,
     silent,
@@ -445,6 +447,54 @@ def test_what_goes_back_is_said_before_it_does(output: Any, money_only: bool, re
     world.run_flow()
     assert (world.called("stop-billing"), world.effect("start-billing").state) == (called, "REVERSED")
     assert world.state == "CANCELLED"
+
+
+# -- what each action is undone by ------------------------------------------------------------------------
+
+LINE = AssetId(uuid.UUID(int=0xA5))
+AS_IT_WAS = ("ACTIVE", "fiber-500", {"bandwidth": "500M"})
+
+# action, what had happened (in all of them the item beside it keeps the order from ending) → what undoes it, in this
+# order, and the asset afterwards
+ACTIONS = [
+    ("MODIFY", ("modify-service",), ["restore-service"], AS_IT_WAS),
+    ("MODIFY", ("modify-service", "change-billing"), ["restore-billing", "restore-service"], AS_IT_WAS),
+    ("DISCONNECT", ("cease-billing",), ["resume-billing"], AS_IT_WAS),
+    ("DISCONNECT", ("cease-billing", "disconnect-service"), ["reconnect-service", "resume-billing"], AS_IT_WAS),
+    # Once its line is free the service stays disconnected.
+    (
+        "DISCONNECT",
+        ("cease-billing", "disconnect-service", "free-resource"),
+        [],
+        ("TERMINATED", "fiber-500", {"bandwidth": "500M"}),
+    ),
+    ("RETURN", (), ["stop-collection"], AS_IT_WAS),
+    ("RETURN", ("collect-device",), [], AS_IT_WAS),
+]
+
+
+@pytest.mark.parametrize(("action", "done", "undone", "left"), ACTIONS)
+def test_each_action_is_undone_in_its_own_way(
+    action: str, done: tuple[str, ...], undone: list[str], left: tuple[str, str, Any]
+) -> None:
+    asset = Asset(LINE, "c-9", "fiber-500", {"bandwidth": "500M"}, "ACTIVE", references={"assign-resource": "P-7"})
+    faster = an_item(action=action, target_asset=LINE, content={"configuration": {"bandwidth": "1G"}})
+    world = World()
+    world.do(an_order(faster, an_item("2", "router")), AGENT, Surroundings({LINE: asset}))
+    world.decompose().run_to(*(done or ("collect-device",)), outside=confirmed if done else accepted)
+    changed = world.the_order.assets[LINE]
+    assert (changed == asset) == (world.the_order.items["1"].base != "COMPLETED" or action == "RETURN")
+    request = world.judge(world.cancel())
+    if request.status == "REQUIRES_APPROVAL":
+        world.approve(request)
+        world.plan(request)
+    world.calls.clear()
+    world.run_flow()
+    assert [call["body"]["taskType"] for call in world.calls] == undone
+    assert all(call["body"]["input"]["asset"] == asset.snapshot() for call in world.calls)
+    after = world.the_order.assets[LINE]
+    assert (after.state, after.offering, after.configuration) == left
+    assert world.the_order.items["1"].state == ("CANCELLED" if undone else "PARTIALLY_COMPLETED")
 
 
 # -- people -----------------------------------------------------------------------------------------------
