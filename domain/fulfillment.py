@@ -182,13 +182,15 @@ def check_assets(
     command: AcceptOrder,
     around: Surroundings,
 ) -> None:
-    """Whether each asset can be changed as asked: present, active, the customer's own, compatible, not relied on, and
-    delivered as a whole where the policy wants that."""
+    """Whether each asset can be changed as asked: present, active, the customer's own, compatible, not relied on,
+    delivered as a whole where the policy wants that, and by one item alone: each of two would start from what the other
+    one changes, and whichever is undone would take the other's change along."""
     careful = policy.supplemental.on_partially_completed_source == "REFUSE" and not command.proposed
     if careful and around.source_state == "PARTIALLY_COMPLETED":
         raise AssetNotModifiable("The order that it follows up has delivered only a part.")
     customer = command.content.get("customer", {}).get("id")
     ended = {item.target_asset for item in command.items if item.action == "DISCONNECT"}
+    changed_by: dict[str, str] = {}
     for index, item in enumerate(command.items):
         if item.target_asset is None:
             continue
@@ -201,6 +203,13 @@ def check_assets(
             raise AssetNotModifiable(finding, errors=where)
         if careful and asset.asset_id in around.doubtful:
             raise AssetNotModifiable("The order that installed it has delivered only a part.", errors=where)
+        if (
+            item.action in {"MODIFY", "DISCONNECT"}
+            and changed_by.setdefault(item.target_asset, item.item_id) != item.item_id
+        ):
+            raise AssetNotModifiable(
+                f"Item {changed_by[item.target_asset]} changes the same asset; say it in one item.", errors=where
+            )
         if item.action == "DISCONNECT":
             left = _find_left_behind(asset, around, ended)
             if left:

@@ -62,6 +62,35 @@ def test_the_relation_follows_from_type_and_origin(order_type: str, proposed: bo
 
 
 @pytest.mark.parametrize(
+    ("first", "second", "refused"),
+    [
+        ("MODIFY", "MODIFY", True),
+        ("MODIFY", "DISCONNECT", True),
+        ("DISCONNECT", "DISCONNECT", True),
+        ("MODIFY", "NO_CHANGE", False),
+        ("MODIFY", "ADD", False),  # something new that relies on what is changed
+        ("DISCONNECT", "RETURN", False),  # it is switched off and fetched back
+    ],
+)
+def test_an_asset_is_changed_by_one_item_of_an_order(first: str, second: str, *, refused: bool) -> None:
+    """Both would start from the same snapshot, and whoever is undone would take the other's change along."""
+    items = [replace(a_change(first, "fiber-500"), item_id="1"), replace(a_change(second, "fiber-500"), item_id="2")]
+    if second == "ADD":
+        items[1] = replace(items[1], offering="static-ip")
+    world, around = World(), Surroundings({FIBER.asset_id: FIBER})
+    if not refused:
+        world.do(a_new_order(*items), AGENT, around)
+        return
+    with pytest.raises(AssetNotModifiable) as refusal:
+        world.do(a_new_order(*items), AGENT, around)
+    assert (refusal.value.detail, [error.path for error in refusal.value.errors]) == (
+        "Item 1 changes the same asset; say it in one item.",
+        ["/items/1/targetAssetId"],
+    )
+    assert world.order is None
+
+
+@pytest.mark.parametrize(
     ("order_type", "action", "offering", "locked"),
     [
         ("SUPPLEMENTAL", "MODIFY", "fiber-1000", True),
