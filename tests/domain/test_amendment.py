@@ -739,6 +739,45 @@ def test_a_repair_without_a_new_plan_tries_the_failed_task_again() -> None:
     assert world.state == "COMPLETED"
 
 
+@pytest.mark.parametrize(
+    ("field", "state", "case", "version"),
+    [
+        ("contactPhone", "FALLOUT", "OPEN", 1),  # at once, beside what is stuck
+        ("deliveryAddress", "FALLOUT", "OPEN", 2),  # other work is planned anew, what is stuck stays so
+        ("installationAddress", "IN_PROGRESS", "CANCELLED", 2),  # what has failed is not wanted any more
+    ],
+)
+def test_an_order_in_fallout_is_amended_like_any_other(field: str, state: str, case: str, version: int) -> None:
+    world = come_to("decomposed").run_flow(only({"assign-resource": refused}), only={"assign-resource"})
+    stuck = world.open_case()
+    amendment = world.drive(world.amend(ask_for(field)))
+    assert (amendment.status, world.state) == ("APPLIED", state)
+    assert (world.the_order.cases[stuck.case_id].status, world.the_order.head.plan_version) == (case, version)
+    if case == "OPEN":
+        world.retry()
+    world.run_flow()
+    assert (world.state, world.called("assign-resource")) == ("COMPLETED", 2)
+
+
+def test_what_nobody_knows_the_outcome_of_is_not_amended_over() -> None:
+    """The case asks what became of the call; a person may agree to the change, and it still waits for that answer."""
+    world = come_to("decomposed").run_flow(only({"assign-resource": silent}), only={"assign-resource"})
+    world.wait(timedelta(hours=2))
+    assert world.verify("assign-resource", "UNREACHABLE")["verdict"] == "case"
+    amendment = world.drive(world.amend(ask_for("installationAddress")))
+    assert amendment.status == "REQUIRES_APPROVAL"
+    amendment = world.agree(amendment)
+    assert (amendment.status, amendment.is_stored, world.state) == ("APPLYING", False, "AMENDING")
+    world.wait(timedelta(minutes=2))
+    amendment = world.drive(amendment)
+    assert (amendment.status, amendment.jeopardy, world.state) == ("REQUIRES_APPROVAL", True, "FALLOUT")
+    world.verify("assign-resource", "CONFIRMED")
+    world.agree(amendment)
+    world.run_flow()
+    assert world.state == "COMPLETED"
+    assert (world.called("assign-resource"), world.called("release-resource")) == (2, 1)
+
+
 # -- another business -------------------------------------------------------------------------------------------
 
 
