@@ -24,6 +24,7 @@ from tests.workers.api_world import ApiWorld, an_order_body, load_shared_policy,
 from tests.workers.fake_engine import FakeJob, open_engine
 from tests.workers.flow_world import FlowWorld, open_flow_world
 from tests.workers.outboxes import Arrived, Outboxes, assert_in_order, open_outboxes, read_topic, relaying
+from workers.gateways import engine as engine_module
 from workers.relay.engine import EngineSink
 from workers.relay.kafka import KafkaSink
 from workers.settings import System
@@ -163,6 +164,33 @@ async def test_every_message_reaches_the_engine_over_a_damaged_wire(outboxes: Ou
                 wire.mend()
                 await outboxes.until_sent("engine_outbox", seconds=60)
         assert engine.published.keys() == {str(message) for message in (first, *sent)}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_a_worker_goes_on_over_a_damaged_wire_to_the_engine(
+    flow: FlowWorld, monkeypatch: pytest.MonkeyPatch, damage: Damage
+) -> None:
+    """Polls, and what jobs were completed with, are lost on the wire; the next job is done all the same, and the
+    effect is there once.
+
+    Without the channel's `KEEPALIVE` a half-open wire is polled for ever, and the worker never has a job again.
+    """
+    monkeypatch.setattr(
+        engine_module, "KEEPALIVE", (("grpc.keepalive_time_ms", 1_000), ("grpc.keepalive_timeout_ms", 1_000))
+    )
+    with open_wires((port_of(flow.engine.address), False)) as (wire,):
+        world = replace(flow, settings=flow.settings.model_copy(update={"engine_grpc": wire.address}))
+        async with world.fleet():
+            await flow.engine.until(lambda: bool(flow.engine.polls["effect-inventory"]))
+            wire.damage(damage)
+            job = await world.add_effect()
+            await until_met(wire)
+            wire.mend()
+            assert (await done(world, job))["verdict"] == "confirmed"
+            again = await world.add_effect()  # the engine hands it out once more
+            assert (await done(world, again))["verdict"] == "confirmed"
+    assert len(flow.book("DONE")) == 1
+    assert [state for state, _ in await flow.effects()] == ["CONFIRMED"]
 
 
 # -- Kafka -------------------------------------------------------------------------------------------------------
