@@ -76,7 +76,7 @@ class Dialect:
     """One version's way to ask and to answer.
 
     write_key: keys are numbers in one version and text in the other · which: the filter for each kind of instances ·
-    names: ours → the field of an answer · tells_variables: whether there is a search for them ·
+    names: ours → the field of an answer ·
     read_cursor: the page of an answer → the words by which the next one is asked for
     """
 
@@ -85,7 +85,6 @@ class Dialect:
     which: Mapping[Which, Mapping[str, Any]]
     names: Mapping[str, str]
     read_cursor: Callable[[Row], Cursor]
-    tells_variables: bool
 
     # -- asking ------------------------------------------------------------------------------------------
 
@@ -155,7 +154,6 @@ OLD: Final = Dialect(
         "process": "bpmnProcessId", "parent": "parentKey",
     },
     read_cursor=lambda page: {"searchAfter": page.get("lastSortValues")},
-    tells_variables=False,
 )  # fmt: skip
 
 NEW: Final = Dialect(
@@ -167,7 +165,6 @@ NEW: Final = Dialect(
         "process": "processDefinitionId", "parent": "parentProcessInstanceKey",
     },
     read_cursor=lambda page: {"after": page.get("endCursor")},
-    tells_variables=True,
 )  # fmt: skip
 
 

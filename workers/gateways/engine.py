@@ -232,9 +232,11 @@ class Engine:
     async def find_texts(self, instance: int) -> dict[str, str]:
         """The variables of an instance that are texts, as ids are; raises as `find_incidents`."""
         dialect = await self._speak()
-        if dialect.tells_variables:
-            return read_texts(await self._search(dialect.ask_variables(instance, _PAGE)))
-        return read_texts(await self._search_operate("/v1/variables/search", {"processInstanceKey": instance}))
+        try:
+            rows = await self._search(dialect.ask_variables(instance, _PAGE))
+        except NoSearchError:
+            rows = await self._search_operate("/v1/variables/search", {"processInstanceKey": instance})
+        return read_texts(rows)
 
     async def _search_operate(self, path: str, wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
         if self._operate is None:
