@@ -38,6 +38,7 @@ from domain.fallout import foresee_repairs
 from domain.fulfillment import blank_order
 from domain.order import Decision, Draft, Order, Surroundings
 from domain.policy import Policy
+from domain.store.flows import find_cause
 from domain.store.orders import (
     claim_receipt,
     find_asset_holder,
@@ -54,7 +55,7 @@ from domain.store.orders import (
 from domain.store.policies import PolicyBook
 from domain.store.pool import Connection, LockTimeout, Pool, UniqueViolation, tenant_transaction
 from domain.store.previews import add_preview, find_preview
-from domain.values import CaseId, Json, OrderId, TenantId, derive_id, system_actor
+from domain.values import CaseId, Json, OrderId, Run, TenantId, derive_id, system_actor
 
 # Refusals of a repair that are about the repair itself; a stale or unread case is none.
 _TOLD: Final = (AssetBusy, FourEyes, RoleRequired, CaseClosed, ChangeActive, RequestClosed, Unprocessable)
@@ -129,6 +130,10 @@ class Door:
         envelope = ask.Envelope(tenant_id, case_id, system_actor("view"))
         draft = _draft(order, envelope, now, policy, version)
         return foresee_repairs(draft, order.cases[case_id])
+
+    async def find_cause(self, tenant_id: TenantId, order_id: OrderId, flow_run: Run) -> tuple[str, datetime] | None:
+        """Whose trace a flow's jobs belong to, and since when; nothing is decided by it."""
+        return await find_cause(self._pool, tenant_id, order_id, flow_run)
 
     async def _transact(
         self, connection: Connection, envelope: ask.Envelope, command: ask.Command, wanted: list[UUID]

@@ -349,7 +349,8 @@ CREATE TABLE public.engine_outbox (
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     published_at timestamp with time zone,
     parked_at timestamp with time zone,
-    parked_reason text
+    parked_reason text,
+    trace_parent text
 );
 
 ALTER TABLE ONLY public.engine_outbox FORCE ROW LEVEL SECURITY;
@@ -796,6 +797,8 @@ CREATE UNIQUE INDEX effect_one_reversal ON public.effect USING btree (tenant_id,
 CREATE INDEX effect_open ON public.effect USING btree (intended_at) WHERE (state = ANY (ARRAY['INTENDED'::text, 'UNKNOWN'::text]));
 
 CREATE INDEX effect_order ON public.effect USING btree (tenant_id, order_id);
+
+CREATE INDEX engine_outbox_traced ON public.engine_outbox USING btree (tenant_id, order_id, id) WHERE (trace_parent IS NOT NULL);
 
 CREATE INDEX engine_outbox_waiting ON public.engine_outbox USING btree (id) WHERE (published_at IS NULL);
 

@@ -15,6 +15,7 @@ import uvloop
 
 from workers.logs import configure_logs
 from workers.settings import Settings
+from workers.spans import start_spans, stop_spans
 
 T = TypeVar("T")
 Main = Callable[[Settings], Coroutine[Any, Any, None]]
@@ -35,7 +36,11 @@ def project_file(name: str) -> Path:
 def run_process(name: str, main: Main, settings: Settings) -> None:
     """Run one process of ours; SIGTERM and SIGINT cancel `main`, whose `finally` blocks drain and close."""
     configure_logs(settings, name)
-    run_fast(_cancelled_by_signals(main(settings)))
+    start_spans(settings, name)
+    try:
+        run_fast(_cancelled_by_signals(main(settings)))
+    finally:
+        stop_spans()
 
 
 def run_fast(work: Coroutine[Any, Any, T]) -> T:

@@ -174,6 +174,10 @@ class Settings(BaseSettings):
     issuer_key_file: Path | None = None
     rate_limit: Annotated[int, Field(ge=1, le=1_000_000)] = 2000
 
+    otlp_endpoint: HttpUrl = ""
+    otlp_headers: Annotated[str, Field(repr=False)] = ""
+    trace_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
 
@@ -242,6 +246,8 @@ def find_contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
     for name in ("database_url", "relay_database_url", "auditor_database_url", "owner_database_url"):
         if wrong := _wrong_tls(getattr(settings, name)):
             yield name, wrong
+    if not all("=" in pair for pair in settings.otlp_headers.split(",") if pair):
+        yield "otlp_headers", "wants name=value, with commas between"
     yield from _contradictions_of_kafka(settings)
     yield from _contradictions_of_engine(settings)
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, replace
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import orjson
@@ -510,6 +510,10 @@ def _row(value: Any, **more: Any) -> Row:
     return {**vars(value), **more}
 
 
+# The flags of a W3C traceparent whose trace is recorded.
+_RECORDED: Final = "-01"
+
+
 def draft_rows(draft: Draft, trace_parent: str | None) -> dict[str, Any]:
     """The rows per table, each as a plain dict whose keys are its columns."""
     before = draft.before
@@ -582,6 +586,8 @@ def draft_rows(draft: Draft, trace_parent: str | None) -> dict[str, Any]:
             "correlation_key": message.key,
             "variables": {**message.variables, "tenant_id": str(draft.head.tenant_id)},
             "ttl": message.ttl,
+            # Only what somebody records: the flow's jobs look for it.
+            "trace_parent": trace_parent if trace_parent and trace_parent.endswith(_RECORDED) else None,
         }
         for number, message in enumerate(draft.messages)
     ]

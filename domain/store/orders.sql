@@ -327,8 +327,8 @@ dl as (
     select e.tenant_id, w.listener_id, e.order_id, e.sequence, e.event_id, e.type, e.at, e.payload
     from ob e join listener w on w.tenant_id = e.tenant_id and e.type = any(w.heard)),
 eo as (
-    insert into engine_outbox (tenant_id, order_id, message_id, name, correlation_key, variables, ttl)
-    select d.tenant_id, d.order_id, d.message_id, d.name, d.correlation_key, d.variables, d.ttl
+    insert into engine_outbox (tenant_id, order_id, message_id, name, correlation_key, variables, ttl, trace_parent)
+    select d.tenant_id, d.order_id, d.message_id, d.name, d.correlation_key, d.variables, d.ttl, d.trace_parent
     from rows, jsonb_populate_recordset(null::engine_outbox, r->'engine_outbox') d)
 update receipt set answer = rows.r->'answer' from rows
 where receipt.tenant_id = :tenant_id and receipt.command_id = :command_id;

@@ -40,15 +40,18 @@ class OutboxEvent:
 
 @dataclass(frozen=True, slots=True)
 class EngineMessage:
-    """One start or wake-up for the engine; `variables` is its JSON, `ttl` in seconds."""
+    """One start or wake-up for the engine; `variables` is its JSON, `ttl` in seconds, `trace_parent` who caused it."""
 
     id: int
     tenant_id: UUID
+    order_id: UUID
     message_id: UUID
     name: str
     correlation_key: str
     variables: str
     ttl: int
+    trace_parent: str | None
+    created_at: datetime
 
 
 class Outbox:

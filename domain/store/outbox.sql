@@ -22,7 +22,8 @@ update outbox set published_at = clock_timestamp() where id = any(:ids::bigint[]
 update outbox set parked_at = clock_timestamp(), parked_reason = :reason where id = :id;
 
 -- name: next_messages
-select id, tenant_id, message_id, name, correlation_key, variables::text as variables, ttl
+select
+    id, tenant_id, order_id, message_id, name, correlation_key, variables::text as variables, ttl, trace_parent, created_at
 from engine_outbox
 where published_at is null and parked_at is null
 order by id

@@ -1,5 +1,5 @@
 """The same stories on an engine two versions on: our models, the real job workers, PostgreSQL and Kafka. It has no
-search, as an engine without a store beside it has none."""
+search, as an engine without a store beside it has none. What our processes do there is recorded as spans."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from pyzeebe import ZeebeClient
 from pyzeebe.grpc_internals.zeebe_adapter import ZeebeAdapter
@@ -15,13 +16,14 @@ from pyzeebe.proto.gateway_pb2 import TopologyRequest
 from pyzeebe.proto.gateway_pb2_grpc import GatewayStub
 
 from tests.flows.newer.engine import serve_engine
-from tests.flows.running import RunningStack
+from tests.flows.running import RunningStack, Tenant, eventually
 from tests.flows.test_amendments import test_an_appointment_that_was_booked_is_moved  # noqa: F401 - told here as well
 from tests.flows.test_stories import (  # noqa: F401
     test_a_failed_compensation_becomes_fallout_and_resumes,
     test_cancelled_after_the_activation_leaves_what_cannot_be_undone,
     test_the_golden_scenario,
 )
+from tests.otlp import Received, Receiver, receive_spans
 from workers.gateways.engine import Engine, open_channel
 from workers.local.home import free_port
 from workers.settings import Settings
@@ -53,17 +55,72 @@ def engine_address() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def stack(engine_address: str) -> Iterator[RunningStack]:
+def receiver() -> Iterator[Receiver]:
+    with receive_spans() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def stack(engine_address: str, receiver: Receiver) -> Iterator[RunningStack]:
     """A stack of its own: what a flow writes is as new as the engine."""
     folder = Path(tempfile.mkdtemp(prefix="recourse-flows-", dir="/var/tmp"))
     folder.chmod(0o711)
     nobody = f"http://127.0.0.1:{free_port()}"
-    running = RunningStack.start(folder, RECOURSE_ENGINE_GRPC=engine_address, RECOURSE_ENGINE_REST=nobody)
+    running = RunningStack.start(
+        folder,
+        RECOURSE_ENGINE_GRPC=engine_address,
+        RECOURSE_ENGINE_REST=nobody,
+        RECOURSE_OTLP_ENDPOINT=receiver.url,
+    )
     try:
         yield running
     finally:
         running.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_one_trace_leads_from_a_cancellation_to_everything_that_follows_from_it(
+    tenant: Tenant, receiver: Receiver
+) -> None:
+    """Request, message to the engine, jobs, calls outside, events: each is the child of what caused it."""
+    tenant.fault(taskType="ship-device", fault="accept-silent")
+    order_id = tenant.submit("router")
+    tenant.wait_effect(order_id, "ship", "shipping", acceptedAt=...)
+    body = {"reasonCode": "CUSTOMER_CHANGED_MIND", "scope": {"type": "ORDER", "orderItemIds": []}}
+    path = f"/api/v1/orders/{order_id}/cancellation-requests"
+    answer = eventually(
+        lambda: tenant.post(path, body, etag=tenant.etag(order_id)),
+        lambda told: told.status_code != httpx.codes.PRECONDITION_FAILED,
+        "an order that stands still",
+    )
+    assert answer.status_code == httpx.codes.ACCEPTED, answer.text
+    tenant.wait_state(order_id, "CANCELLED")
+    wanted = {
+        "request POST /api/v1/orders/{orderId}/cancellation-requests",
+        "message cancellation-requested",
+        "job assess-cancellation",
+        "job effect-shipping",
+        "call PUT shipping",
+        "job effect-inventory",
+        "call PUT inventory",
+        "event OrderCancelled",
+    }
+
+    def is_whole(spans: list[Received]) -> bool:
+        ids = {span.span_id for span in spans}
+        return wanted <= {span.name for span in spans} and all(span.parent in ids for span in spans if span.parent)
+
+    trace_id = answer.headers["x-request-id"]
+    spans = eventually(lambda: receiver.trace(trace_id), is_whole, "the whole trace")
+    assert [span.name for span in spans if not span.parent] == [
+        "request POST /api/v1/orders/{orderId}/cancellation-requests"
+    ]
+    by_id = {span.span_id: span for span in spans}
+    assert {by_id[span.parent].name for span in spans if span.name == "call PUT shipping"} == {"job effect-shipping"}
+    assert {span.process.removeprefix("recourse-") for span in spans} == {"api", "workers", "relay"}
+    assert {span.attributes.get("recourse.order.id", order_id) for span in spans} == {order_id}
+    told = str([span.attributes for span in receiver.spans])
+    assert not [word for word in ("Ada", "Weg 1", "+49", "alice") if word in told]
 
 
 async def test_what_we_ask_and_mend_over_grpc_is_answered_alike(engine_address: str, tmp_path: Path) -> None:

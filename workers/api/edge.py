@@ -13,8 +13,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
-from workers.api.calls import read_trace
+from workers.api.calls import Trace, read_trace
 from workers.api.problems import Problem, problem_response
+from workers.spans import are_recorded, open_span
 
 log = structlog.get_logger(__name__)
 
@@ -24,12 +25,18 @@ _HEADERS: Final = (
     ("X-Frame-Options", "DENY"),
     ("Referrer-Policy", "no-referrer"),
 )
+# Asked every few seconds by machines.
+_UNRECORDED: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 _CLOSED: Final = "default-src 'none'; frame-ancestors 'none'"
 
 
 def _trail(error: Exception) -> list[str]:
     """Where it happened, innermost last; never the message, which may quote what a customer wrote."""
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)[-8:]]
+
+
+def _name_method(scope: Scope) -> str:
+    return scope["method"] if scope["method"] in _METHODS else "OTHER"
 
 
 class Meters:
@@ -61,8 +68,24 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        header = Headers(scope=scope).get("traceparent")
+        trace = read_trace(header)
+        if not are_recorded() or scope["path"] in _UNRECORDED:
+            await self._answer(scope, receive, send, trace)
+            return
+        method = _name_method(scope)
+        with open_span("request", method, parent=header and trace.parent, method=method) as span:
+            recorded = read_trace(span.parent)
+            status = await self._answer(scope, receive, send, recorded)
+            route, caller = scope["state"].get("route", "none"), scope["state"].get("caller")
+            span.rename(f"{method} {route}")
+            span.note(route=route, status=status, tenant_id=caller.tenant if caller else None)
+            if status >= 500:
+                span.fail(str(status))
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, trace: Trace) -> int:
+        """The status that was answered; 499 where nobody waited for one."""
         began = time.perf_counter()
-        trace = read_trace(Headers(scope=scope).get("traceparent"))
         scope.setdefault("state", {})["trace"] = trace
         status = 0
 
@@ -87,6 +110,7 @@ class Edge:
         finally:
             self._count(scope, status, time.perf_counter() - began)
             reset_contextvars(**tokens)
+        return status or 499
 
     def _dress(self, headers: MutableHeaders, trace_id: str) -> None:
         headers["X-Request-Id"] = trace_id
@@ -98,7 +122,7 @@ class Edge:
             headers["Strict-Transport-Security"] = "max-age=31536000"
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
-        method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+        method = _name_method(scope)
         route = scope["state"].get("route", "none")
         self._meters.requests.labels(method, route, str(status or 499)).inc()
         self._meters.seconds.labels(method, route).observe(seconds)

@@ -14,6 +14,7 @@ import orjson
 from domain.values import Json
 from workers.gateways.access import open_context
 from workers.settings import System
+from workers.spans import open_span
 
 State = Literal["CONFIRMED", "NO_EFFECT", "ACCEPTED", "UNKNOWN", "MISSING", "UNREACHABLE"]
 
@@ -57,7 +58,13 @@ class Systems:
         """Ask for the effect of a claim {system, effect_id, timeout (seconds), body}. Never raises for a system's ill
         behaviour: whatever is not a clear answer is UNKNOWN."""
         system, effect_id = str(claim["system"]), str(claim["effect_id"])
-        headers = {"Idempotency-Key": effect_id, "Content-Type": "application/json"}
+        with open_span("call", f"PUT {system}", method="PUT", system=system, effect_id=effect_id) as span:
+            outcome = await self._put(system, effect_id, claim, span.parent)
+            span.note(state=outcome.state)
+            return outcome
+
+    async def _put(self, system: str, effect_id: str, claim: Mapping[str, Json], trace_parent: str | None) -> Outcome:
+        headers = {"Idempotency-Key": effect_id, "Content-Type": "application/json", **_traced(trace_parent)}
         try:
             status, answer = await self._exchange(
                 system, "PUT", effect_id, float(claim["timeout"]), headers, orjson.dumps(claim["body"])
@@ -69,10 +76,18 @@ class Systems:
     async def get_effect(self, claim: Mapping[str, Json]) -> Outcome:
         """Ask what became of an effect {system, effect_id, timeout}: MISSING where the system does not know it,
         UNREACHABLE where it gives no clear answer."""
-        system = str(claim["system"])
+        system, effect_id = str(claim["system"]), str(claim["effect_id"])
+        with open_span("call", f"GET {system}", method="GET", system=system, effect_id=effect_id) as span:
+            outcome = await self._get(system, effect_id, claim, span.parent)
+            span.note(state=outcome.state)
+            return outcome
+
+    async def _get(self, system: str, effect_id: str, claim: Mapping[str, Json], trace_parent: str | None) -> Outcome:
         self._asking[system] = self._asking.get(system, 0) + 1
         try:
-            status, answer = await self._exchange(system, "GET", str(claim["effect_id"]), float(claim["timeout"]))
+            status, answer = await self._exchange(
+                system, "GET", effect_id, float(claim["timeout"]), _traced(trace_parent)
+            )
             if status == 404:
                 return Outcome("MISSING", reason="the system does not know the effect")
             return _read(status, answer, {200: {"CONFIRMED", "NO_EFFECT", "ACCEPTED"}})
@@ -133,6 +148,10 @@ class Systems:
                 ),
             )
         return client
+
+
+def _traced(trace_parent: str | None) -> dict[str, str]:
+    return {"traceparent": trace_parent} if trace_parent else {}
 
 
 _REFUSED: Final = frozenset({"NO_EFFECT"})

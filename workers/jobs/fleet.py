@@ -47,6 +47,7 @@ from workers.jobs.outcome import Again, Done, Later, OutageClock, Reply, Stuck, 
 from workers.jobs.registry import ALL, EFFECTS, handlers
 from workers.notifications import Notifier
 from workers.settings import Settings, SettingsError, variable_name
+from workers.spans import Span, are_recorded, open_span
 from workers.telemetry import serve_health
 
 log = structlog.get_logger(__name__)
@@ -151,15 +152,33 @@ class Fleet:
         context = Context(self._means, job, gives_up_at=ends)
         order_id = job.variables.get("order_id")
         with structlog.contextvars.bound_contextvars(job_type=job.type, job_key=job.key, order_id=order_id):
-            async with poller.place():
+            async with poller.place(), self._recorded(context) as span:
                 if time.monotonic() - started > _STALE_SECONDS:
                     return  # too little of the lease is left to begin; it comes again
                 reply = await self._carry_out(spec, context)
+                span.note(reply=_kind(type(reply)))
+                if isinstance(reply, Again | Stuck):
+                    span.fail(reply.code)
             _SECONDS.labels(job.type).observe(time.monotonic() - started)
             _FINISHED.labels(job.type, _kind(type(reply))).inc()
             context.crash("before-complete")
             await self._send(job, reply, ends)
             context.crash("after-complete")
+
+    @contextlib.asynccontextmanager
+    async def _recorded(self, context: Context) -> AsyncIterator[Span]:
+        """A span around the handler, caused by whoever set its flow going."""
+        job, parent, since = context.job, None, None
+        if are_recorded():
+            try:
+                order_id, run = OrderId(context.uuid("order_id")), Run(context.uuid("run"))
+                cause = await self._means.door.find_cause(context.tenant_id, order_id, run)
+            except _NOT_NOTED:
+                cause = None
+            parent, since = cause or (None, None)
+        told = {name: job.variables.get(name) for name in ("order_id", "tenant_id")}
+        with open_span("job", job.type, parent=parent, since=since, job_type=job.type, job_key=job.key, **told) as span:
+            yield span
 
     async def _carry_out(self, spec: JobSpec, context: Context) -> Reply:
         if context.job.bpmn_process_id in _ROOTS or "root" in context.job.variables:

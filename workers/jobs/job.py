@@ -25,6 +25,7 @@ from workers.gateways.systems import Systems
 from workers.jobs.outcome import Done, Reply, VariableError, describe
 from workers.runtime import crash_point
 from workers.settings import Settings
+from workers.spans import current_parent
 
 log = structlog.get_logger(__name__)
 
@@ -134,6 +135,7 @@ class Context:
             command_id=command_id,
             actor=actor or system_actor(self.job.type),
             keep=keep,
+            trace_parent=current_parent(),
         )
         return await self.means.door.handle(envelope, command)
 

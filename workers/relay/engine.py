@@ -6,7 +6,7 @@ import asyncio
 import random
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from workers.gateways.engine import Pressure, open_channel
 from workers.relay.sink import CARRIED, PARKED, NotCarriedError
 from workers.runtime import crash_point
 from workers.settings import Settings
+from workers.spans import NOTHING, Span, open_span
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +41,15 @@ class _Refusal:
     reason: str
     passes: bool
     busy: bool = False
+
+
+def _recorded(message: EngineMessage) -> AbstractContextManager[Span]:
+    """A span of whoever caused it; of a message that nobody's trace leads to there is none."""
+    if message.trace_parent is None:
+        return nullcontext(NOTHING)
+    ids = {"order_id": message.order_id, "tenant_id": message.tenant_id}
+    parent, since = message.trace_parent, message.created_at
+    return open_span("message", message.name, parent=parent, since=since, message=message.name, **ids)
 
 
 class EngineSink:
@@ -97,10 +107,13 @@ class EngineSink:
             variables=message.variables,
         )
         async with self._pressure.turn():
-            try:
-                await self._stub.PublishMessage(request, timeout=_SECONDS)
-            except grpc.aio.AioRpcError as error:
-                return self._refusal(error)
+            with _recorded(message) as span:
+                try:
+                    await self._stub.PublishMessage(request, timeout=_SECONDS)
+                except grpc.aio.AioRpcError as error:
+                    if refusal := self._refusal(error):
+                        span.fail(error.code().name)
+                    return refusal
         self._pressure.ease()
         return None
 

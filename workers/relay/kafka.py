@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from typing import Any, Final
 from uuid import UUID
 
@@ -29,6 +29,7 @@ from workers.gateways.access import open_context
 from workers.relay.sink import CARRIED, PARKED, NotCarriedError
 from workers.runtime import crash_point
 from workers.settings import Settings
+from workers.spans import NOTHING, Span, open_span
 
 log = structlog.get_logger(__name__)
 
@@ -163,12 +164,13 @@ class KafkaSink:
         async with asyncio.timeout(_SECONDS), self._producer.transaction():
             sent = []
             for event in events:
-                acknowledged = await self._producer.send(
-                    self._topic,
-                    value=event.payload.encode(),
-                    key=str(event.order_id).encode(),
-                    headers=event_headers(event),
-                )
+                with _recorded(event) as span:
+                    acknowledged = await self._producer.send(
+                        self._topic,
+                        value=event.payload.encode(),
+                        key=str(event.order_id).encode(),
+                        headers=event_headers(event, span.parent),
+                    )
                 acknowledged.add_done_callback(_look_at)
                 sent.append(acknowledged)
             await asyncio.gather(*sent)
@@ -231,8 +233,16 @@ def _look_at(acknowledged: asyncio.Future[object]) -> None:
         acknowledged.exception()
 
 
-def event_headers(event: OutboxEvent) -> list[tuple[str, bytes]]:
-    """CloudEvents 1.0, binary mode."""
+def _recorded(event: OutboxEvent) -> AbstractContextManager[Span]:
+    """A span of whoever caused it; of an event that nobody's trace leads to there is none."""
+    if event.trace_parent is None:
+        return nullcontext(NOTHING)
+    ids = {"order_id": event.order_id, "tenant_id": event.tenant_id}
+    return open_span("event", event.type, parent=event.trace_parent, since=event.at, event=event.type, **ids)
+
+
+def event_headers(event: OutboxEvent, trace_parent: str | None = None) -> list[tuple[str, bytes]]:
+    """CloudEvents 1.0, binary mode. trace_parent: of the span that sends it, where there is one"""
     headers: list[tuple[str, bytes]] = [
         ("ce_specversion", b"1.0"),
         ("ce_id", str(event.event_id).encode()),
@@ -244,6 +254,6 @@ def event_headers(event: OutboxEvent) -> list[tuple[str, bytes]]:
         ("ce_tenant", str(event.tenant_id).encode()),
         ("content-type", b"application/json"),
     ]
-    if event.trace_parent:
-        headers.append(("traceparent", event.trace_parent.encode()))
+    if told := trace_parent or event.trace_parent:
+        headers.append(("traceparent", told.encode()))
     return headers
