@@ -151,3 +151,64 @@ def test_the_key_of_the_local_issuer_is_made_once(services: dict[str, Any], tmp_
         os.environ.update(before)
     assert first.startswith("-----BEGIN")
     assert file.read_text() == first
+
+
+# -- Camunda 8.8 and newer ----------------------------------------------------------------------------------------
+
+
+class _Overriding(yaml.SafeLoader):
+    """YAML with Compose's !override: the value stands instead of the one below, and is not merged into it."""
+
+
+class _Instead:
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _override(loader: _Overriding, node: yaml.Node) -> _Instead:
+    plain = loader.construct_mapping if isinstance(node, yaml.MappingNode) else loader.construct_sequence
+    return _Instead(plain(node, deep=True))  # type: ignore[arg-type]
+
+
+_Overriding.add_constructor("!override", _override)
+
+
+def merge(below: Any, above: Any) -> Any:
+    """Two Compose files as one: mappings by key, lists one after the other, everything else as the upper one says."""
+    if isinstance(above, _Instead):
+        return above.value
+    if isinstance(below, dict) and isinstance(above, dict):
+        return below | {key: merge(below.get(key), value) for key, value in above.items()}
+    return below + above if isinstance(below, list) and isinstance(above, list) else above
+
+
+@pytest.fixture(scope="module")
+def newer() -> dict[str, Any]:
+    text = (ROOT / "deploy/compose.camunda-8.8.yaml").read_text(encoding="utf-8")
+    return dict(merge(yaml.safe_load(TEXT), yaml.load(text, _Overriding)))
+
+
+def test_a_newer_camunda_fits_the_compose_specification_with_the_rest(newer: dict[str, Any]) -> None:
+    folder = files("check_jsonschema") / "builtin_schemas" / "vendor"
+    schema = json.loads((folder / "compose-spec.json").read_text(encoding="utf-8"))
+    jsonschema.validators.validator_for(schema)(schema).validate(newer)
+
+
+def test_a_newer_camunda_stands_alone(newer: dict[str, Any]) -> None:
+    """One container and its own search store: nothing of 8.6 is started, waited for, or told to it."""
+    services = interpolate(newer, read_environment())["services"]
+    running = {name: service for name, service in services.items() if "profiles" not in service}
+    assert {"engine", "elasticsearch"} < set(running)
+    assert not {"operate", "tasklist", "opensearch"} & set(running)
+    for name, service in running.items():
+        assert set(service.get("depends_on", {})) <= set(running), name
+    engine = running["engine"]
+    assert re.fullmatch(r"camunda/camunda:8\.(8|9|\d\d)\.\d+", engine["image"])
+    assert not [name for name in engine["environment"] if "OPENSEARCH" in name or name.startswith("ZEEBE_")]
+    told = engine["environment"]["CAMUNDA_DATA_SECONDARYSTORAGE_ELASTICSEARCH_URL"]
+    assert told == "http://elasticsearch:9200"
+    ports = [port for service in running.values() for port in service.get("ports", [])]
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+    assert len({port.split(":")[1] for port in ports}) == len(ports)
+    used = {volume.partition(":")[0] for service in services.values() for volume in service.get("volumes", [])}
+    assert used <= set(newer["volumes"])
