@@ -15,7 +15,18 @@ from typing import Final
 from domain.ledger import Effect, refundable
 from domain.order import IN_FLIGHT, UNSTARTED, Draft, Item, Request, Task
 from domain.policy import Charge, PointOfNoReturn, TaskType
-from domain.values import EffectId, Json, Money, OrderId, RequestId, TaskId, format_time, is_external, parse_time
+from domain.values import (
+    AssetId,
+    EffectId,
+    Json,
+    Money,
+    OrderId,
+    RequestId,
+    TaskId,
+    format_time,
+    is_external,
+    parse_time,
+)
 
 # §4: inclusive ranks of `irreversible_after_state`.
 _RANK: Final[Mapping[str, int]] = {
@@ -106,7 +117,7 @@ class Impact:
 class Closure:
     """Everything that a change touches.
 
-    dependents: other live orders that build on what goes, and why
+    dependents: other live orders that build on what goes, and why · relying: active assets that do
     items: those that go as a whole · reduced: those that only become fewer, and by how many · resized: the tasks of
     these that are told a quantity; they are among `tasks`, and start again with the new one
     """
@@ -118,6 +129,7 @@ class Closure:
     reduced: Mapping[str, int] = field(default_factory=dict)
     resized: frozenset[TaskId] = frozenset()
     dependents: Mapping[OrderId, str] = field(default_factory=dict)
+    relying: frozenset[AssetId] = frozenset()
 
     @property
     def touched(self) -> frozenset[str]:
@@ -300,6 +312,14 @@ def find_closure(
         trace.append(Rule("closure.dependent_order", verdict, sentence, facts, severity))
         if verdict == "BLOCK":
             blockers.append(Blocker("DEPENDENT_ORDER", sentence, "closure.dependent_order"))
+    relying = _find_relying(draft, taken)
+    for asset_id, (offering, base) in relying.items():
+        sentence = f"Asset {asset_id} ({offering}) relies on asset {base}, which would be gone; disconnect it first."
+        facts = {"assetId": str(asset_id), "reliesOn": str(base)}
+        severity, result = ("BLOCKER", "BLOCK") if verdict == "BLOCK" else ("WARNING", "SHOWN")
+        trace.append(Rule("closure.dependent_asset", result, sentence, facts, severity))
+        if verdict == "BLOCK":
+            blockers.append(Blocker("DEPENDENT_ASSET", sentence, "closure.dependent_asset"))
     live = set() if scope == "ORDER" else live_items(draft, request_id)
     tasks: list[TaskId] = []
     resized: set[TaskId] = set()
@@ -324,8 +344,22 @@ def find_closure(
                 )
             )
     return Closure(
-        frozenset(taken), tuple(tasks), tuple(blockers), tuple(trace), reduced, frozenset(resized), dependents
-    )
+        frozenset(taken), tuple(tasks), tuple(blockers), tuple(trace), reduced, frozenset(resized), dependents,
+        frozenset(relying),
+    )  # fmt: skip
+
+
+def _find_relying(draft: Draft, taken: Iterable[str]) -> dict[AssetId, tuple[str, AssetId]]:
+    """What other orders have built on what these items installed, whether those orders live or not: asset → (its
+    offering, what it relies on)."""
+    found: dict[AssetId, tuple[str, AssetId]] = {}
+    for item_id in sorted(taken):
+        item = draft.items.get(item_id)
+        asset = draft.assets.get(item.asset) if item and item.action == "ADD" and item.asset else None
+        if asset is not None and asset.state != "TERMINATED":
+            relying = draft.relying.get(asset.asset_id, {})
+            found.update({other: (offering, asset.asset_id) for other, offering in relying.items()})
+    return found
 
 
 def find_dependents(draft: Draft, scope: str, taken: Iterable[str]) -> dict[OrderId, str]:
@@ -919,6 +953,8 @@ def fingerprint(draft: Draft, request_id: RequestId | None, closure: Closure) ->
     rests_on = [tasks, effects, others, values, items, draft.policy_version]
     if closure.dependents:
         rests_on.append(sorted(map(str, closure.dependents)))
+    if closure.relying:
+        rests_on.append(sorted(map(str, closure.relying)))
     request = draft.requests.get(request_id) if request_id else None
     if passed := _find_passed(draft, closure, request.requested_at if request else draft.now):
         rests_on.append(passed)

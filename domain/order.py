@@ -442,6 +442,7 @@ class Order:
     """Everything under one order row, as one command sees it.
 
     busy_assets: those of its items' assets that another order is changing now
+    relying: by asset that its items installed, the active assets of other orders that rely on it, and their offerings
     dependents: live orders that supplement or amend this one, and by which relation
     beyond: None where everything was loaded. Otherwise only one task with its neighbours is here, and only its own
     outcome and the readiness of its successors may be judged (`settle` knows).
@@ -460,6 +461,7 @@ class Order:
     assets: Mapping[AssetId, Asset] = field(default_factory=dict)
     order_holds: frozenset[str] = frozenset()
     busy_assets: Mapping[AssetId, OrderId] = field(default_factory=dict)
+    relying: Mapping[AssetId, Mapping[AssetId, str]] = field(default_factory=dict)
     dependents: Mapping[OrderId, str] = field(default_factory=dict)
     beyond: Beyond | None = None
 
@@ -500,6 +502,7 @@ class Draft:
         self.assets = dict(order.assets)
         self.order_holds = order.order_holds
         self.busy_assets = order.busy_assets
+        self.relying = order.relying
         self.dependents = order.dependents
         self.beyond = order.beyond
         self.actor = actor
@@ -1008,6 +1011,7 @@ class Draft:
             assets=self.assets,
             order_holds=self.order_holds,
             busy_assets=self.busy_assets,
+            relying=self.relying,
             dependents=self.dependents,
             beyond=self.beyond,
         )

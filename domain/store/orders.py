@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
 from functools import lru_cache
@@ -180,8 +180,16 @@ def read_order(document: Mapping[str, Any]) -> Order:
         assets={asset.asset_id: asset for asset in map(_read_asset, document["assets"] or ())},
         order_holds=frozenset(document["head"]["order_holds"]),
         busy_assets={AssetId(_id(asset)): OrderId(_id(holder)) for asset, holder in document["busy"] or ()},
+        relying=_read_relying(document["relying"] or ()),
         dependents={OrderId(_id(dependent)): kind for dependent, kind in document["dependents"] or ()},
     )
+
+
+def _read_relying(rows: Iterable[Sequence[str]]) -> dict[AssetId, dict[AssetId, str]]:
+    relying: dict[AssetId, dict[AssetId, str]] = {}
+    for base, asset_id, offering in rows:
+        relying.setdefault(AssetId(_id(base)), {})[AssetId(_id(asset_id))] = offering
+    return relying
 
 
 @lru_cache(maxsize=16_384)

@@ -55,6 +55,12 @@ select json_build_object(
         where l.tenant_id = :tenant_id and l.order_id <> :order_id and l.asset_id in (
             select unnest(array[target_asset, asset]) from order_item
             where tenant_id = :tenant_id and order_id = :order_id)),
+    'relying', (
+        select json_agg(json_build_array(i.asset, a.asset_id, a.offering) order by a.asset_id)
+        from order_item i join asset a
+            on a.tenant_id = i.tenant_id and a.state = 'ACTIVE' and a.relies_on @> array[i.asset::text]
+        where i.tenant_id = :tenant_id and i.order_id = :order_id and i.asset is not null and i.action = 'ADD'
+            and a.installed_by is distinct from i.order_id),
     'dependents', (
         select json_agg(json_build_array(o.order_id, r.relation_type) order by r.created_at)
         from order_relation r join customer_order o on o.tenant_id = r.tenant_id and o.order_id = r.source_order_id
@@ -99,7 +105,7 @@ select json_build_object(
         where tenant_id = :tenant_id and order_id = :order_id
           and (effect_id in (select effect_id from near) or effect_id = :effect_id)),
     'requests', null, 'amendments', null, 'plans', null, 'undoings', null, 'edges', null, 'cases', null, 'assets', null,
-    'busy', null, 'dependents', null,
+    'busy', null, 'relying', null, 'dependents', null,
     'at_work', (select count(*) from far where handed and state in ('READY', 'IN_PROGRESS')),
     'waiting', (
         select exists (

@@ -18,6 +18,10 @@ from tests.workers.api_world import ADDRESS, ApiWorld, a_line, an_order_body, co
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 OPERATOR = ("olga", "operator")
+FIBER_WORK = {
+    "reserve-inventory", "assign-resource", "create-appointment", "perform-visit", "activate-service", "start-billing",
+    "ship-device",
+}  # fmt: skip
 
 
 async def a_completed(world: ApiWorld, *items: dict[str, Any], **overrides: Any) -> tuple[str, str]:
@@ -413,11 +417,41 @@ async def test_orders_that_depend_on_a_cancelled_one_are_shown_with_it(world: Ap
     assert found["feasibility"] == "FULLY_CANCELLABLE"
 
 
-async def hold_dependents(world: ApiWorld) -> None:
-    policy = dict(read_policy_text((ROOT / "domain/telecom.policy.yaml").read_text()))
-    policy["cancellation"]["closure"]["dependent_order"] = "HOLD"
+@pytest.mark.parametrize(("rule", "feasibility"), [("PROPOSE", "PARTIALLY_CANCELLABLE"), ("BLOCK", "NOT_CANCELLABLE")])
+async def test_what_has_been_built_on_a_part_of_it_is_shown_though_no_order_is_about_it(
+    world: ApiWorld, rule: str, feasibility: str
+) -> None:
+    """The order of the address has ended, that of the line lives, and would leave the address on nothing."""
+    await set_dependent_rule(world, rule)
+    source = await world.create(a_line(), a_line("2", productOfferingId="mobile-sim"))
+    await world.fulfil(source, only=FIBER_WORK)
+    shown = (await world.get(f"/orders/{source}")).json()
+    assert (shown["state"], shown["items"][0]["state"]) == ("IN_PROGRESS", "COMPLETED")
+    fiber = shown["items"][0]["assetId"]
+    added = (
+        await world.post(f"/orders/{source}/supplemental-orders", a_supplement(a_static_ip(fiber), reasonCode="ADD_ON"))
+    ).json()["orderId"]
+    await world.fulfil(added)
+    address = (await world.get(f"/orders/{added}")).json()["items"][0]["assetId"]
+    request = await world.cancel(source)
+    await world.judge(source, request)
+    found = (await world.get(f"/orders/{source}/cancellation-requests/{request}")).json()["assessment"]
+    [told] = [rule for rule in found["trace"] if rule["ruleId"] == "closure.dependent_asset"]
+    assert told["severity"] == ("BLOCKER" if rule == "BLOCK" else "WARNING")
+    assert address in told["sentence"]
+    assert fiber in told["sentence"]
+    assert found["feasibility"] == feasibility
+
+
+async def set_dependent_rule(world: ApiWorld, rule: str) -> None:
+    policy: Any = read_policy_text((ROOT / "domain/telecom.policy.yaml").read_text())
+    policy["cancellation"]["closure"]["dependent_order"] = rule
     loaded = await world.post("/policies", policy, as_=("eve", "admin"))
     assert loaded.status_code == 201, loaded.text
+
+
+async def hold_dependents(world: ApiWorld) -> None:
+    await set_dependent_rule(world, "HOLD")
 
 
 async def deliver(world: ApiWorld) -> list[str]:
