@@ -190,7 +190,7 @@ def check_assets(
         raise AssetNotModifiable("The order that it follows up has delivered only a part.")
     customer = command.content.get("customer", {}).get("id")
     ended = {item.target_asset for item in command.items if item.action == "DISCONNECT"}
-    changed_by: dict[str, str] = {}
+    changed_by: dict[UUID, str] = {}
     for index, item in enumerate(command.items):
         if item.target_asset is None:
             continue
