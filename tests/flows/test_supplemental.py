@@ -85,6 +85,135 @@ def test_a_line_gets_a_static_address_and_both_end_together(tenant: Tenant) -> N
     assert all(edge["target"] == first for edge in graph["edges"])
 
 
+def propose(tenant: Tenant, order_id: str, order_type: str) -> tuple[str, dict[str, Any]]:
+    """Cancel a completed order: (link that makes the proposed order of this type, what is proposed)."""
+    link = tenant.cancel(order_id)
+    asked = eventually(lambda: tenant.get(link), lambda seen: seen["status"] == "REJECTED", "a verdict")
+    assert asked["outcome"] == "NEW_ORDER_REQUIRED"
+    [proposal] = [one for one in asked["proposals"] if one["orderType"] == order_type]
+    return f"{link}/proposals/{proposal['n']}/create", proposal
+
+
+def told_of(tenant: Tenant, order_id: str) -> tuple[dict[str, Any], str]:
+    """All that an order says of itself; that others relate to it, they say."""
+    return {name: value for name, value in tenant.order(order_id).items() if name != "relations"}, tenant.etag(order_id)
+
+
+def test_what_a_customer_has_tells_how_it_came_to_be_so(tenant: Tenant) -> None:
+    """EC46: cancelled after their completion, a line and the address on it end by what was proposed, in the order in
+    which they can; the orders themselves stay as they were, and the asset tells the whole of it."""
+    first = tenant.submit()
+    tenant.wait_state(first, "COMPLETED")
+    fiber = str(tenant.order(first)["items"][0]["assetId"])
+    added = str(follow(tenant, first, "SUPPLEMENTAL", "ADD_ON", line("1", "ADD", "static-ip", fiber)).json()["orderId"])
+    tenant.wait_state(added, "COMPLETED")
+    address = str(tenant.order(added)["items"][0]["assetId"])
+    before = [told_of(tenant, order_id) for order_id in (first, added)]
+
+    ends_fiber, proposal = propose(tenant, first, "DISCONNECT")
+    assert [item["targetAssetId"] for item in proposal["items"]] == [fiber]
+    refused = tenant.post(ends_fiber, None)
+    assert (refused.status_code, refused.json()["code"]) == (httpx.codes.UNPROCESSABLE_ENTITY, "DEPENDENT_ASSET")
+    assert refused.json()["blockedBy"].endswith(address)
+
+    ends_address, _ = propose(tenant, added, "DISCONNECT")
+    endings = []
+    for create, ended in ((ends_address, address), (ends_fiber, fiber)):
+        made = tenant.post(create, None)
+        assert made.status_code == httpx.codes.ACCEPTED, made.text
+        endings.append(str(made.json()["orderId"]))
+        tenant.wait_state(endings[-1], "COMPLETED")
+        assert tenant.get(f"/api/v1/assets/{ended}")["state"] == "TERMINATED"
+
+    assert [told_of(tenant, order_id) for order_id in (first, added)] == before
+    told = tenant.get(f"/api/v1/assets/{fiber}")["history"]
+    assert [(one["orderId"], one["action"], one["installed"]) for one in told] == [
+        (first, "ADD", True),
+        (added, "ADD", False),
+        (endings[1], "DISCONNECT", False),
+    ]
+    graph = tenant.get(f"/api/v1/orders/{added}/related-orders")
+    assert {(edge["source"], edge["target"], edge["type"]) for edge in graph["edges"]} == {
+        (added, first, "SUPPLEMENTS"),
+        (endings[0], added, "CANCELS"),
+        (endings[1], first, "CANCELS"),
+    }
+
+
+def test_changes_of_an_asset_are_amended_and_undone_with_their_orders(tenant: Tenant) -> None:
+    """MODIFY and RETURN, cancelled on their way, one of them after an amendment; REPAIR and BILLING_ADJUSTMENT beside
+    them: each asset is afterwards what its orders have left of it."""
+    document: Any = read_policy_text((ROOT / "domain/telecom.policy.yaml").read_text())
+    bandwidth = next(row for row in document["amendable_fields"] if row["field"] == "bandwidth")
+    bandwidth["safety"]["TASK_COMPLETED"] = "REDECOMPOSE"
+    posted = tenant.post("/api/v1/policies", document, by=tenant.person("root", "admin"))
+    assert posted.status_code == httpx.codes.CREATED, posted.text
+    sources = [tenant.submit() for _ in range(3)]
+    for source in sources:
+        tenant.wait_state(source, "COMPLETED")
+    assets = [str(tenant.order(source)["items"][0]["assetId"]) for source in sources]
+
+    def change(number: int, order_type: str, action: str, offering: str, **configuration: Any) -> str:
+        item = line("1", action, offering, assets[number]) | ({"configuration": configuration} if configuration else {})
+        answer = follow(tenant, sources[number], order_type, "UPGRADE", item)
+        assert answer.status_code == httpx.codes.ACCEPTED, answer.text
+        return str(answer.json()["orderId"])
+
+    repair = change(0, "REPAIR", "MODIFY", "fiber-500", bandwidth="400M")
+    bill = change(1, "BILLING_ADJUSTMENT", "MODIFY", "fiber-500", bandwidth="1M")
+    for order_id, done in ((repair, {"modify-service": 1, "change-billing": 1}), (bill, {"change-billing": 1})):
+        tenant.wait_state(order_id, "COMPLETED")
+        assert tenant.done(order_id) == done
+    before = [tenant.get(f"/api/v1/assets/{asset}") for asset in assets]
+    assert [(asset["version"], asset["configuration"]["bandwidth"]) for asset in before] == [
+        (2, "400M"),
+        (1, "500M"),
+        (1, "500M"),
+    ]
+
+    tenant.fault(taskType="change-billing", fault="accept-silent")
+    tenant.fault(taskType="collect-device", fault="accept-silent")
+    undone, amended, kept = (change(n, "SUPPLEMENTAL", "MODIFY", "fiber-1000", bandwidth="1G") for n in range(3))
+    back = change(0, "RETURN", "RETURN", "fiber-500")
+    bills = {
+        order_id: str(tenant.wait_effect(order_id, "change", "billing", acceptedAt=...)["effectId"])
+        for order_id in (undone, amended, kept)
+    }
+    wish = {"path": "/items/1/configuration/bandwidth", "operation": "REPLACE", "oldValue": "1G", "newValue": "2G"}
+    for order_id in (amended, kept):
+        link = f"/api/v1/orders/{order_id}/amendment-requests"
+        asked = tenant.post(link, {"reasonCode": "CUSTOMER_REQUEST", "changes": [wish]}, etag=tenant.etag(order_id))
+        assert asked.status_code == httpx.codes.ACCEPTED, asked.text
+        request = str(asked.json()["links"]["self"])
+        eventually(lambda link=request: tenant.get(link)["status"], lambda status: status == "APPLIED", request)  # type: ignore[misc]
+        eventually(lambda o=order_id: tenant.done(o).get("modify-service"), lambda times: times == 2, "the redoing")  # type: ignore[misc]
+
+    tenant.wait_effect(back, "collect", "shipping", acceptedAt=...)
+    for order_id in (undone, amended, back):
+        tenant.cancel(order_id)
+    for effect_id in bills.values():
+        tenant.call_back(effect_id)
+    for order_id, state in ((undone, "CANCELLED"), (amended, "CANCELLED"), (back, "CANCELLED"), (kept, "COMPLETED")):
+        tenant.wait_state(order_id, state)
+    assert tenant.done(undone) == {"modify-service": 1, "change-billing": 1, "restore-billing": 1, "restore-service": 1}
+    assert tenant.done(amended)["restore-service"] == tenant.done(amended)["restore-billing"] == 1
+    assert tenant.done(back) == {"stop-collection": 1}
+    after = [tenant.get(f"/api/v1/assets/{asset}") for asset in assets]
+    for now, then in zip(after[:2], before[:2], strict=True):
+        for name in ("state", "productOfferingId", "configuration", "references", "quantity"):
+            assert now[name] == then[name], name
+    assert (after[2]["productOfferingId"], after[2]["configuration"]["bandwidth"]) == ("fiber-1000", "2G")
+    assert not any("lockedByOrderId" in asset for asset in after)
+    told = {edge["source"]: edge["type"] for n in range(2) for edge in tenant.get(
+        f"/api/v1/orders/{sources[n]}/related-orders")["edges"]}  # fmt: skip
+    assert (told[repair], told[bill], told[back], told[undone]) == (
+        "REPAIRS",
+        "COMPENSATES",
+        "ROLLS_BACK",
+        "SUPPLEMENTS",
+    )
+
+
 def test_what_depends_on_an_order_waits_while_that_one_is_cancelled(tenant: Tenant) -> None:
     """EC51 under HOLD: held, let go when the cancellation is withdrawn, held again, and shown to a person when the
     order that it supplements is gone; its work is done once."""
