@@ -10,10 +10,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from domain.policy import read_policy_text
+from tests.builders import ROOT
 from tests.flows.running import RunningStack, eventually
 from workers.local.home import PREFERRED_PORTS, free_port, write_json
 from workers.local.processes import Child, find_child
@@ -91,6 +94,59 @@ def test_a_part_that_dies_is_back_within_ten_seconds(mortal: RunningStack, part:
     assert time.monotonic() - killed < 10
     eventually(mortal.status, lambda status: bool(status["ready"]), "readiness")
     assert f"{part:<11} !! was killed by SIGKILL" in mortal.home.log_file(SUPERVISOR).read_text()
+
+
+def lose_engine_data(stack: RunningStack) -> None:
+    """The engine dies and its disk with it; the stack starts it anew, empty, and its models are deployed again."""
+    supervisor = find_child(stack.home.pid_file(SUPERVISOR))
+    engine = find_child(stack.home.pid_file("engine"))
+    assert supervisor is not None
+    assert engine is not None
+    os.kill(supervisor.pid, signal.SIGSTOP)
+    try:
+        os.kill(engine.pid, signal.SIGKILL)
+        shutil.rmtree(stack.home.data("engine"))
+    finally:
+        os.kill(supervisor.pid, signal.SIGCONT)
+
+    def find_next() -> Child | None:
+        child = find_child(stack.home.pid_file("engine"))
+        return child if child is not None and child.pid != engine.pid else None
+
+    eventually(find_next, lambda child: child is not None, "another engine")
+    eventually(stack.status, lambda status: bool(status["ready"]), "readiness", 120)
+    eventually(lambda: stack.cli("models", "deploy").returncode, lambda code: code == 0, "the models")
+
+
+def test_a_telling_that_the_engine_lost_with_its_data_is_heard_all_the_same(mortal: RunningStack) -> None:
+    """EC51, EC61: what depends on an order is held, though nobody but a row knows that it was to be told."""
+    tenant = mortal.tenant()
+    document: Any = read_policy_text((ROOT / "domain/telecom.policy.yaml").read_text())
+    document["cancellation"]["closure"]["dependent_order"] = "HOLD"
+    tenant.post("/api/v1/policies", document, by=tenant.person("root", "admin")).raise_for_status()
+    tenant.fault(taskType="ship-device", fault="accept-silent")
+    source = tenant.submit("router")
+    tenant.wait_effect(source, "ship", "shipping", acceptedAt=...)
+    named = [{"type": "SUPPLEMENTS", "targetOrderId": source, "reasonCode": "ADD_ON"}]
+    dependent = tenant.submit("router", relations=named)
+    tenant.wait_effect(dependent, "ship", "shipping", acceptedAt=...)
+
+    sent = "select count(*) from engine_outbox where name = 'dependence-changed' and published_at is not null"
+    with mortal.stopped("workers"):
+        request = tenant.cancel(source, forceManualReview=True)
+        eventually(lambda: mortal.as_owner(sent)[0][0], lambda count: count == 1, "the message to be with the engine")
+        lose_engine_data(mortal)
+        # No worker runs: whoever has the order follow, it is no flow.
+        tenant.wait_state(dependent, "ON_HOLD", seconds=120)
+    assert tenant.order(dependent)["heldBy"] == [f"order:{source}/{request.rpartition('/')[2]}"]
+    found = tenant.get("/api/v1/reconciliation/findings?class=DEPENDENCE_NOT_FOLLOWED", tenant.operator)["items"]
+    assert [(one["orderId"], one["repair"]) for one in found] == [(dependent, "FOLLOW")]
+    # What the new engine is told is heard by message, as ever.
+    eventually(lambda: tenant.get(request)["status"], lambda status: status == "REQUIRES_APPROVAL", "a review", 120)
+    etag = str(tenant.agent.get(request).headers["etag"])
+    tenant.post(f"{request}/withdraw", {"reason": "they stay"}, etag=etag).raise_for_status()
+    tenant.wait_state(dependent, "IN_PROGRESS")
+    eventually(lambda: mortal.as_owner("select count(*) from dependence")[0][0], lambda rows: rows == 0, "nothing owed")
 
 
 def test_a_stack_whose_supervisor_was_killed_is_told_taken_over_and_ended_whole(mortal: RunningStack) -> None:
