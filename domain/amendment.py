@@ -569,8 +569,8 @@ def supersede_amendment(draft: Draft, amendment: Amendment, outcome: str) -> Non
     let_go(draft, amendment)
 
 
-def queue_amendment(draft: Draft, amendment: Amendment) -> None:
-    """Another change goes first; what has been found out is found out again when its turn comes."""
+def queue_amendment(draft: Draft, amendment: Amendment, behind: RequestId) -> None:
+    """A cancellation goes first; what has been found out is found out again when its turn comes."""
     _wake_waiting(draft, amendment)
     draft.move_amendment(
         amendment.request_id,
@@ -580,7 +580,7 @@ def queue_amendment(draft: Draft, amendment: Amendment) -> None:
         waiting=False,
         quote=None,
         quote_plan=None,
-        note={"behind": None},
+        note={"behind": str(behind)},
     )
     let_go(draft, amendment)
 

@@ -399,8 +399,8 @@ def _steer_amendments(draft: Draft) -> bool:
             if not _must_wait(draft, amendment):
                 resume_amendment(draft, amendment)
                 moved = True
-        elif not amendment.is_stored and _is_overtaken(draft, amendment):
-            queue_amendment(draft, amendment)
+        elif not amendment.is_stored and (overtaking := _find_overtaking(draft, amendment)):
+            queue_amendment(draft, amendment, overtaking.request_id)
             moved = True
     return moved
 
@@ -413,7 +413,7 @@ def _yield_to_cancellation(draft: Draft, amendment: Amendment, request: Request)
             supersede_amendment(draft, amendment, "OVERTAKEN_BY_CANCELLATION")
             return True
         if amendment.status != "QUEUED":
-            queue_amendment(draft, amendment)
+            queue_amendment(draft, amendment, request.request_id)
             return True
         return False
     undoing = [plan for plan in draft.undo_plans() if plan.amendment_id == amendment.request_id]
@@ -426,17 +426,15 @@ def _yield_to_cancellation(draft: Draft, amendment: Amendment, request: Request)
     return True
 
 
-def _is_overtaken(draft: Draft, amendment: Amendment) -> bool:
-    """Whether a cancellation takes away an item that the amendment names."""
+def _find_overtaking(draft: Draft, amendment: Amendment) -> Request | None:
+    """The cancellation that takes away an item which the amendment names."""
     items = reach_of(draft, amendment).items
-    return any(
-        request.scope == "ITEMS" and not request.has_ended and items & covered_items(draft, request)
-        for request in draft.requests.values()
-    )
+    cancelling = (r for r in draft.requests.values() if r.scope == "ITEMS" and not r.has_ended)
+    return next((request for request in cancelling if items & covered_items(draft, request)), None)
 
 
 def _must_wait(draft: Draft, amendment: Amendment) -> bool:
-    if _is_overtaken(draft, amendment) or draft.amending() is not None:
+    if _find_overtaking(draft, amendment) or draft.amending() is not None:
         return True
     mine = reach_of(draft, amendment)
     for other in draft.amendments.values():  # as they came in

@@ -231,7 +231,7 @@ CONTRACTS: Final[Mapping[str, Contract]] = {
     ),
     "AMENDMENT_QUEUED": Contract(
         "REQUEST",
-        "Another change of the order goes first. behind: which, where it is an amendment.",
+        "Another change of the order goes first. behind: which request.",
         "always",
         {"behind": _nullable(ID)},
     ),

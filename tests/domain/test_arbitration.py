@@ -273,6 +273,7 @@ def test_a_cancellation_parks_an_amendment_which_comes_back_when_it_is_withdrawn
     amendment = address(world)
     request = world.cancel()
     assert world.amendment(amendment.request_id).status == "QUEUED"
+    assert [e.data["behind"] for e in world.events if e.kind == "AMENDMENT_QUEUED"] == [str(request.request_id)]
     assert [m.key for m in world.sent("review-decided")] == [amendment.wait_key]  # its review goes away
     world.do(ask.WithdrawCancellation(world.order_id, request.request_id), AGENT)
     resumed = world.amendment(amendment.request_id)
@@ -361,6 +362,7 @@ def test_an_items_cancellation_parks_the_amendment_of_that_item() -> None:
     assert world.amendment(amendment.request_id).status == "QUEUED"
     assert world.amendment(other.request_id).status != "QUEUED"
     request = next(iter(world.the_order.requests.values()))
+    assert [e.data["behind"] for e in world.events if e.kind == "AMENDMENT_QUEUED"] == [str(request.request_id)]
     world.judge(request)
     amendment = world.drive(world.amendment(amendment.request_id))
     assert (amendment.status, amendment.outcome) == ("REJECTED", "NOT_APPLICABLE")
