@@ -155,17 +155,23 @@ async def test_an_orders_life_is_told_in_their_words_and_in_order(world: ApiWorl
 
 
 async def test_who_fails_is_told_again_and_nothing_later_comes_before(world: ApiWorld, auditor: Pool) -> None:
+    """A redirect is a failure, too: it could lead to an address that nobody allowed."""
+    elsewhere: list[Ear] = []
+
     def answer(time: int) -> bytes:
-        status = b"500 Ill" if time == 1 else b"302 Found\r\nLocation: /else" if time == 2 else b"200 OK"
+        moved = f"307 Moved\r\nLocation: {elsewhere[0].url}".encode()
+        status = b"500 Ill" if time == 1 else moved if time == 2 else b"200 OK"
         return b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n"
 
-    async with an_ear(answer) as ear, telling(world, auditor):
+    async with an_ear(answer) as ear, an_ear() as other, telling(world, auditor):
+        elsewhere.append(other)
         listener = await register(world, ear.url)
         order = await create(world)
         await world.fulfil(order["id"], only=set())
         shown = await until_told(world, listener)
     assert ear.types() == ["ProductOrderCreateEvent"] * 3 + ["ProductOrderStateChangeEvent"]
     assert len({one["eventId"] for one in ear.told[:3]}) == 1
+    assert other.told == []
     assert "toldAt" in shown
     assert "trouble" not in shown
 
