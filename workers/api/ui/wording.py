@@ -83,6 +83,19 @@ DISPOSITION: Final[Mapping[str, str]] = {
     "COMPENSATE": "undo it",
     "MANUAL": "a person undoes it by hand",
 }
+TASK: Final[Mapping[str, str]] = {
+    "PENDING": "waits for others",
+    "READY": "about to start",
+    "IN_PROGRESS": "under way",
+    "WAITING_EXTERNAL": "accepted, under way",
+    "OUTCOME_UNKNOWN": "outcome unknown",
+    "FAILED": "failed",
+    "COMPLETED": "done",
+    "COMPENSATING": "being undone",
+    "COMPENSATED": "undone",
+    "CANCELLED": "will not happen",
+    "SUPERSEDED": "replaced",
+}
 # How far an undoing is.
 UNDOING: Final[Mapping[str, str]] = {
     "PLANNED": "to come",
@@ -157,6 +170,7 @@ _KINDS: Final[Mapping[str, Mapping[str, str]]] = {
     "feasibility": FEASIBILITY,
     "consequence": CONSEQUENCE,
     "disposition": DISPOSITION,
+    "task": TASK,
     "undoing": UNDOING,
     "purpose": PURPOSE,
     "plan": PLAN,
