@@ -153,7 +153,7 @@ def _row(deployment: Any) -> dict[str, str | int]:
 
 def _run_tool(script: str, paths: Iterable[Path]) -> str:
     node = _node() / "bin" / "node"
-    command = [str(node), str(_tools() / script), *(str(path) for path in paths)]
+    command = [str(node), str(install_tools() / script), *(str(path) for path in paths)]
     return subprocess.run(command, check=True, timeout=TOOLS_TIMEOUT, stdout=subprocess.PIPE, text=True).stdout
 
 
@@ -164,7 +164,7 @@ def _node() -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def _tools() -> Path:
+def install_tools() -> Path:
     """The folder of the tools with their locked npm packages, installed on first use under a name of its content."""
     source = project_file("bpmn") / "tools"
     files = [source / name for name in (".bpmnlintrc", "draw.mjs", "lint.mjs", "package-lock.json", "package.json")]

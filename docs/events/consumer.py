@@ -14,6 +14,7 @@ import json
 import sqlite3
 import sys
 from collections.abc import Mapping
+from itertools import chain
 
 TABLES = """
 create table if not exists orders (
@@ -23,6 +24,8 @@ create table if not exists things (
     primary key (tenant, order_id, entity, entity_id));
 create table if not exists facts (
     event_id text primary key, tenant text, order_id text, version integer, type text, data text);
+create table if not exists reader (name text);
+insert into reader select 'order-view-' || lower(hex(randomblob(8))) where not exists (select 1 from reader);
 """
 
 NEWEST_STATE_OF_THE_ORDER = """
@@ -50,7 +53,7 @@ def open_view(path: str) -> sqlite3.Connection:
 
 
 def take(view: sqlite3.Connection, headers: Mapping[str, str], value: bytes) -> None:
-    """Put one record into the view, in one transaction. Taking it again changes nothing."""
+    """Put one record into the view, in the caller's transaction. Taking it again changes nothing."""
     kind = headers["ce_type"]
     if not (kind.startswith("recourse.") and kind.endswith(".v1")):
         return  # of a later release; what it means is not known here
@@ -63,9 +66,8 @@ def take(view: sqlite3.Connection, headers: Mapping[str, str], value: bytes) -> 
         "type": kind,
         "data": json.dumps(event["data"], sort_keys=True),
     }
-    with view:
-        view.execute(NEWEST_STATE_OF_THE_ORDER, row)
-        view.execute(EVERY_FACT_ONCE if event["to"] is None else NEWEST_STATE_OF_A_THING, row)
+    view.execute(NEWEST_STATE_OF_THE_ORDER, row)
+    view.execute(EVERY_FACT_ONCE if event["to"] is None else NEWEST_STATE_OF_A_THING, row)
 
 
 async def listen(bootstrap: str, view: sqlite3.Connection) -> None:
@@ -74,7 +76,7 @@ async def listen(bootstrap: str, view: sqlite3.Connection) -> None:
     consumer = AIOKafkaConsumer(
         "order-changes",
         bootstrap_servers=bootstrap,
-        group_id="order-view",
+        group_id=view.execute("select name from reader").fetchone()[0],  # a new view begins at the beginning
         auto_offset_reset="earliest",
         enable_auto_commit=False,
         isolation_level="read_committed",
@@ -82,8 +84,9 @@ async def listen(bootstrap: str, view: sqlite3.Connection) -> None:
     await consumer.start()
     try:
         while True:
-            for records in (await consumer.getmany(timeout_ms=1000)).values():
-                for record in records:
+            batch = await consumer.getmany(timeout_ms=1000)
+            with view:  # one transaction for all of them: a disk that is waited for once
+                for record in chain.from_iterable(batch.values()):
                     take(view, {name: text.decode() for name, text in record.headers}, record.value)
             # After the view has it: dying in between means reading some again, which does no harm.
             await consumer.commit()

@@ -1,4 +1,5 @@
-"""The story that the README tells is run as it stands there, against the running stack."""
+"""The story that the README tells, and its line for Camunda's own tool, are run as they stand there, against the
+running stack."""
 
 from __future__ import annotations
 
@@ -8,8 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.docs.documents import ROOT, block
 from tests.flows.running import RunningStack
+from workers.models import install_tools
 
 
 def test_the_story_of_the_readme_can_be_copied(stack: RunningStack, tmp_path: Path) -> None:
@@ -30,6 +34,20 @@ def test_the_story_of_the_readme_can_be_copied(stack: RunningStack, tmp_path: Pa
     assert '"feasibility": "FULLY_CANCELLABLE"' in told.stdout
     assert '"valid":true' in told.stdout
     assert _boxes(tmp_path / "plan.svg") == _boxes(ROOT / "docs/pictures/compensation-plan.svg")
+
+
+@pytest.mark.timeout(400)  # the first run on a machine installs the tool
+def test_camundas_own_tool_deploys_all_models_by_the_line_of_the_readme(stack: RunningStack) -> None:
+    (line,) = re.findall(r"^zbctl .+$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    tool = install_tools() / "node_modules" / "zbctl" / "bin" / "zbctl-cli.linux"
+    line = line.replace("127.0.0.1:26500", stack.status()["engineGrpc"]).replace("zbctl ", f"{tool} ", 1)
+    told = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert told.returncode == 0, told.stdout + told.stderr
+    found = json.loads(told.stdout)["deployments"]
+    deployed = {one["process"]["bpmnProcessId"] for one in found if "process" in one}
+    deployed |= {one["form"]["formId"] for one in found if "form" in one}
+    files = [*(ROOT / "bpmn").glob("*.bpmn"), *(ROOT / "bpmn/forms").glob("*.form")]
+    assert deployed == {file.stem if file.suffix == ".bpmn" else json.loads(file.read_text())["id"] for file in files}
 
 
 def _boxes(picture: Path) -> list[str]:
