@@ -4,6 +4,7 @@ policies of two other businesses."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,8 @@ def test_before_the_plan_what_is_wrong_is_refused_and_what_is_right_stands(tenan
     assert sent["order"]["appointment"] == summer
     plan = tenant.items(f"/api/v1/orders/{order_id}/plan")
     [cut_off] = [task["pointOfNoReturn"] for task in plan if task["type"] == "create-appointment"]
-    assert "2030-03-30T07:00:00" in str(cut_off)  # a day of 23 hours before nine o'clock in summer time
+    # A day of twenty-four hours before nine o'clock in summer time.
+    assert datetime.fromisoformat(cut_off["softAt"]) == datetime(2030, 3, 30, 7, tzinfo=UTC)
     tenant.call_back(shipment["effectId"])
     tenant.wait_state(order_id, "COMPLETED")
     assert {item["itemId"]: item["state"] for item in tenant.order(order_id)["items"]} == {
@@ -302,7 +304,8 @@ def follow(document: dict[str, Any]) -> None:
                 {"step": "reserve", "type": "reserve-inventory"},
                 {"step": "visit", "type": "create-appointment", "after": ["reserve"]},
                 {"step": "ship", "type": "ship-device", "after": ["visit"]},
-            ]
+            ],
+            "RETURN": [{"step": "collect", "type": "collect-device"}],
         }
     }
     field = next(row for row in document["amendable_fields"] if row["field"] == "quantity")
