@@ -173,6 +173,12 @@ class StoredWorld(Stage):
         )
         return await self.store.door.handle(replace(envelope, if_match=self.etag(command)), command)
 
+    def reload(self) -> Order:
+        """The order as it stands in the database now."""
+        order = self.store.run(self._load(self.order_id))
+        assert order is not None
+        return order
+
     async def _load(self, order_id: OrderId) -> Order | None:
         async with tenant_transaction(self.store.pool, self.tenant) as connection:
             order, _, _ = await load_order(connection, self.tenant, order_id)

@@ -17,6 +17,8 @@ def check_order(order: Order, previous: Order | None) -> None:
     one_order_scope_change(order)
     one_reversal_per_effect(order)
     cancelled_means_undone(order)
+    quantities_are_conserved(order)
+    what_stands_is_what_is_left(order)
     counters_are_true(order)
     what_ended_holds_nothing(order)
 
@@ -56,6 +58,34 @@ def cancelled_means_undone(order: Order) -> None:
     for effect in order.effects.values():
         if effect.is_original and is_external(effect.level) and effect.state in {"CONFIRMED", "INTENDED", "UNKNOWN"}:
             assert effect.effect_id in owed or effect.task_id in cases, f"I5: {effect.task_type} stands"
+
+
+def quantities_are_conserved(order: Order) -> None:
+    """Of every item so many are left as were ordered, less those that cancellations past their commit point gave up."""
+    for item in order.items.values():
+        given_up = sum(r.quantities.get(item.item_id, 0) for r in order.requests.values() if r.committed_at)
+        assert item.quantity == item.ordered_quantity - given_up, f"item {item.item_id}: {given_up} were given up"
+        assert item.quantity > 0, f"item {item.item_id} has nothing left and is still there"
+
+
+def what_stands_is_what_is_left(order: Order) -> None:
+    """Stock: once an order has ended, what stands outside for an item is for as many as are left of it, unless a person
+    or a point of no return kept more, which the request then says."""
+    if not order.head.has_ended:
+        return
+    for effect in order.effects.values():
+        if effect.state != "CONFIRMED" or not effect.is_original or not is_external(effect.level):
+            continue
+        for sent in ((effect.input or {}).get("order") or {}).get("items", ()):
+            item = order.items.get(sent.get("itemId"))
+            if item is None or "quantity" not in sent or item.base != "COMPLETED":
+                continue
+            kept = any(
+                item.item_id in r.quantities and r.status == "PARTIALLY_COMPLETED" for r in order.requests.values()
+            )
+            assert kept or sent["quantity"] == item.quantity, (
+                f"{effect.task_type} stands for {sent['quantity']} of item {item.item_id}, {item.quantity} are left"
+            )
 
 
 def counters_are_true(order: Order) -> None:

@@ -33,6 +33,7 @@ SHAPES = (
     (an_item(), an_item("2", "static-ip", relies_on=("1",))),
     (an_item(offering="home-bundle"), an_item("2", parent="1"), an_item("3", "router", parent="1")),
     (an_item(offering="legacy-contract"), an_item("2", "mobile-port-in")),
+    (an_item(offering="router", quantity=4), an_item("2", quantity=3)),
 )
 WISHES: Mapping[str, tuple[Any, ...]] = {
     "phone": ("/contact/phone", "+49 30 1234567", "+49 30 7654321"),
@@ -206,14 +207,31 @@ class OrderMachine(RuleBasedStateMachine):
         reason=st.sampled_from(["CUSTOMER_CHANGED_MIND", "REGULATORY", "CANNOT_DELIVER"]),
         forced=st.booleans(),
         item=st.sampled_from([None, None, "1", "2"]),
+        part=st.sampled_from([None, 1, 2]),
     )
-    def cancel(self, reason: str, forced: bool, item: str | None) -> None:
+    def cancel(self, reason: str, forced: bool, item: str | None, part: int | None) -> None:
+        """The order, an item of it, or so many of an item."""
         if item is not None and item not in self.world.the_order.items:
             return
         scope: dict[str, Any] = {"scope": "ITEMS", "item_ids": (item,)} if item else {}
+        if item and part:
+            scope["quantities"] = {item: part}
         with contextlib.suppress(Breach):
             self.previous = self.world.the_order
             self.world.cancel(reason, force_manual_review=forced, **scope)
+
+    @precondition(lambda self: any(item.quantity > 1 for item in self.world.the_order.items.values()))
+    @rule(number=st.integers(0, 9), judged=st.booleans())
+    def give_up_one(self, number: int, judged: bool) -> None:
+        """One of several of an item, mostly seen through at once: by chance it would seldom come so far."""
+        item = self.pick([item for item in self.world.the_order.items.values() if item.quantity > 1], number)
+        with contextlib.suppress(Breach):
+            self.previous = self.world.the_order
+            one = {item.item_id: 1}
+            request = self.world.cancel(scope="ITEMS", item_ids=(item.item_id,), quantities=one)
+            if judged:
+                self.previous = self.world.the_order
+                self.world.judge(request)
 
     def request(self, number: int) -> Request | None:
         found: Request | None = self.pick(list(self.world.the_order.requests.values()), number)
