@@ -77,7 +77,7 @@ class Dialect:
 
     write_key: keys are numbers in one version and text in the other · which: the filter for each kind of instances ·
     names: ours → the field of an answer ·
-    read_cursor: the page of an answer → the words by which the next one is asked for
+    read_cursor: the page of an answer → the words by which the next one is asked for · shouts: DESC, not desc
     """
 
     version: str
@@ -85,6 +85,11 @@ class Dialect:
     which: Mapping[Which, Mapping[str, Any]]
     names: Mapping[str, str]
     read_cursor: Callable[[Row], Cursor]
+    shouts: bool
+
+    def order(self, *, newest: bool) -> str:
+        told = "DESC" if newest else "ASC"
+        return told if self.shouts else told.lower()
 
     # -- asking ------------------------------------------------------------------------------------------
 
@@ -94,12 +99,16 @@ class Dialect:
 
     def ask_incidents(self, state: str, limit: int) -> Question:
         """The incidents of one state, newest first: 8.6 filters by one exact value, and by no range of times."""
-        sort = [{"field": "creationTime", "order": "desc"}]
+        sort = [{"field": "creationTime", "order": self.order(newest=True)}]
         return Question("/v2/incidents/search", {"filter": {"state": state}, "sort": sort, "page": {"limit": limit}})
 
-    def ask_instances(self, which: Which, sort: Mapping[str, str], limit: int, cursor: Cursor | None) -> Question:
+    def ask_instances(
+        self, which: Which, field: str, limit: int, cursor: Cursor | None = None, *, newest: bool = True
+    ) -> Question:
+        """Instances by the time that `field` holds, newest or oldest first."""
+        sort = [{"field": field, "order": self.order(newest=newest)}]
         page = {"limit": limit, **(cursor or {})}
-        return Question("/v2/process-instances/search", {"filter": self.which[which], "sort": [sort], "page": page})
+        return Question("/v2/process-instances/search", {"filter": self.which[which], "sort": sort, "page": page})
 
     def ask_variables(self, instance: int, limit: int) -> Question:
         """The variables of an instance, those of its parts among them."""
@@ -154,6 +163,7 @@ OLD: Final = Dialect(
         "process": "bpmnProcessId", "parent": "parentKey",
     },
     read_cursor=lambda page: {"searchAfter": page.get("lastSortValues")},
+    shouts=False,
 )  # fmt: skip
 
 NEW: Final = Dialect(
@@ -165,6 +175,7 @@ NEW: Final = Dialect(
         "process": "processDefinitionId", "parent": "parentProcessInstanceKey",
     },
     read_cursor=lambda page: {"after": page.get("endCursor")},
+    shouts=True,
 )  # fmt: skip
 
 

@@ -208,23 +208,23 @@ class Engine:
 
     async def find_cancelled(self) -> list[SeenInstance]:
         """The instances that were cancelled last. Raises as `find_incidents`."""
-        found, _ = await self._search_instances("CANCELLED", {"field": "endDate", "order": "desc"}, _PAGE)
+        found, _ = await self._search_instances("CANCELLED", "endDate", _PAGE)
         return found
 
     async def find_running(self, cursor: Cursor | None) -> tuple[list[SeenInstance], Cursor | None]:
         """One page of the running instances, oldest first, and where the next begins; None after the last."""
-        return await self._search_instances("RUNNING", {"field": "startDate", "order": "asc"}, _PAGE, cursor)
+        return await self._search_instances("RUNNING", "startDate", _PAGE, cursor, newest=False)
 
     async def find_newest(self) -> SeenInstance | None:
         """The instance that was started last, of those that the search shows."""
-        found, _ = await self._search_instances("ANY", {"field": "startDate", "order": "desc"}, 1)
+        found, _ = await self._search_instances("ANY", "startDate", 1)
         return found[0] if found else None
 
     async def _search_instances(
-        self, which: Which, sort: Mapping[str, str], limit: int, cursor: Cursor | None = None
+        self, which: Which, field: str, limit: int, cursor: Cursor | None = None, *, newest: bool = True
     ) -> tuple[list[SeenInstance], Cursor | None]:
         dialect = await self._speak()
-        told = await self._ask(dialect.ask_instances(which, sort, limit, cursor))
+        told = await self._ask(dialect.ask_instances(which, field, limit, cursor, newest=newest))
         rows = told["items"]
         following = dialect.read_cursor(told["page"]) if len(rows) == limit else None
         return [dialect.read_instance(row) for row in rows], following
