@@ -69,7 +69,7 @@ async def measure_observability(bed: Bed, scale: Scale) -> list[Case]:
     """Cancellations per second with metrics that are fetched every second and a JSON line for each request ÷ with
     neither.
 
-    The product makes no spans of its own: there is no tracing to switch on.
+    No receiver of spans is set on either side.
     """
     clients = CLIENTS[0]
     async with bed.database() as database, app_pool(database) as pool, AsyncExitStack() as stack:
