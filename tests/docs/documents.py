@@ -19,11 +19,14 @@ def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
+def fenced_lines(page: Path) -> list[str]:
+    """Every line of a fenced block."""
+    return [line for block in _FENCE.findall(page.read_text(encoding="utf-8")) for line in block.splitlines()]
+
+
 def code_of(page: Path) -> list[str]:
     """Every line of a fenced block and every inline span."""
-    text = page.read_text(encoding="utf-8")
-    lines = [line for block in _FENCE.findall(text) for line in block.splitlines()]
-    return lines + _SPAN.findall(_FENCE.sub("", text))
+    return fenced_lines(page) + _SPAN.findall(_FENCE.sub("", page.read_text(encoding="utf-8")))
 
 
 def links_of(page: Path) -> list[str]:
@@ -37,11 +40,10 @@ def anchors_of(page: Path) -> set[str]:
 
 
 def block(page: Path, mark: str) -> str:
-    """The code of the fenced block between <!-- mark --> and <!-- /mark -->."""
-    marked = re.search(rf"<!-- {mark} -->\n(.*?)<!-- /{mark} -->", page.read_text(encoding="utf-8"), re.DOTALL)
-    assert marked, f"{name(page)} has no block {mark}"
-    (code,) = _FENCE.findall(marked[1])
-    return str(code)
+    """The code of the fenced block between <!-- mark --> and <!-- /mark -->; where there are several, of all."""
+    found = re.findall(rf"<!-- {mark} -->\n(.*?)<!-- /{mark} -->", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert found, f"{name(page)} has no block {mark}"
+    return "".join(str(code) for marked in found for code in _FENCE.findall(marked))
 
 
 def find_in_code(pattern: str) -> Iterator[tuple[Path, re.Match[str]]]:

@@ -1,5 +1,5 @@
-"""The story that the README tells, and its line for Camunda's own tool, are run as they stand there, against the
-running stack."""
+"""What the README tells, its line for Camunda's own tool, and what the runbooks command are run as they stand there,
+against the running stack."""
 
 from __future__ import annotations
 
@@ -11,28 +11,33 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.documents import ROOT, block
+from tests.docs.documents import PAGES, ROOT, block, fenced_lines
 from tests.flows.running import RunningStack
 from workers.models import install_tools
 
 
-def test_the_story_of_the_readme_can_be_copied(stack: RunningStack, tmp_path: Path) -> None:
-    story = block(ROOT / "README.md", "story")
+def run_story(stack: RunningStack, story: str, folder: Path, seconds: float) -> str:
+    """What a shell says that is given the story, with this stack's addresses in place of the preferred ones."""
     simulator = json.loads(stack.told()["RECOURSE_SYSTEMS"])["*"]["url"]
     assert "API=http://127.0.0.1:8080\nSIMULATOR=http://127.0.0.1:8090\n" in story
     story = story.replace("http://127.0.0.1:8080", stack.status()["api"]).replace("http://127.0.0.1:8090", simulator)
     told = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", story],
-        cwd=tmp_path,
+        cwd=folder,
         env={**stack.environment, "PATH": f"{Path(sys.executable).parent}:{stack.environment['PATH']}"},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=seconds,
         check=False,
     )
     assert told.returncode == 0, told.stdout[-2000:] + told.stderr[-2000:]
-    assert '"feasibility": "FULLY_CANCELLABLE"' in told.stdout
-    assert '"valid":true' in told.stdout
+    return told.stdout
+
+
+def test_the_story_of_the_readme_can_be_copied(stack: RunningStack, tmp_path: Path) -> None:
+    told = run_story(stack, block(ROOT / "README.md", "story"), tmp_path, 110)
+    assert '"feasibility": "FULLY_CANCELLABLE"' in told
+    assert '"valid":true' in told
     assert _boxes(tmp_path / "plan.svg") == _boxes(ROOT / "docs/pictures/compensation-plan.svg")
 
 
@@ -48,6 +53,16 @@ def test_camundas_own_tool_deploys_all_models_by_the_line_of_the_readme(stack: R
     deployed |= {one["form"]["formId"] for one in found if "form" in one}
     files = [*(ROOT / "bpmn").glob("*.bpmn"), *(ROOT / "bpmn/forms").glob("*.form")]
     assert deployed == {file.stem if file.suffix == ".bpmn" else json.loads(file.read_text())["id"] for file in files}
+
+
+def test_the_commands_of_the_runbooks_run_on_a_running_stack(stack: RunningStack) -> None:
+    """Whoever is woken at night must not find that the first line does not work. Lines of kubectl want a cluster."""
+    lines = {line for page in PAGES if page.parent.name == "runbooks" for line in fenced_lines(page)}
+    commands = sorted(line for line in lines if line.startswith("recourse "))
+    assert len(commands) >= 5, commands
+    for command in commands:
+        told = stack.cli(*command.split()[1:], seconds=120)
+        assert told.returncode == 0, (command, told.stdout[-500:], told.stderr[-500:])
 
 
 def _boxes(picture: Path) -> list[str]:
