@@ -186,9 +186,17 @@ def choose_dialect(version: str) -> Dialect:
 
 
 def read_texts(rows: Sequence[Row]) -> dict[str, str]:
-    """Those of the variables {name, value as JSON} that are texts, as ids are."""
-    found = {str(row["name"]): json.loads(row["value"]) for row in rows if str(row["value"]).startswith('"')}
-    return {name: value for name, value in found.items() if isinstance(value, str)}
+    """Those of the variables {name, value as JSON} that are texts, as ids are. A long one is cut off in the middle, and
+    is none: whoever may put variables into the engine must not be able to end a sweep with one."""
+    found: dict[str, str] = {}
+    for row in rows:
+        try:
+            value = json.loads(row["value"])
+        except ValueError:
+            continue
+        if isinstance(value, str):
+            found[str(row["name"])] = value
+    return found
 
 
 def _find_root(row: Row) -> int:
