@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -20,13 +22,29 @@ import asyncpg
 import httpx
 from pyzeebe import ZeebeClient, create_insecure_channel
 from pyzeebe.errors import ProcessInstanceNotFoundError, ZeebeBackPressureError
-from pyzeebe.proto.gateway_pb2 import SetVariablesRequest
+from pyzeebe.proto.gateway_pb2 import ModifyProcessInstanceRequest, SetVariablesRequest
 from pyzeebe.proto.gateway_pb2_grpc import GatewayStub
 
+from domain.policy import read_policy_text
+from workers.gateways.engine import Engine, SeenIncident, open_channel
 from workers.local.home import Home, read_json
+from workers.runtime import project_file
+from workers.settings import Settings
 
 T = TypeVar("T")
 PATIENCE = 60.0
+BROKEN_MODEL = """<?xml version="1.0" encoding="UTF-8"?>
+<bpmn:definitions xmlns:bpmn="http://www.omg.org/spec/BPMN/20100524/MODEL" id="d" targetNamespace="http://test"
+    xmlns:zeebe="http://camunda.org/schema/zeebe/1.0">
+  <bpmn:process id="{name}" isExecutable="true">
+    <bpmn:startEvent id="start"><bpmn:outgoing>to-work</bpmn:outgoing></bpmn:startEvent>
+    <bpmn:sequenceFlow id="to-work" sourceRef="start" targetRef="work"/>
+    <bpmn:serviceTask id="work">
+      <bpmn:extensionElements><zeebe:taskDefinition type="=nobody + 1" retries="1"/></bpmn:extensionElements>
+      <bpmn:incoming>to-work</bpmn:incoming>
+    </bpmn:serviceTask>
+  </bpmn:process>
+</bpmn:definitions>"""
 ADDRESS = {"street": "Weg 1", "city": "Berlin", "postalCode": "12930", "country": "DE"}
 
 
@@ -174,10 +192,86 @@ class RunningStack:
 
         asyncio.run(send())
 
+    def modify(self, key: int, *, enter: str, leave: int | None = None) -> None:
+        """As somebody would who modifies an instance in Operate: a token at this element, and one less at that
+        instance of another."""
+        request = ModifyProcessInstanceRequest(
+            processInstanceKey=key,
+            activateInstructions=[ModifyProcessInstanceRequest.ActivateInstruction(elementId=enter)],
+            terminateInstructions=(
+                [ModifyProcessInstanceRequest.TerminateInstruction(elementInstanceKey=leave)] if leave else []
+            ),
+        )
+
+        async def send() -> None:
+            channel = create_insecure_channel(grpc_address=str(self.status()["engineGrpc"]))
+            await GatewayStub(channel).ModifyProcessInstance(request)
+            await channel.close()
+
+        asyncio.run(send())
+
+    def incident_of(self, case_id: str) -> SeenIncident:
+        """The incident of the engine that a case is about, once the search shows it."""
+        return eventually(
+            lambda: [seen for seen in self._with_engine(_find_incidents) if case_id in seen.message],
+            bool,
+            f"the incident of case {case_id}",
+            120,
+        )[0]
+
+    def resolve_incident(self, seen: SeenIncident) -> None:
+        """As somebody would who retries it in Operate."""
+        job = int(seen.job_key) if seen.job_key else None
+        self._with_engine(lambda engine: engine.resolve_incident(int(seen.key), job))
+
+    def _with_engine(self, ask: Callable[[Engine], Awaitable[T]]) -> T:
+        async def do() -> T:
+            status = self.status()
+            settings = Settings(engine_grpc=status["engineGrpc"], engine_rest=status["engineRest"])
+            channel = open_channel(settings)
+            engine = Engine(channel, settings)
+            try:
+                return await ask(engine)
+            finally:
+                await engine.close()
+                await channel.close()
+
+        return asyncio.run(do())
+
+    def deploy_broken(self) -> str:
+        """A process of somebody else's, whose every instance is an incident at once; its id."""
+        name = f"strange-{uuid4().hex[:8]}"
+
+        async def deploy() -> None:
+            channel = create_insecure_channel(grpc_address=str(self.status()["engineGrpc"]))
+            with TemporaryDirectory() as folder:
+                file = Path(folder) / f"{name}.bpmn"
+                file.write_text(BROKEN_MODEL.format(name=name))
+                await ZeebeClient(channel).deploy_resource(file)
+            await channel.close()
+
+        asyncio.run(deploy())
+        return name
+
+    def run_process(self, name: str, **variables: str) -> int:
+        """An instance of a process, started by its id and not by a message; its key."""
+
+        async def start() -> int:
+            channel = create_insecure_channel(grpc_address=str(self.status()["engineGrpc"]))
+            told = await ZeebeClient(channel).run_process(name, variables)
+            await channel.close()
+            return int(told.process_instance_key)
+
+        return asyncio.run(start())
+
     def tenant(self) -> Tenant:
         told = self.told()
         systems = json.loads(told["RECOURSE_SYSTEMS"])
         return Tenant(self, str(self.status()["api"]), systems["*"]["url"], uuid4())
+
+
+async def _find_incidents(engine: Engine) -> list[SeenIncident]:
+    return list(await engine.find_incidents(datetime.now(UTC) - timedelta(hours=1)))
 
 
 @dataclass
@@ -302,6 +396,15 @@ class Tenant:
 
         rows = eventually(lambda: self.effects(order_id), fits, f"{system}.{operation} {wanted}")
         return next(row for row in rows if fits([row]))
+
+    def make_impatient(self, *task_types: str) -> None:
+        """The shipped policy, with systems of these types of work given up after one call and a second."""
+        document: Any = read_policy_text(project_file("domain/telecom.policy.yaml").read_bytes())
+        for task_type in task_types:
+            verify = {"every": "PT1S", "give_up_after": "PT1H"}
+            document["task_types"][task_type] |= {"timeout": "PT1S", "attempts": 1, "verify": verify}
+        posted = self.post("/api/v1/policies", document, by=self.person("root", "admin"))
+        assert posted.status_code == httpx.codes.CREATED, posted.text
 
     def cases(self, order_id: str) -> list[Any]:
         return list(self.get(f"/api/v1/fallout-cases?orderId={order_id}", self.operator)["items"])

@@ -127,3 +127,28 @@ def test_a_flow_cancelled_in_the_engine_is_told_and_goes_on_from_the_plan(stack:
     assert {name: done[name] for name in undoings} == dict.fromkeys(undoings, 1)
     # A second restart would have left a flow without an order; whatever runs on is ended, and nothing is done again.
     assert not [case for case in tenant.cases(order_id) if case["status"] == "OPEN"]
+
+
+@pytest.mark.usefixtures("consoles")
+def test_an_incident_of_an_undoing_that_is_resolved_in_the_engine_closes_its_case(
+    stack: RunningStack, tenant: Tenant
+) -> None:
+    """EC58: its job has failed for good; somebody retries it there, and the order goes on where it was."""
+    tenant.make_impatient("release-inventory")
+    tenant.fault(taskType="ship-device", fault="accept-silent")
+    tenant.fault(taskType="release-inventory", fault="error-before", times=1)
+    order_id = tenant.submit("router")
+    tenant.wait_effect(order_id, "ship", "shipping", acceptedAt=...)
+    tenant.cancel(order_id)
+    tenant.wait_state(order_id, "FALLOUT", seconds=SECONDS)
+    assert tenant.order(order_id)["resumeState"] == "CANCELLING"
+    (case,) = tenant.cases(order_id)
+    assert (case["status"], case["category"], case["context"]) == ("OPEN", "TECHNICAL", "COMPENSATION")
+    seen = stack.incident_of(case["caseId"])
+    eventually(lambda: tenant.cases(order_id)[0]["incidentKey"], lambda key: key == seen.key, "the key", SECONDS)
+    stack.resolve_incident(seen)
+    tenant.wait_state(order_id, "CANCELLED", seconds=SECONDS)
+    (case,) = tenant.cases(order_id)
+    assert (case["status"], case["resolution"]) == ("RESOLVED", "RESOLVED_IN_ENGINE")
+    assert case["repairs"][0]["evidence"] == {"kind": "INCIDENT", "reference": seen.key}
+    assert tenant.done(order_id) == {"reserve-inventory": 1, "stop-shipment": 1, "release-inventory": 1}
