@@ -33,9 +33,10 @@ _HOSTS = re.compile(
 _PASSING = 32768  # from here on a port is one that a machine gave away at that moment
 _PATH = re.compile(r"(?:^|(?<=[\s\"'`(=:,|<>]))/(?P<root>[A-Za-z][\w-]*)[\w/-]*", re.MULTILINE)
 _FOLDERS = re.compile(r"/(build|dev|opt|run|usr|var/lib|var/cache)(/.*)?|/tmp")
-_POINTERS = {"appointment", "deliveryAddress", "items", "spec"}
+_POINTERS = {"appointment", "contact", "deliveryAddress", "deliveryNote", "items", "spec"}
 _SERVED = {"actuator", "api", "book", "docs", "healthz", "issuer", "metrics", "openapi", "readyz", "tmf-api", "ui"}
-_MARKS = {"callback", "measured", "settings", "story"}  # the ends of marked blocks, <!-- /story -->
+# The ends of marked blocks, <!-- /story -->.
+_MARKS = {"archive", "callback", "measured", "restore", "settings", "story", "tour"}
 _OUTWARDS = re.compile(r"(?:\.\./)+[\w./-]*")
 
 

@@ -1,5 +1,5 @@
-"""What the README tells, its line for Camunda's own tool, and what the runbooks command are run as they stand there,
-against the running stack."""
+"""What README and tour tell, the line for Camunda's own tool, and what the runbooks command are run as they stand
+there, against the running stack."""
 
 from __future__ import annotations
 
@@ -39,6 +39,25 @@ def test_the_story_of_the_readme_can_be_copied(stack: RunningStack, tmp_path: Pa
     assert '"feasibility": "FULLY_CANCELLABLE"' in told
     assert '"valid":true' in told
     assert _boxes(tmp_path / "plan.svg") == _boxes(ROOT / "docs/pictures/compensation-plan.svg")
+
+
+@pytest.mark.timeout(300)
+def test_the_tour_can_be_copied(stack: RunningStack, tmp_path: Path) -> None:
+    """Each step says what the text around it says that it does, in that order."""
+    told = run_story(stack, block(ROOT / "docs/tour.md", "tour"), tmp_path, 280).splitlines()
+    steps = iter(line.strip() for line in told)
+    for step in (
+        "FULLY_CANCELLABLE",
+        "CANCELLATION_ASSESSING",
+        "FOUR_EYES",
+        "REJECTED",
+        "APPLIED",
+        "/deliveryNote: the shipment has been dispatched",
+        "NEW_ORDER_REQUIRED",
+        "RESOLVED",
+        "True",
+    ):
+        assert step in steps, (step, told[-60:])
 
 
 @pytest.mark.timeout(400)  # the first run on a machine installs the tool
