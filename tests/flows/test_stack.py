@@ -195,9 +195,12 @@ def connected(mortal: RunningStack, tmp_path: Path) -> Iterator[Path]:
     mortal.cli("down")
     assert mortal.cli("up", "--detach", "--light", "--systems", systems, seconds=420).returncode == 0
     command = [sys.executable, str(EXAMPLE), str(port), str(book), mortal.status()["api"], "a-secret"]
-    with subprocess.Popen(command) as example:
+    example = subprocess.Popen(command)
+    try:
         yield book
+    finally:
         example.terminate()
+        example.wait(10)
     assert mortal.cli("down").returncode == 0
 
 
