@@ -26,7 +26,8 @@ from pyzeebe.proto.gateway_pb2 import ModifyProcessInstanceRequest, SetVariables
 from pyzeebe.proto.gateway_pb2_grpc import GatewayStub
 
 from domain.policy import read_policy_text
-from workers.gateways.engine import Engine, SeenIncident, open_channel
+from workers.gateways.dialects import SeenIncident
+from workers.gateways.engine import Engine, open_channel
 from workers.local.home import Home, read_json
 from workers.runtime import project_file
 from workers.settings import Settings
