@@ -15,6 +15,7 @@ import orjson
 
 from domain import commands as ask
 from domain.decide import case_etag, order_etag, request_etag
+from domain.errors import Breach
 from domain.handle import Answer, Door
 from domain.order import Asset, Draft, Order, Reported, Surroundings
 from domain.policy import parse_policy, read_policy_text
@@ -144,7 +145,12 @@ class StoredWorld(Stage):
         for asset in (around.assets if around else {}).values():
             self.install(asset)
         handled = self._handle(command, actor or system_actor("test"), command_id or uuid.uuid4(), on_behalf_of)
-        answer = self.store.run(handled)
+        try:
+            answer = self.store.run(handled)
+        except Breach:
+            if self.order is not None:  # that somebody tried a repair is kept (EC62)
+                self.order = self.reload()
+            raise
         self.order = self.store.run(self._load(command.order_id))
         if isinstance(command, ask.ClaimTask | ask.RecordOutcome):
             self._expect_nothing_left()
