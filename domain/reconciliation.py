@@ -51,6 +51,7 @@ REMEDIES: Final = {
     "CALLBACK_OVERDUE": f"{_ANEW} ask who runs the system; its callback counts whenever it comes.",
     "UNKNOWN_TOO_LONG": f"{_ANEW} the case that opens is a person's: `recourse case repair`.",
     "MESSAGE_NOT_RECEIVED": f"{_ANEW} see whether the models are there: `recourse models deploy`.",
+    "DEPENDENCE_NOT_FOLLOWED": "The order is made to follow by itself; where it stands on, its cases say why.",
     "OUTCOME_CONTRADICTION": "The first word stands. Ask who runs the system which of the two is true.",
     "LATE_EFFECT": "Its case: `recourse case repair` with FORCE_COMPLETE (undone), WAIVE (it stays), CONVERT_TO_ORDER.",
     "OUTBOX_STUCK": "`recourse outbox parked` says why; `recourse outbox release` once the reason is gone.",
