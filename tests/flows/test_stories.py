@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from domain.policy import read_policy_text
 from tests.builders import ROOT
 from tests.flows.running import RunningStack, Tenant, eventually
+from tests.flows.test_amendments import wait_status
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -173,7 +175,43 @@ def test_a_completed_order_is_evidence_and_stays_as_it_is(tenant: Tenant) -> Non
     assert (request["status"], request["outcome"]) == ("REJECTED", "NEW_ORDER_REQUIRED")
     assert [p["orderType"] for p in request["proposals"]] == ["RETURN"]
     after = tenant.agent.get(f"/api/v1/orders/{order_id}")
-    assert (after.headers["etag"], after.json()["state"]) == (before.headers["etag"], "COMPLETED")
+    assert (after.headers["etag"], after.content) == (before.headers["etag"], before.content)
+
+
+def test_a_late_cancellation_waits_for_the_customers_word_and_no_longer_than_its_time(tenant: Tenant) -> None:
+    """EC54: accepted, declined, and by the clock; whoever does not pay keeps the order, with nothing undone."""
+    document: Any = read_policy_text((ROOT / "domain/telecom.policy.yaml").read_text())
+    document["task_types"]["create-appointment"]["soft_point_of_no_return"]["charge"]["respond_within"] = "PT20S"
+    posted = tenant.post("/api/v1/policies", document, by=tenant.person("root", "admin"))
+    assert posted.status_code == 201, posted.text
+    start = datetime.now(UTC) + timedelta(hours=12)
+    visit = {"start": start.isoformat(), "end": (start + timedelta(hours=3)).isoformat()}
+    tenant.fault(taskType="ship-device", fault="accept-silent")
+    answers = ("accept-charge", "decline-charge", None)
+    orders = [tenant.submit(appointment=visit) for _ in answers]
+    links = {}
+    for order_id in orders:
+        tenant.wait_effect(order_id, "book", "appointment", state="CONFIRMED")
+        tenant.wait_effect(order_id, "ship", "shipping", acceptedAt=...)
+    for order_id, answer in zip(orders, answers, strict=True):
+        links[order_id] = tenant.cancel(order_id)
+        asked = wait_status(tenant, links[order_id], "AWAITING_CHARGE_DECISION")
+        assert (asked["charge"]["status"], asked["charge"]["amount"]["amountMinor"]) == ("OFFERED", 2500)
+        assert tenant.done(order_id).keys().isdisjoint({"stop-shipment", "cancel-appointment"})
+        if answer:
+            etag = tenant.agent.get(links[order_id]).headers["etag"]
+            assert tenant.post(f"{links[order_id]}/{answer}", {}, etag=etag).status_code == 202
+    paid, *kept = orders
+    tenant.wait_state(paid, "CANCELLED")
+    assert tenant.get(links[paid])["charge"]["status"] == "ACCEPTED"
+    for order_id, status in zip(kept, ("DECLINED", "EXPIRED"), strict=True):
+        refused = wait_status(tenant, links[order_id], "REJECTED")
+        assert (refused["charge"]["status"], refused["outcome"]) == (status, f"CHARGE_{status}")
+        tenant.wait_state(order_id, "IN_PROGRESS")
+        tenant.call_back(tenant.wait_effect(order_id, "ship", "shipping", acceptedAt=...)["effectId"])
+        tenant.wait_state(order_id, "COMPLETED")
+        assert set(tenant.done(order_id).values()) == {1}
+        assert not {"stop-shipment", "cancel-appointment", "release-inventory"} & tenant.done(order_id).keys()
 
 
 def test_a_policy_with_a_new_kind_of_work_on_a_new_system_needs_no_restart(tenant: Tenant) -> None:
