@@ -15,6 +15,8 @@ from tests.docs.documents import PAGES, ROOT, block, fenced_lines
 from tests.flows.running import RunningStack
 from workers.models import install_tools
 
+pytestmark = pytest.mark.timeout(400)  # whichever comes first starts the stack, or installs the tool on a new machine
+
 
 def run_story(stack: RunningStack, story: str, folder: Path, seconds: float) -> str:
     """What a shell says that is given the story, with this stack's addresses in place of the preferred ones."""
@@ -41,7 +43,6 @@ def test_the_story_of_the_readme_can_be_copied(stack: RunningStack, tmp_path: Pa
     assert _boxes(tmp_path / "plan.svg") == _boxes(ROOT / "docs/pictures/compensation-plan.svg")
 
 
-@pytest.mark.timeout(300)
 def test_the_tour_can_be_copied(stack: RunningStack, tmp_path: Path) -> None:
     """Each step says what the text around it says that it does, in that order."""
     told = run_story(stack, block(ROOT / "docs/tour.md", "tour"), tmp_path, 280).splitlines()
@@ -60,7 +61,6 @@ def test_the_tour_can_be_copied(stack: RunningStack, tmp_path: Path) -> None:
         assert step in steps, (step, told[-60:])
 
 
-@pytest.mark.timeout(400)  # the first run on a machine installs the tool
 def test_camundas_own_tool_deploys_all_models_by_the_line_of_the_readme(stack: RunningStack) -> None:
     (line,) = re.findall(r"^zbctl .+$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     tool = install_tools() / "node_modules" / "zbctl" / "bin" / "zbctl-cli.linux"
