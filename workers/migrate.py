@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -14,6 +15,12 @@ import asyncpg
 
 from workers.runtime import project_file
 from workers.settings import Settings, SettingsError, variable_name
+
+# A file that waits for a lock makes everybody wait who comes after it: it gives way, sooner than PostgreSQL looks for
+# deadlocks (1 s), so that none of the writers is the one to be ended; then the whole file is tried again.
+_LOCK_TIMEOUT = "500ms"
+_TRIES = 60
+_PAUSE = 0.5
 
 # Any number will do as long as nobody else takes it: one migration at a time per database.
 _LOCK = 0x5245434F
@@ -81,7 +88,8 @@ def read_migrations(directory: Path) -> tuple[Migration, ...]:
 async def migrate_database(owner_url: str, migrations: tuple[Migration, ...], passwords: Mapping[str, str]) -> Outcome:
     """Apply what is missing, each file in a transaction of its own, and set the passwords of the roles.
 
-    Safe to run from several places at once and again and again. A database that is ahead of this release is
+    Safe to run from several places at once and again and again, and while others write: a file that does not get its
+    locks is tried again for about a minute. A database that is ahead of this release is
     left alone: an older release must be able to start beside a newer one. Raises MigrationError.
     """
     async with _connected(owner_url) as connection:
@@ -148,8 +156,17 @@ async def _connected(url: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 async def _apply(connection: asyncpg.Connection, migration: Migration) -> None:
+    tries = 1
+    while not await _try(connection, migration, last=tries == _TRIES):
+        tries += 1
+        await asyncio.sleep(_PAUSE)
+
+
+async def _try(connection: asyncpg.Connection, migration: Migration, last: bool) -> bool:
+    """Whether it is done; a writer was in its way if not."""
     try:
         async with connection.transaction():
+            await connection.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT}'")
             await connection.execute(migration.sql)
             await connection.execute(
                 "insert into schema_migration (version, name, checksum) values ($1, $2, $3)",
@@ -158,7 +175,10 @@ async def _apply(connection: asyncpg.Connection, migration: Migration) -> None:
                 migration.checksum,
             )
     except asyncpg.PostgresError as error:
+        if not last and isinstance(error, asyncpg.LockNotAvailableError | asyncpg.DeadlockDetectedError):
+            return False
         raise MigrationError(f"{migration.name}: {error}") from error
+    return True
 
 
 async def _set_passwords(connection: asyncpg.Connection, passwords: Mapping[str, str]) -> None:

@@ -72,6 +72,26 @@ async def test_a_broken_file_leaves_those_before_it_and_nothing_of_itself(
     assert (await migrate_database(empty_database.owner_url, read_migrations(folder), {})).version == 3
 
 
+async def test_a_file_gives_way_to_a_writer_and_comes_again(empty_database: Database, folder: Path) -> None:
+    """Each waits for what the other has: the writer must not be the one to be ended, nor the release fail."""
+    (folder / "0003_other.sql").write_text("create table other (id integer primary key);")
+    await migrate_database(empty_database.owner_url, read_migrations(folder), {})
+    (folder / "0004_both.sql").write_text("alter table thing add column a int; alter table other add column b int;")
+    writer, watcher = [await asyncpg.connect(empty_database.owner_url) for _ in range(2)]
+    try:
+        async with asyncio.TaskGroup() as group, writer.transaction():
+            await writer.execute("insert into other (id) values (1)")
+            release = group.create_task(migrate_database(empty_database.owner_url, read_migrations(folder), {}))
+            while not await watcher.fetchval("select exists (select from pg_locks where not granted)"):
+                await asyncio.sleep(0.01)
+            await writer.execute("insert into thing (id) values (1)")
+        assert (await release).applied == ("0004_both.sql",)
+        assert await watcher.fetchval("select count(*) from thing join other using (id)") == 1
+    finally:
+        await writer.close()
+        await watcher.close()
+
+
 async def test_an_older_release_starts_beside_a_newer_schema(empty_database: Database, folder: Path) -> None:
     await migrate_database(empty_database.owner_url, read_migrations(folder), {})
     (folder / "0002_second.sql").unlink()
