@@ -763,7 +763,7 @@ def _describe_operation(method: str, path: str, operation: Schema) -> str:
 
 
 def _link(answer: Schema) -> str:
-    return next((_schema_link(media["schema"]) for media in answer["content"].values()), "")
+    return next((_schema_link(media["schema"]) for media in answer.get("content", {}).values()), "")
 
 
 def _schema_link(schema: Schema) -> str:
