@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import tempfile
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 import grpc
+import httpx
 import pytest
 from pyzeebe import ZeebeClient
 from pyzeebe.grpc_internals.zeebe_adapter import ZeebeAdapter
@@ -229,3 +231,15 @@ async def fail_a_job(channel: grpc.aio.Channel) -> str:
             ):  # fmt: skip
                 await wire.fail_job(job.key, 0, "NEVER 1", 0, {})
                 return str(instance)
+
+
+def test_a_task_that_is_completed_on_the_very_second_stops_no_other(consoles: Consoles, stack: RunningStack) -> None:
+    """Tasklist writes that time without a fraction; what its index refused, it tried again for ever."""
+    assert consoles.tasklist
+    port = json.loads((stack.folder / "ports.json").read_text())["opensearch"]
+    place = f"http://127.0.0.1:{port}/tasklist-list-view-8.6.0_/_doc/{uuid4()}"
+    with httpx.Client(timeout=30, trust_env=False) as search:
+        told = search.put(place, json={"completionTime": "2026-11-30T14:25:39Z", "join": {"name": "task", "parent": 1}},
+                          params={"routing": "1"})  # fmt: skip
+        assert told.status_code == httpx.codes.CREATED, told.text
+        search.delete(place, params={"routing": "1"}).raise_for_status()
