@@ -13,11 +13,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
-Damage = Literal["reset", "cut", "stall", "half-open", "slow"]
+Damage = Literal["reset", "cut", "stall", "half-open", "slow", "late"]
+# Not `late`, which is met by who connects anew, and by nobody else.
 DAMAGES: tuple[Damage, ...] = ("reset", "cut", "stall", "half-open", "slow")
 
 _CHUNK = 65_536
 _SLOW = 0.05  # seconds that every chunk takes
+_LATE = 2.5  # seconds until a server that has just begun says its first word
 
 
 @dataclass(eq=False)
@@ -62,7 +64,8 @@ class Wire:
 
     def damage(self, how: Damage) -> None:
         """reset: every connection, once · cut: the same, and no new one until mended · stall: what is said arrives when
-        it is mended · half-open: what is said never arrives, and the connections of this time stay as dead · slow."""
+        it is mended · half-open: what is said never arrives, and the connections of this time stay as dead · slow ·
+        late: every connection is reset, and whoever connects anew waits for the server's first word."""
         self._call(lambda: self._do(how))
 
     def mend(self) -> None:
@@ -74,7 +77,7 @@ class Wire:
         self._damage = how
         (self._passes.clear if how == "stall" else self._passes.set)()
         for link in list(self._links):
-            if how in {"reset", "cut"}:
+            if how in {"reset", "cut", "late"}:
                 self.met += 1
                 link.reset()
             link.deaf = link.deaf or how == "half-open"
@@ -109,6 +112,8 @@ class Wire:
     async def _carry(
         self, link: _Link, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, rewrite: bool
     ) -> None:
+        if self._damage == "late" and sink is link.client:
+            await asyncio.sleep(_LATE)
         own, told = (self.host.encode() + port.to_bytes(4, "big") for port in (self.target, self.port))
         with suppress(OSError):
             while data := await source.read(_CHUNK):

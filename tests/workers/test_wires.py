@@ -166,6 +166,21 @@ async def test_every_message_reaches_the_engine_over_a_damaged_wire(outboxes: Ou
         assert engine.published.keys() == {str(message) for message in (first, *sent)}
 
 
+async def test_an_engine_that_is_late_with_its_first_word_is_reached(outboxes: Outboxes) -> None:
+    """As one is that has just begun on a busy machine. With a channel that waits for two seconds at most (the least
+    back-off of its library is that wait as well) nobody ever reaches it, for as long as it is so."""
+    async with open_engine() as engine:
+        with open_wires((port_of(engine.address), False)) as (wire,):
+            async with relaying(outboxes.settings(engine_grpc=wire.address), EngineSink):
+                first = await outboxes.add_message()
+                await outboxes.until_sent("engine_outbox")
+                wire.damage("late")
+                second = await outboxes.add_message()
+                await outboxes.until_sent("engine_outbox")
+                assert wire.met
+        assert engine.published.keys() == {str(first), str(second)}
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 async def test_a_worker_goes_on_over_a_damaged_wire_to_the_engine(
     flow: FlowWorld, monkeypatch: pytest.MonkeyPatch, damage: Damage

@@ -75,12 +75,13 @@ class NoSearchError(Exception):
     """This engine cannot be searched: it runs without the consoles."""
 
 
-# The one safe profile: it reconnects for ever, within two seconds.
+# The one safe profile: it reconnects for ever, within two seconds of when the engine is there again. The least back-off
+# is also how long the library waits for a new connection's first word: an engine that has just begun is late with it.
 # A wire that died without a word is noticed after both of these and not before; the gateway allows a ping every 30 s.
 KEEPALIVE: Final = (("grpc.keepalive_time_ms", 45_000), ("grpc.keepalive_timeout_ms", 10_000))
 _CHANNEL: Final = (
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.max_receive_message_length", 16 * 2**20),
 )
