@@ -56,6 +56,7 @@ class FakeEngine(_Servicer):  # type: ignore[misc]
         self.most_at_once = 0
         self.address = ""
         self.refuse_message: Callable[[Any], tuple[grpc.StatusCode, str] | None] = lambda _: None
+        self.is_silent: Callable[[Any], bool] = lambda _: False  # a message that is neither taken nor refused
         self._failures: dict[str, deque[tuple[grpc.StatusCode, str]]] = defaultdict(deque)
         self._changed = asyncio.Condition()
         self._keys = itertools.count(2251799813685249)
@@ -162,6 +163,8 @@ class FakeEngine(_Servicer):  # type: ignore[misc]
 
     async def PublishMessage(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         await self._begin("PublishMessage", request, context)
+        if self.is_silent(request):
+            await asyncio.Event().wait()
         if refusal := self.refuse_message(request):
             await context.abort(*refusal)
         if request.messageId in self.published:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -13,7 +14,9 @@ import pytest
 from tests.postgres import Database
 from tests.workers.fake_engine import FakeEngine, open_engine
 from tests.workers.outboxes import Outboxes, open_outboxes, relaying
-from workers.relay.engine import EngineSink
+from workers.relay import engine as relay_engine
+from workers.relay.engine import AT_ONCE, EngineSink
+from workers.settings import Settings
 
 Code = grpc.StatusCode
 
@@ -93,6 +96,54 @@ async def test_an_engine_that_was_away_gets_everything_when_it_is_back(outboxes:
         async with open_engine(address) as second:
             await outboxes.until_sent("engine_outbox")
             assert set(second.published) == sent
+
+
+async def test_a_call_without_an_answer_costs_the_others_neither_lead_nor_connection(
+    outboxes: Outboxes, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy engine leaves some unanswered. Whoever begins anew each time asks it for connections on top of that."""
+    monkeypatch.setattr(relay_engine, "_SECONDS", 0.5)
+    lost = {str(await outboxes.add_message("lost")) for _ in range(3)}
+    unasked = set(lost)
+
+    def is_silent(request: Any) -> bool:
+        first = request.messageId in unasked
+        unasked.discard(request.messageId)
+        return first
+
+    engine.is_silent = is_silent
+    others = {str(await outboxes.add_message()) for _ in range(20)}
+    opened: list[Settings] = []
+
+    class Counted(EngineSink):
+        @asynccontextmanager
+        async def opened(self) -> AsyncIterator[None]:
+            opened.append(self._settings)
+            async with super().opened():
+                yield
+
+    async with relaying(outboxes.settings(engine_grpc=engine.address), Counted):
+        await outboxes.until_sent("engine_outbox")
+    assert not unasked
+    assert engine.published.keys() == lost | others
+    assert len(opened) == 1
+
+
+async def test_messages_that_are_never_answered_hold_up_no_others(
+    outboxes: Outboxes, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of a partition without a leader are: the oldest, and more than fit on the wire at once. If the refused
+    ones did not go last, they would have the wire for ever."""
+    monkeypatch.setattr(relay_engine, "_SECONDS", 0.5)
+    engine.is_silent = lambda request: request.name == "lost"
+    lost = {str(await outboxes.add_message("lost")) for _ in range(AT_ONCE + 6)}
+    others = {str(await outboxes.add_message()) for _ in range(100)}
+    async with relaying(outboxes.settings(engine_grpc=engine.address), EngineSink):
+        await outboxes.until_sent("engine_outbox", left=len(lost))
+        assert engine.published.keys() == others
+        engine.is_silent = lambda _: False
+        await outboxes.until_sent("engine_outbox")
+    assert engine.published.keys() == lost | others
 
 
 async def test_messages_are_forgotten_a_day_after_they_were_sent(outboxes: Outboxes, engine: FakeEngine) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -43,6 +44,9 @@ class _Refusal:
     busy: bool = False
 
 
+_NO_TURN: Final = _Refusal("no turn in this batch", passes=True)
+
+
 def _recorded(message: EngineMessage) -> AbstractContextManager[Span]:
     """A span of whoever caused it; of a message that nobody's trace leads to there is none."""
     if message.trace_parent is None:
@@ -61,6 +65,7 @@ class EngineSink:
         self._settings = settings
         self._pressure = Pressure(AT_ONCE)
         self._pause = _PAUSE
+        self._refused: set[int] = set()
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
@@ -72,12 +77,19 @@ class EngineSink:
             await channel.close()
 
     async def carry(self, outbox: Outbox) -> int:
-        """Publish the oldest messages; how many were dealt with. Raises NotCarriedError where no engine answers."""
+        """Publish the oldest messages; how many were dealt with. Raises NotCarriedError where no engine answers.
+
+        What an engine took is marked within twice the time of one call, however many others it leaves waiting. While it
+        takes any, the lead and the channel are kept: to begin anew helps on a dead wire only, and there none arrives.
+        """
         messages = await outbox.next_messages(BATCH)
         if not messages:
             return 0
+        # Who was refused last time goes last: one part of the engine may be away, and its messages are the oldest.
+        messages.sort(key=lambda message: message.id in self._refused)
         crash_point(self._settings, "before-send:engine")
-        fates = await asyncio.gather(*(self._publish(message) for message in messages))
+        until = time.monotonic() + _SECONDS
+        fates = await asyncio.gather(*(self._publish(message, until) for message in messages))
         crash_point(self._settings, "after-send:engine")
         sent = [message.id for message, fate in zip(messages, fates, strict=True) if fate is None]
         crash_point(self._settings, "before-mark:engine")
@@ -90,15 +102,16 @@ class EngineSink:
                 log.error("message parked", message_id=str(message.message_id), name=message.name, reason=fate.reason)
                 await outbox.park_message(message.id, fate.reason)
                 PARKED.labels(self.name).inc()
-        left = [fate for fate in fates if fate is not None and fate.passes]
-        if any(not fate.busy for fate in left):
-            raise NotCarriedError(next(fate.reason for fate in left if not fate.busy))
+        left = {m.id: fate for m, fate in zip(messages, fates, strict=True) if fate is not None and fate.passes}
+        self._refused = {message_id for message_id, fate in left.items() if fate is not _NO_TURN}
+        if self._refused and not sent and not any(fate.busy for fate in left.values()):
+            raise NotCarriedError(left[min(self._refused)].reason)
         self._pause = min(self._pause * 2, _LONGEST_PAUSE) if left and not sent else _PAUSE
         if left:
             await asyncio.sleep(self._pause * random.uniform(0.5, 1.5))
         return len(messages)
 
-    async def _publish(self, message: EngineMessage) -> _Refusal | None:
+    async def _publish(self, message: EngineMessage, until: float) -> _Refusal | None:
         request = PublishMessageRequest(
             name=message.name,
             correlationKey=message.correlation_key,
@@ -107,6 +120,8 @@ class EngineSink:
             variables=message.variables,
         )
         async with self._pressure.turn():
+            if time.monotonic() > until:
+                return _NO_TURN
             with _recorded(message) as span:
                 try:
                     await self._stub.PublishMessage(request, timeout=_SECONDS)
