@@ -67,6 +67,8 @@ class Consoles:
         page.run(lambda tab: tab.locator("input[type=radio]:not([readonly])").first.wait_for(state="attached"))
         page.run(lambda tab: tab.get_by_text(choice, exact=True).click())
         page.fill(field, comment)
+        # The form takes a text in a moment after the last key, or when the field is left.
+        page.run(lambda tab: tab.get_by_label(field, exact=True).blur())
         page.click("Complete Task")
         page.wait_for("Task completed")
 

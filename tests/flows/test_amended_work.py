@@ -167,6 +167,8 @@ def test_an_undoing_fails_and_is_tried_again_or_left_to_a_new_order(tenant: Tena
     assert (case["context"], tenant.order(order_id)["resumeState"]) == ("AMENDMENT", "AMENDING")
     repair(tenant, order_id, "RETRY")
     wait_status(tenant, link, "APPLIED")
+    # Applied is what is planned; the new visit is booked after it, and before that there is nothing to undo.
+    eventually(lambda: tenant.done(order_id).get("create-appointment"), lambda times: times == 2, "the new visit")
 
     tenant.fault(taskType="cancel-appointment", fault="refuse", times=1)
     back = amend(tenant, order_id, replace("/appointment", LATER, SLOT))

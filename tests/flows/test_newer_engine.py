@@ -103,7 +103,7 @@ def test_one_trace_leads_from_a_cancellation_to_everything_that_follows_from_it(
         "call PUT shipping",
         "job effect-inventory",
         "call PUT inventory",
-        "event OrderCancelled",
+        "event recourse.OrderCancelled.v1",
     }
 
     def is_whole(spans: list[Received]) -> bool:
