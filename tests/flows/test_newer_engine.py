@@ -3,6 +3,7 @@ search, as an engine without a store beside it has none. What our processes do t
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from pyzeebe.proto.gateway_pb2 import TopologyRequest
 from pyzeebe.proto.gateway_pb2_grpc import GatewayStub
 
 from tests.flows.newer.engine import serve_engine
-from tests.flows.running import RunningStack, Tenant, eventually
+from tests.flows.running import PATIENCE, RunningStack, Tenant, eventually
 from tests.flows.test_amendments import test_an_appointment_that_was_booked_is_moved  # noqa: F401 - told here as well
 from tests.flows.test_stories import (  # noqa: F401
     test_a_failed_compensation_becomes_fallout_and_resumes,
@@ -138,9 +139,13 @@ async def test_what_we_ask_and_mend_over_grpc_is_answered_alike(engine_address: 
         assert await engine.find_alive([key, 1]) == {key: True, 1: False}
 
         async def next_job() -> int:
-            jobs = wire.activate_jobs("lonely", "test", 60_000, 1, ["nothing"], 10_000)
-            [given] = [job.key async for job in jobs]
-            return int(given)
+            """Asked again while there is none: this engine does not hold a poll open."""
+            async with asyncio.timeout(PATIENCE):
+                while True:
+                    jobs = wire.activate_jobs("lonely", "test", 60_000, 1, ["nothing"], 10_000)
+                    if given := [job.key async for job in jobs]:
+                        return int(given[0])
+                    await asyncio.sleep(0.05)
 
         job = await next_job()
         await wire.fail_job(job, 0, "no", 0, {})
