@@ -67,6 +67,7 @@ class RunningStack:
 
     folder: Path
     environment: Mapping[str, str]
+    tenants: list[Tenant] = field(default_factory=list)
 
     @classmethod
     def start(cls, folder: Path, *options: str, **settings: str) -> RunningStack:
@@ -77,6 +78,9 @@ class RunningStack:
         return stack
 
     def stop(self) -> None:
+        for tenant in self.tenants:
+            for client in tenant.clients.values():
+                client.close()
         self.cli("down", seconds=120)
 
     def cli(self, *arguments: str, seconds: float = 420, check: bool = False) -> subprocess.CompletedProcess[str]:
@@ -268,7 +272,9 @@ class RunningStack:
     def tenant(self) -> Tenant:
         told = self.told()
         systems = json.loads(told["RECOURSE_SYSTEMS"])
-        return Tenant(self, str(self.status()["api"]), systems["*"]["url"], uuid4())
+        fresh = Tenant(self, str(self.status()["api"]), systems["*"]["url"], uuid4())
+        self.tenants.append(fresh)
+        return fresh
 
 
 async def _find_incidents(engine: Engine) -> list[SeenIncident]:
