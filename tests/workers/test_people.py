@@ -219,7 +219,7 @@ async def test_a_case_of_no_flow_is_offered_and_becomes_an_order_in_tasklist(
 ) -> None:
     """Refused, done by hand, and then it took effect after all: the order that deals with it may be refused itself."""
     search = Search([completed_by("olga", 1)])
-    server, task, url = await serve(Starlette(routes=[Route("/v2/user-tasks/search", search.answer, methods=["POST"])]))
+    server, task, url = await serve(Starlette(routes=search.routes))
     try:
         async with open_flow_world(database, tmp_path) as world:
             world.settings = world.settings.model_copy(update={"engine_rest": url})
