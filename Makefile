@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
 export UV_LINK_MODE ?= copy
 
-.PHONY: help setup demo test test-fast check up down bench soak clean locks audit sbom
+.PHONY: help setup demo test test-fast test-k8s check up down bench soak clean locks audit sbom
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ test: check ## Everything a developer needs to trust a change (starts what it ne
 
 test-fast: check ## Seconds: lint, types, rules of the house and the pure core
 	@$(BIN)/pytest -q tests/domain
+
+test-k8s: $(STAMP) ## The overlays on a real Kubernetes API server (built from its modules the first time, with Go: long)
+	@$(BIN)/python -m tests.cluster.control_plane
+	@RECOURSE_TEST_CLUSTER=1 $(BIN)/pytest tests/cluster
 
 up: $(STAMP) ## Start the embedded stack in the foreground (Ctrl-C stops it)
 	@$(BIN)/recourse up
