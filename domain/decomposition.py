@@ -6,6 +6,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from graphlib import CycleError, TopologicalSorter
 
 from domain.commands import OrderItem
 from domain.errors import FieldError, ItemUnknown, OfferingUnknown, Unprocessable
@@ -94,6 +95,8 @@ def check_items(policy: Policy, order_type: str, items: Iterable[OrderItem]) -> 
                     FieldError(f"{at}/reliesOn", f"{item.offering} needs one of {', '.join(offering.requires)}")
                 )
     problems += [FieldError("/items", f"items {' and '.join(cycle)} wait for each other") for cycle in _cycles(known)]
+    if not problems and (circle := find_circle(policy, order_type, items)):
+        problems.append(FieldError("/items", f"the work of these items would wait for itself: {circle}"))
     if problems:
         raise Unprocessable("The items do not fit together.", errors=tuple(problems))
 
@@ -138,32 +141,9 @@ def draw_plan(
 ) -> list[Task]:
     """What the items decompose into, by the policy's plans: a graph of tasks, shared ones once per order.
 
-    Predecessors stand before their successors in the result; the policy's check has refused circles.
+    Predecessors stand before their successors in the result; the policy's check and `check_items` have refused circles.
     """
-    items = [item for item in items if item.action != "NO_CHANGE"]
-    known = {item.item_id for item in items}
-    key_of: dict[tuple[str, str], tuple[str, ...]] = {}
-    after: dict[tuple[str, ...], dict[tuple[str, ...], None]] = {}
-    shape: dict[tuple[str, ...], tuple[str, str, dict[str, None]]] = {}
-    steps = {item.item_id: policy.offerings[item.offering].plan_for(order_type, item.action) or () for item in items}
-    for item in items:
-        for step in steps[item.item_id]:
-            key = ("order", step.step, step.type) if step.per_order else (item.item_id, step.step, step.type)
-            key_of[item.item_id, step.step] = key
-            shape.setdefault(key, (step.step, step.type, {}))[2][item.item_id] = None
-            after.setdefault(key, {})
-    children: dict[str, list[str]] = {item.item_id: [] for item in items}
-    for item in items:
-        if item.parent in children:
-            children[item.parent].append(item.item_id)
-    for item in items:
-        near = {None: [item.item_id], "reliesOn": list(item.relies_on), "children": children[item.item_id]}
-        for step in steps[item.item_id]:
-            for where, name in step.predecessors():
-                for other in known.intersection(near[where]):
-                    earlier = key_of.get((other, name))
-                    if earlier and earlier != key_of[item.item_id, step.step]:
-                        after[key_of[item.item_id, step.step]][earlier] = None
+    shape, after = _draw_steps(order_type, items, policy)
     id_of = {key: TaskId(derive_id(order_id, "task", version, *key)) for key in shape}
     tasks: list[Task] = []
     for at in _in_order(after):
@@ -186,9 +166,57 @@ def draw_plan(
     return tasks
 
 
-def _in_order(after: Mapping[tuple[str, ...], Mapping[tuple[str, ...], None]]) -> list[tuple[str, ...]]:
+def find_circle(policy: Policy, order_type: str, items: Iterable[Item | OrderItem]) -> str | None:
+    """Work that would wait for itself, in words. A policy that is sound by itself can still come to that where items
+    rely on each other or are parts: a shared step (`per: ORDER`) of one waits for what comes after it in the other."""
+    items = list(items)
+    if not any(item.parent or item.relies_on for item in items):
+        return None
+    shape, after = _draw_steps(order_type, items, policy)
+    try:
+        TopologicalSorter(after).prepare()
+    except CycleError as error:
+        return " before ".join(f"{shape[key][0]} of item {'/'.join(shape[key][2])}" for key in error.args[1])
+    return None
+
+
+_Key = tuple[str, ...]
+
+
+def _draw_steps(
+    order_type: str, items: Iterable[Item | OrderItem], policy: Policy
+) -> tuple[dict[_Key, tuple[str, str, dict[str, None]]], dict[_Key, dict[_Key, None]]]:
+    """Per piece of work its step, type and items, and what it comes after."""
+    items = [item for item in items if item.action != "NO_CHANGE"]
+    known = {item.item_id for item in items}
+    key_of: dict[tuple[str, str], _Key] = {}
+    after: dict[_Key, dict[_Key, None]] = {}
+    shape: dict[_Key, tuple[str, str, dict[str, None]]] = {}
+    steps = {item.item_id: policy.offerings[item.offering].plan_for(order_type, item.action) or () for item in items}
+    for item in items:
+        for step in steps[item.item_id]:
+            key = ("order", step.step, step.type) if step.per_order else (item.item_id, step.step, step.type)
+            key_of[item.item_id, step.step] = key
+            shape.setdefault(key, (step.step, step.type, {}))[2][item.item_id] = None
+            after.setdefault(key, {})
+    children: dict[str, list[str]] = {item.item_id: [] for item in items}
+    for item in items:
+        if item.parent in children:
+            children[item.parent].append(item.item_id)
+    for item in items:
+        near = {None: [item.item_id], "reliesOn": list(item.relies_on), "children": children[item.item_id]}
+        for step in steps[item.item_id]:
+            for where, name in step.predecessors():
+                for other in known.intersection(near[where]):
+                    earlier = key_of.get((other, name))
+                    if earlier and earlier != key_of[item.item_id, step.step]:
+                        after[key_of[item.item_id, step.step]][earlier] = None
+    return shape, after
+
+
+def _in_order(after: Mapping[_Key, Mapping[_Key, None]]) -> list[_Key]:
     waiting = {key: len(earlier) for key, earlier in after.items()}
-    followers: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    followers: dict[_Key, list[_Key]] = {}
     for key, earlier in after.items():
         for other in earlier:
             followers.setdefault(other, []).append(key)

@@ -19,7 +19,7 @@ from domain.commands import (
     RestartFlow,
     ValidateOrder,
 )
-from domain.decomposition import check_items, copy_types, draw_plan, find_asset_problem, takes_lock
+from domain.decomposition import check_items, copy_types, draw_plan, find_asset_problem, find_circle, takes_lock
 from domain.errors import (
     AssetBusy,
     AssetNotModifiable,
@@ -254,14 +254,16 @@ def _live_items(draft: Draft) -> list[Item]:
 
 
 def _find_missing_plan(draft: Draft) -> str | None:
-    """An offering or plan that was there at the door and is no more: an order without work would end as completed."""
+    """An offering or plan that was there at the door and is no more, or work that waits for itself by now: an order
+    without work would end as completed."""
     for item in _live_items(draft):
         offering = draft.policy.offerings.get(item.offering)
         if offering is None:
             return f"The offering {item.offering} is no longer sold."
         if offering.plan_for(draft.head.order_type, item.action) is None:
             return f"{item.offering} has no plan for {item.action} any more."
-    return None
+    circle = find_circle(draft.policy, draft.head.order_type, _live_items(draft))
+    return f"The work of these items would wait for itself: {circle}." if circle else None
 
 
 def _find_lost_asset(draft: Draft, around: Surroundings) -> str | None:

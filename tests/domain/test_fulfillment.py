@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -132,6 +133,54 @@ def test_tasks_per_order_are_shared_by_the_items_that_ask_for_them() -> None:
     visits = [t for t in world.the_order.tasks.values() if t.task_type == "perform-visit"]
     assert [set(task.item_ids) for task in visits] == [{"1", "2"}]
     assert len([t for t in world.the_order.tasks.values() if t.task_type == "ship-device"]) == 2
+
+
+def share_a_fitting(document: dict[str, Any]) -> None:
+    """A step that items share comes after what the item relied on does, which comes after that step: each plan by
+    itself is sound, and so are items that rely on none of their like."""
+    document["offerings"]["router"]["plans"]["ADD"] = [
+        {"step": "fit", "type": "perform-visit", "per": "ORDER", "after": ["reliesOn.light"]},
+        {"step": "light", "type": "activate-service", "after": ["fit"]},
+    ]
+    document["offerings"]["router"]["plans"]["DISCONNECT"] = []
+
+
+def a_part_waits(document: dict[str, Any]) -> None:
+    """A bundle begins when its parts have shipped, and what relies on it ships when it has begun."""
+    offerings = document["offerings"]
+    begin = {"step": "begin", "type": "legacy-contract-note", "after": ["children.ship"]}
+    offerings["home-bundle"] = {"children": {"mandatory": ["router"]}, "plans": {"ADD": [begin], "DISCONNECT": []}}
+    offerings["router"]["plans"]["ADD"] = [{"step": "ship", "type": "ship-device", "after": ["reliesOn.begin"]}]
+
+
+WAITING_FOR_ITSELF = (
+    (share_a_fitting, (an_item("1", "router"), an_item("2", "router", relies_on=("1",)))),
+    (a_part_waits, (an_item("1", "home-bundle"), an_item("2", "router", parent="1", relies_on=("1",)))),
+)
+
+
+@pytest.mark.parametrize(("business", "items"), WAITING_FOR_ITSELF)
+def test_items_whose_work_would_wait_for_itself_are_refused_at_the_door(business: Any, items: Any) -> None:
+    """Such work was left out of the plan in silence, and the order ended COMPLETED with nothing done. Takes the look
+    for circles out of `check_items` to see it fail."""
+    world = World(changed_telecom(business))
+    with pytest.raises(Unprocessable, match="do not fit") as refusal:
+        world.accept(an_order(*items))
+    assert "would wait for itself" in refusal.value.errors[0].message
+    apart = [replace(item, relies_on=()) for item in items]
+    assert World(changed_telecom(business)).accept(an_order(*apart)).decompose().state == "IN_PROGRESS"
+
+
+@pytest.mark.parametrize(("validated", "state"), [(False, "REJECTED"), (True, "FALLOUT")])
+def test_work_that_has_come_to_wait_for_itself_is_no_plan(validated: bool, state: str) -> None:
+    """A newer policy brings the circle after the door."""
+    _, items = WAITING_FOR_ITSELF[0]
+    world = World().accept(an_order(*items))
+    if validated:
+        world.do(ask.ValidateOrder(world.order_id, world.the_order.head.run))
+    world.policy = changed_telecom(share_a_fitting)
+    assert world.decompose().state == state
+    assert not world.the_order.tasks
 
 
 def test_an_item_without_a_plan_ends_with_its_last_child() -> None:
