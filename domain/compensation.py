@@ -3,9 +3,10 @@ a status; only an effect that the ledger confirms."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from graphlib import CycleError, TopologicalSorter
+from itertools import chain, pairwise
 from typing import Final
 
 from domain.assessment import Impact, find_refund, must_stay, related_items
@@ -84,6 +85,7 @@ def draw_graph(
                     keepers.setdefault((kept, item_id), []).append(effect_id)
 
     nodes: dict[EffectId, Node] = {}
+    wished: set[tuple[EffectId, EffectId]] = set()
     undoings = [(place, effect_id) for place in reversed(ordered) for effect_id in effects[place]]
     for place, effect_id in undoings:
         task = tasks[place]
@@ -93,12 +95,37 @@ def draw_graph(
             for earlier in find_type(draft, task_type).undo_after:
                 for item_id in impact.task.item_ids:
                     for user in relying.get(item_id, ()):
-                        after.update(dict.fromkeys(by_type.get((earlier, user), ())))
+                        others = by_type.get((earlier, user), ())
+                        wished.update((effect_id, other) for other in others if other not in after)
+                        after.update(dict.fromkeys(others))
         for item_id in task.item_ids:
             after.update(dict.fromkeys(keepers.get((task.task_type, item_id), ())))
         after.pop(effect_id, None)
         nodes[effect_id] = Node(task, effect_id, task_type, purpose, tuple(after))
-    return _sorted_nodes(nodes)
+    drawn = _sorted_nodes(nodes)
+    return drawn if len(drawn) == len(nodes) else _sorted_nodes(_untangle(nodes, wished))
+
+
+def _untangle(nodes: dict[EffectId, Node], wished: Container[tuple[EffectId, EffectId]]) -> dict[EffectId, Node]:
+    """Take out what would make undoings wait for each other: none of them would ever come. The reverse of the plan
+    holds; `undo_after` (wished) adds to it, and where the policy's plans agree with it and these items together do not,
+    it gives way. What only awaits an outcome calls nobody, so it need not wait for anything."""
+    while circle := _find_circle({effect_id: node.after for effect_id, node in nodes.items()}):
+        waiting, other = next(
+            (one, other) for one, other in pairwise(circle) if (one, other) in wished or nodes[one].purpose == "AWAIT"
+        )
+        nodes[waiting] = replace(nodes[waiting], after=tuple(e for e in nodes[waiting].after if e != other))
+    return nodes
+
+
+def _find_circle(before: Mapping[EffectId, Sequence[EffectId]]) -> list[EffectId]:
+    """Effects of which each waits for the next one, the first again at the end; empty where there are none."""
+    try:
+        TopologicalSorter(before).prepare()
+    except CycleError as error:
+        found: list[EffectId] = error.args[1]
+        return found[::-1]
+    return []
 
 
 def _purpose(impact: Impact, disposition: str | None) -> str | None:
@@ -135,6 +162,7 @@ def _topological(before: Sequence[Sequence[int]]) -> tuple[list[int], list[list[
 
 
 def _sorted_nodes(nodes: Mapping[EffectId, Node]) -> list[Node]:
+    """Behind what they wait for; those in a circle, and behind one, are left out."""
     place_of = {effect_id: place for place, effect_id in enumerate(nodes)}
     drawn = list(nodes.values())
     ordered, _ = _topological([[place_of[earlier] for earlier in node.after] for node in drawn])

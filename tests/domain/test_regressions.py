@@ -798,6 +798,34 @@ def test_items_that_are_not_the_orders_or_named_twice_are_refused(
     assert world.the_order is before
 
 
+def test_an_undo_after_that_these_items_together_contradict_gives_way_and_nothing_is_left_out() -> None:
+    """Each plan agrees with `undo_after`; two items that share a step do not. The undoings waited for each other, were
+    left out of the plan, and what was to be cancelled fully ended with everything standing. Takes `_untangle` out to
+    see it fail."""
+
+    def business(document: dict[str, Any]) -> None:
+        types, offerings = document["task_types"], document["offerings"]
+        types["free-number"] = types["release-number"] | {"undo_after": ["release-inventory"]}
+        types["light-up"] = types["assign-number"] | {"compensation": "free-number", "inputs": []}
+        book = {"step": "book", "type": "create-appointment", "per": "ORDER"}
+        for name in ("mobile-sim", "mobile-port-in", "static-ip"):
+            for action in ("ADD", "DISCONNECT"):
+                offerings[name]["plans"][action] = []
+        offerings["mobile-sim"]["plans"] = {"ADD": [book, {"step": "light", "type": "light-up", "after": ["book"]}]}
+        stock = {"step": "stock", "type": "reserve-inventory"}
+        offerings["mobile-port-in"]["plans"] = {"ADD": [stock, book | {"after": ["stock"]}]}
+
+    items = (an_item("1", "mobile-sim"), an_item("2", "mobile-port-in", relies_on=("1",)))
+    world = World(changed_telecom(business)).accept(an_order(*items)).decompose()
+    world.run_to("reserve-inventory", "create-appointment").run_flow(accepted)
+    request = past_grace(world)
+    world.report({"effect_id": str(world.effect("light-up").effect_id)}, YES, source="CALLBACK")
+    world.run_flow()
+    assert (world.request(request.request_id).status, world.state) == ("COMPLETED", "CANCELLED")
+    undone = [call["body"]["taskType"] for call in world.calls][-3:]
+    assert undone == ["free-number", "cancel-appointment", "release-inventory"]  # the plan's reverse
+
+
 def test_a_wish_after_the_end_is_kept_beside_the_orders_row_and_not_in_it() -> None:
     """T10, EC46: the row is not even written; its audit goes on in a row of its own."""
     world = World().accept().decompose().run_flow()
