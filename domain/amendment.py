@@ -56,6 +56,7 @@ from domain.impact import (
     match_changes,
     quote_task_id,
     quoted_prices,
+    read_again,
     read_changes,
     reshapes,
     tasks_again,
@@ -586,11 +587,15 @@ def queue_amendment(draft: Draft, amendment: Amendment, behind: RequestId) -> No
 
 
 def resume_amendment(draft: Draft, amendment: Amendment) -> None:
-    """What stood in its way is gone: it begins again."""
+    """What stood in its way is gone: it begins again, from what that has left. The same wish twice is done once."""
+    changes = read_again(draft, amendment.changes)
     amendment = draft.move_amendment(
-        amendment.request_id, "REQUESTED", "AMENDMENT_RESUMED", run=Run(draft.new_id("run"))
+        amendment.request_id, "REQUESTED", "AMENDMENT_RESUMED", run=Run(draft.new_id("run")), changes=changes
     )
-    start_amendment(draft, amendment)
+    if all(change["before"] == change["after"] for change in changes):
+        reject_amendment(draft, amendment, "NO_CHANGE")
+    else:
+        start_amendment(draft, amendment)
 
 
 def let_go(draft: Draft, amendment: Amendment) -> None:

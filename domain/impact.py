@@ -14,6 +14,7 @@ from domain.commands import AskedChange, OrderItem
 from domain.decomposition import LIVE_ITEMS, Redraw, check_items, find_asset_problem, live_tasks, redraw_plan
 from domain.errors import (
     AssetNotModifiable,
+    Breach,
     FieldError,
     FieldNotAmendable,
     ItemUnknown,
@@ -312,6 +313,14 @@ def check_fit(draft: Draft) -> None:
             if item.base != "SUPERSEDED"
         ),
     )
+    for item_id in draft.items.keys() - draft.before.items.keys():
+        item = draft.items[item_id]
+        for other in (draft.items[base] for base in (*item.relies_on, *((item.parent,) if item.parent else ()))):
+            if other.base not in LIVE_ITEMS:
+                raise Unprocessable(
+                    f"Item {item_id} would build on item {other.item_id}, which has ended ({other.base}).",
+                    errors=(FieldError("/changes", "see detail"),),
+                )
     customer = draft.head.content.get("customer", {}).get("id")
     for item in draft.items.values():
         asset = draft.assets.get(item.target_asset) if item.target_asset else None
@@ -479,22 +488,69 @@ def _holds(draft: Draft, rule: SafetyRule, touched: list[Task], item_id: str | N
 
 
 def judge_change(draft: Draft, change: Mapping[str, Json]) -> Judged:
-    """The cell that decides about one change."""
-    field = next(row for row in draft.policy.amendable_fields if row.field == change["field"])
+    """The cell that decides about one change; before it, whether the change still means what it meant at the door."""
+    known = next((row for row in draft.policy.amendable_fields if row.field == change["field"]), None)
+    field = known or AmendableField(change["field"], change["command"], change["class"], change["path"], {}, {})
     item_id = change["itemId"] if change["before"] is not None or change["itemId"] in draft.items else None
     touched = find_touched(draft, field, item_id)
     phase = find_phase(draft, touched)
     approval = draft.policy.amendment.approval
-    item = draft.items.get(item_id or "")
-    if item is not None and has_left(draft, item):
-        reason = f"item {item.item_id} has ended or is being cancelled ({item.state})"
-        return Judged(change, field, phase, "BLOCKED", "item.ended", "REJECT", (), reason)
-    if change["before"] == change["after"]:
+    overtaken = _find_overtaken(draft, change, known=known is not None)
+    if overtaken:
+        return Judged(change, field, phase, "BLOCKED", overtaken[0], "REJECT", (), overtaken[1])
+    if change["after"] == change["before"] or _is_so_already(draft, change):
         return Judged(change, field, phase, "ALLOWED", "no_change", approval["ALLOWED"], ())
     rule = next(rule for rule in field.safety[phase] if _holds(draft, rule, touched, item_id))
     refused = f"{field.field} cannot be changed any more ({phase.replace('_', ' ').lower()})"
     why = (rule.reason or refused) if approval[rule.result] == "REJECT" else None
     return Judged(change, field, phase, rule.result, rule.rule_id, approval[rule.result], tuple(touched), why)
+
+
+def _find_overtaken(draft: Draft, change: Mapping[str, Json], *, known: bool) -> tuple[str, str] | None:
+    """The rule by which a change has been overtaken while it waited, with its reason; None where it has not."""
+    parts = split_pointer(str(change["path"]))
+    if not known:
+        return "field.dropped", "the policy in force lets nobody amend it any more"
+    if parts[-1] == _ADDS_ITEM:
+        item_id = change["itemId"]
+        return ("item.exists", f"the order has an item {item_id} by now") if item_id in draft.items else None
+    item = draft.items.get(change["itemId"] or "")
+    if item is not None and has_left(draft, item):
+        return "item.ended", f"item {item.item_id} has ended or is being cancelled ({item.state})"
+    if not takes_out(parts) and value_at(draft, parts) not in (change["before"], change["after"]):
+        return "value.changed", "another value stands there by now"
+    return None
+
+
+def _is_so_already(draft: Draft, change: Mapping[str, Json]) -> bool:
+    parts = split_pointer(str(change["path"]))
+    return parts[-1] != _ADDS_ITEM and not takes_out(parts) and bool(value_at(draft, parts) == change["after"])
+
+
+def read_again(draft: Draft, changes: Iterable[Mapping[str, Json]]) -> tuple[Mapping[str, Json], ...]:
+    """The same wishes once what they waited for is over: before is what stands now."""
+    parts = [(change, split_pointer(str(change["path"]))) for change in changes]
+    return tuple(
+        change if path[-1] == _ADDS_ITEM or takes_out(path) else {**change, "before": value_at(draft, path)}
+        for change, path in parts
+    )
+
+
+def _still_fit(draft: Draft, judged: list[Judged]) -> list[Judged]:
+    """The changes, those blocked by which the items would not fit together under the policy in force."""
+    reshaping = [found for found in judged if not found.is_blocked and reshapes(found.change)]
+    if not reshaping:
+        return judged
+    try:
+        check_fit(amended(draft, (found.change for found in judged if not found.is_blocked)))
+    except Breach as breach:
+        return [
+            replace(found, result="BLOCKED", rule_id="items.fit", approval="REJECT", touched=(), reason=breach.detail)
+            if found in reshaping
+            else found
+            for found in judged
+        ]
+    return judged
 
 
 def has_left(draft: Draft, item: Item) -> bool:
@@ -588,9 +644,7 @@ def _find_followers(draft: Draft, fates: Iterable[Fate]) -> list[Fate]:
 def find_reshaped(accepted: Iterable[Judged]) -> frozenset[str]:
     """Items that are new, that go, or whose offering changes: they decompose into something else."""
     return frozenset(
-        str(found.change["itemId"])
-        for found in accepted
-        if found.change["before"] != found.change["after"] and reshapes(found.change)
+        str(found.change["itemId"]) for found in accepted if found.rule_id != "no_change" and reshapes(found.change)
     )
 
 
@@ -606,7 +660,7 @@ def undo_impacts(fates: Iterable[Fate]) -> list[Impact]:
 
 def assess_amendment(draft: Draft, amendment: Amendment) -> Finding:
     """Judge one amendment as the order stands now, under the policy in force."""
-    judged = [judge_change(draft, change) for change in amendment.changes]
+    judged = _still_fit(draft, [judge_change(draft, change) for change in amendment.changes])
     accepted = [found for found in judged if not found.is_blocked]
     trace = [
         Rule(
