@@ -383,7 +383,8 @@ def write_change(draft: Draft, change: Mapping[str, Json]) -> None:
             )
         )
     elif takes_out(parts):
-        draft.move_item(parts[1], "SUPERSEDED", base="SUPERSEDED")
+        if not draft.items[parts[1]].has_ended:  # what has ended is judged as such, and nothing is tried on it
+            draft.move_item(parts[1], "SUPERSEDED", base="SUPERSEDED")
     elif parts[0] == "items":
         item = draft.items[parts[1]]
         if parts[2:] == ("productOfferingId",):

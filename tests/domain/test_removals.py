@@ -190,3 +190,25 @@ def test_what_was_taken_out_is_not_cancelled_with_the_rest() -> None:
     world.judge(world.cancel())
     finished(world, "CANCELLED")
     assert world.the_order.items["2"].state == "SUPERSEDED"
+
+
+def cancelled(world: World) -> None:
+    world.judge(world.cancel(scope="ITEMS", item_ids=("2",)))
+
+
+def taken_out(world: World) -> None:
+    world.drive(world.amend(remove("2")))
+
+
+@pytest.mark.parametrize(
+    ("end", "state", "ended"),
+    [(cancelled, "CANCELLED", "PARTIALLY_COMPLETED"), (taken_out, "SUPERSEDED", "COMPLETED")],
+)
+def test_what_has_ended_already_is_not_taken_out_once_more(end: Any, state: str, ended: str) -> None:
+    """It was an error of ours (500): the wish is tried before it is judged, and no move leads on from there."""
+    world = two().decompose()
+    end(world)
+    assert world.the_order.items["2"].state == state
+    amendment = world.drive(world.amend(remove("2")))
+    assert (amendment.outcome, amendment.changes[0]["ruleId"]) == ("NOT_APPLICABLE", "item.ended")
+    finished(world, ended)
