@@ -21,6 +21,7 @@ from pyzeebe.proto.gateway_pb2_grpc import GatewayServicer, add_GatewayServicer_
 Code = grpc.StatusCode
 # Its stubs call the methods that we leave out abstract; the class does not.
 _Servicer: Any = GatewayServicer
+_FIRST_KEY = 2251799813685249
 
 
 @dataclass
@@ -59,7 +60,7 @@ class FakeEngine(_Servicer):  # type: ignore[misc]
         self.is_silent: Callable[[Any], bool] = lambda _: False  # a message that is neither taken nor refused
         self._failures: dict[str, deque[tuple[grpc.StatusCode, str]]] = defaultdict(deque)
         self._changed = asyncio.Condition()
-        self._keys = itertools.count(2251799813685249)
+        self._keys = itertools.count(_FIRST_KEY)
 
     # -- the test's side ---------------------------------------------------------------------------------------
 
@@ -76,6 +77,13 @@ class FakeEngine(_Servicer):  # type: ignore[misc]
             self.jobs[job.key] = job
             self._changed.notify_all()
         return job
+
+    def lose_data(self) -> None:
+        """Everything is gone, and keys begin anew."""
+        self.jobs.clear()
+        self.published.clear()
+        self.instances.clear()
+        self._keys = itertools.count(_FIRST_KEY)
 
     async def until(self, is_so: Callable[[], bool], seconds: float = 10) -> None:
         """Return when it is so, looked at after everything that happens here."""

@@ -555,6 +555,20 @@ async def test_an_engine_that_lost_its_data_gets_every_flow_anew(world: FlowWorl
     assert await world.owner.fetchval("select run from cancellation_request") != request_run
 
 
+async def test_a_flow_is_noted_under_a_key_that_a_lost_engine_gave_to_another(world: FlowWorld) -> None:
+    """The workers live on while the engine begins anew: who keeps in mind only keys takes the second flow for the
+    first, and our books say for ever that the lost one runs."""
+    runs = [world.run, uuid.uuid4()]
+    async with world.fleet():
+        for flow_run in runs:
+            given = {**world.ids, "run": str(flow_run), "plan_id": str(world.plan_id), "root": str(world.plan_id)}
+            await world.verdict(await world.engine.add_job("release-tasks", **given))
+            world.engine.lose_data()
+    rows = await world.owner.fetch("select run, instance_key from flow order by noted_at")
+    assert [row["run"] for row in rows] == runs
+    assert len({row["instance_key"] for row in rows}) == 1
+
+
 async def test_the_flow_of_an_ended_order_is_cancelled_after_its_wake_up_and_its_heartbeat(world: FlowWorld) -> None:
     incidents = Incidents(instances=[an_instance(4000)])
     world.engine.instances.add(4000)

@@ -95,7 +95,7 @@ class Fleet:
         self._clock = OutageClock()
         self._pollers: dict[str, _Poller] = {}
         self._stopping = asyncio.Event()
-        self._noted: dict[int, None] = {}
+        self._noted: dict[tuple[int, str], None] = {}
         self._name = f"{socket.gethostname()}-{os.getpid()}"
 
     @property
@@ -196,18 +196,19 @@ class Fleet:
         return reply
 
     async def _note_flow(self, context: Context) -> None:
-        """Once per instance. Without it a link is missing; no job waits for that or fails with it."""
+        """Once per instance; on an engine that lost its data keys come again, and only with its run is one an identity.
+        Without it a link is missing; no job waits for that or fails with it."""
         key = context.job.process_instance_key
-        if key in self._noted:
-            return
         try:
             order_id, run = OrderId(context.uuid("order_id")), Run(context.uuid("run"))
+            if (key, str(run)) in self._noted:
+                return
             process = context.job.bpmn_process_id
             await self._means.note_flow(context.tenant_id, order_id, run, key, process)
         except _NOT_NOTED as error:
             log.warning("flow not noted", **describe(error))
             return
-        self._noted[key] = None
+        self._noted[key, str(run)] = None
         if len(self._noted) > _NOTED_MOST:
             del self._noted[next(iter(self._noted))]
 
