@@ -397,11 +397,13 @@ async def _watch(
             findings = await sweep(connection, settle, observed, engine.find_alive, memory, engine.find_texts)
             done: dict[tuple[str, str], datetime] = {}
             if not report_only and any(finding.repair for finding in findings):
-                # Without an engine a new flow would only be one more to wait.
-                if await engine.is_ready():
-                    done = await mend(door, engine, findings)
-                else:
+                # Without an engine a new flow would only be one more to wait; without models, too.
+                if not await engine.is_ready():
                     log.warning("the engine is not there; nothing is restarted", findings=len(findings))
+                elif await engine.lacks_models():
+                    log.warning("the engine has no models; nothing is restarted", findings=len(findings))
+                else:
+                    done = await mend(door, engine, findings)
             await keep(pool, connection, findings, observed, done)
             if once:
                 for finding in findings:

@@ -49,6 +49,7 @@ class FakeEngine(_Servicer):  # type: ignore[misc]
         self.jobs: dict[int, FakeJob] = {}
         self.published: dict[str, Any] = {}
         self.instances: set[int] = set()
+        self.has_models = True
         self.calls: list[tuple[str, Any]] = []
         self.tokens: list[str] = []
         self.polls: dict[str, list[float]] = defaultdict(list)
@@ -180,6 +181,12 @@ class FakeEngine(_Servicer):  # type: ignore[misc]
         self.published[request.messageId] = request
         await self._note()
         return messages.PublishMessageResponse(key=next(self._keys))
+
+    async def CreateProcessInstance(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        """Only the question whether there is a process: no instance of ours is begun but by message."""
+        await self._begin("CreateProcessInstance", request, context)
+        assert [start.elementId for start in request.startInstructions] == ["nowhere"]
+        await context.abort(Code.INVALID_ARGUMENT if self.has_models else Code.NOT_FOUND, request.bpmnProcessId)
 
     async def Topology(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         await self._begin("Topology", request, context)

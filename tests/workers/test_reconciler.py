@@ -146,6 +146,17 @@ async def test_nothing_is_restarted_while_the_engine_is_away(world: FlowWorld) -
     assert await restarts(world) == []
 
 
+async def test_nothing_is_restarted_in_an_engine_without_models(world: FlowWorld) -> None:
+    """Each restart would be one of the few, and heard by nobody."""
+    await age(world, 20)
+    world.engine.has_models = False
+    await run(world.settings, once=True, settle=SETTLE)
+    assert await restarts(world) == []
+    world.engine.has_models = True
+    await run(world.settings, once=True, settle=SETTLE)
+    assert len(await restarts(world)) == 1
+
+
 @pytest.mark.parametrize("fault", ["hang", "accept-silent", "error-before"])
 async def test_an_effect_whose_flow_is_gone_is_taken_up_again(world: FlowWorld, fault: str) -> None:
     """The caller died in the call; the promise was never kept; nobody asked what became of the call."""

@@ -49,6 +49,28 @@ async def test_what_the_engine_has_already_counts_as_sent(outboxes: Outboxes, en
         await outboxes.until_sent("engine_outbox")
 
 
+async def test_an_engine_without_models_is_told_nothing_until_it_has_them(
+    outboxes: Outboxes, engine: FakeEngine
+) -> None:
+    """It lost its data: a start that it took now would begin nothing, and its message would be marked as sent."""
+    message_id = str(await outboxes.add_message("plan-restarted"))
+    engine.has_models = False
+
+    def asked() -> int:
+        return sum(method == "CreateProcessInstance" for method, _ in engine.calls)
+
+    async with relaying(outboxes.settings(engine_grpc=engine.address), EngineSink) as loop:
+        await engine.until(lambda: asked() >= 3)
+        assert (engine.published, loop.trouble) == ({}, "NO_MODELS")
+        engine.has_models = True
+        await outboxes.until_sent("engine_outbox")
+        assert list(engine.published) == [message_id]
+        before = asked()
+        sent = [await outboxes.add_message() for _ in range(3)]
+        await outboxes.until_sent("engine_outbox")
+        assert (len(engine.published), asked()) == (1 + len(sent), before), "asked once in a while, not for each batch"
+
+
 async def test_back_pressure_costs_time_and_no_message(outboxes: Outboxes, engine: FakeEngine) -> None:
     sent = {str(await outboxes.add_message()) for _ in range(100)}
     engine.fail("PublishMessage", Code.RESOURCE_EXHAUSTED, "too busy", times=150)

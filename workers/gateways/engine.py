@@ -16,6 +16,8 @@ from prometheus_client import Counter
 from pyzeebe import create_insecure_channel, create_secure_channel
 from pyzeebe.proto.gateway_pb2 import (
     CancelProcessInstanceRequest,
+    CreateProcessInstanceRequest,
+    ProcessInstanceCreationStartInstruction,
     ResolveIncidentRequest,
     SetVariablesRequest,
     TopologyRequest,
@@ -47,6 +49,8 @@ _MOST: Final = 1000
 _PAGE: Final = 200
 _PROBES: Final = 8
 _PARTITION: Final = 51
+# Deployed with all others, and started by every order.
+_PROCESS: Final = "fulfillment"
 # How an engine without the consoles' storage says that it cannot search: 8.6 knows no such route, later ones forbid it.
 _NO_SEARCH: Final = frozenset({403, 404, 405, 501})
 
@@ -98,6 +102,19 @@ def open_channel(settings: Settings) -> grpc.aio.Channel:
     return create_secure_channel(
         settings.engine_grpc, channel_options=(*_CHANNEL, *KEEPALIVE), channel_credentials=credentials
     )
+
+
+async def ask_for_models(stub: Any) -> bool | None:
+    """Whether the engine has our processes; one that lost its data has none until they are deployed again, and a start
+    that it is told before is heard by nobody, not even then. None: it gives no clear answer."""
+    # An instance that cannot begin: the engine looks for its process first, and for the element then.
+    nowhere = ProcessInstanceCreationStartInstruction(elementId="nowhere")
+    request = CreateProcessInstanceRequest(bpmnProcessId=_PROCESS, version=-1, startInstructions=[nowhere])
+    try:
+        await stub.CreateProcessInstance(request, timeout=_SECONDS)
+    except grpc.aio.AioRpcError as error:
+        return {grpc.StatusCode.NOT_FOUND: False, grpc.StatusCode.INVALID_ARGUMENT: True}.get(error.code())
+    return None
 
 
 class _Token(grpc.AuthMetadataPlugin):  # type: ignore[misc]
@@ -176,6 +193,10 @@ class Engine:
             if partition.role == partition.LEADER and partition.health == partition.HEALTHY
         }
         return bool(led) and len(led) == topology.partitionsCount
+
+    async def lacks_models(self) -> bool:
+        """Whether it says that it has none of our processes."""
+        return await ask_for_models(self._stub) is False
 
     async def find_completion(self, process_instance_key: int, before: int) -> Completion:
         """Who completed the newest user task of this instance that began before the element instance `before`.

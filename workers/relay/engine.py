@@ -17,7 +17,7 @@ from pyzeebe.proto.gateway_pb2 import PublishMessageRequest
 from pyzeebe.proto.gateway_pb2_grpc import GatewayStub
 
 from domain.store.outbox import EngineMessage, Outbox
-from workers.gateways.engine import Pressure, open_channel
+from workers.gateways.engine import Pressure, ask_for_models, open_channel
 from workers.relay.sink import CARRIED, PARKED, NotCarriedError
 from workers.runtime import crash_point
 from workers.settings import Settings
@@ -31,6 +31,8 @@ AT_ONCE: Final = 24
 _SECONDS: Final = 5.0
 _PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
+# No engine loses its data and is there again within this time.
+_MODELS_SECONDS: Final = 3.0
 # Comes as RESOURCE_EXHAUSTED, like back-pressure, but no waiting makes a message smaller.
 _TOO_LARGE: Final = re.compile(r"exceeds maximum size|larger than max", re.IGNORECASE)
 
@@ -66,10 +68,12 @@ class EngineSink:
         self._pressure = Pressure(AT_ONCE)
         self._pause = _PAUSE
         self._refused: set[int] = set()
+        self._models_until = 0.0
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
         channel = open_channel(self._settings)
+        self._models_until = 0.0
         self._stub: Any = GatewayStub(channel)
         try:
             yield
@@ -85,6 +89,7 @@ class EngineSink:
         messages = await outbox.next_messages(BATCH)
         if not messages:
             return 0
+        await self._ask_for_models()
         # Who was refused last time goes last: one part of the engine may be away, and its messages are the oldest.
         messages.sort(key=lambda message: message.id in self._refused)
         crash_point(self._settings, "before-send:engine")
@@ -110,6 +115,16 @@ class EngineSink:
         if left:
             await asyncio.sleep(self._pause * random.uniform(0.5, 1.5))
         return len(messages)
+
+    async def _ask_for_models(self) -> None:
+        """An engine without our models takes every message, and starts nothing by it."""
+        if time.monotonic() < self._models_until:
+            return
+        known = await ask_for_models(self._stub)
+        if known is False:
+            raise NotCarriedError("NO_MODELS")
+        if known:
+            self._models_until = time.monotonic() + _MODELS_SECONDS
 
     async def _publish(self, message: EngineMessage, until: float) -> _Refusal | None:
         request = PublishMessageRequest(
