@@ -236,7 +236,8 @@ class PersonsWait:
 @dataclass(frozen=True, slots=True)
 class Canonical:
     """What our tables say is due. medians: how long tasks of a type, and people with one kind of work, took in the past
-    · known: what our books say of the instances that were asked about, by key"""
+    · known: what our books say of the instances that were asked about, by key · displaced: flows that had something to
+    carry, and whose key the engine has given to another one since"""
 
     tasks: Sequence[SilentTask] = ()
     flows: Sequence[SilentFlow] = ()
@@ -248,6 +249,7 @@ class Canonical:
     medians: Mapping[str, timedelta] = field(default_factory=dict)
     waits: Sequence[PersonsWait] = ()
     known: Mapping[int, Flow] = field(default_factory=dict)
+    displaced: Sequence[Flow] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,8 +331,7 @@ def compare(
     RESTARTS times for a person; what the engine shows counts only once it is older than `incident_settle`. Whose flow
     is gone is not silent beside that."""
     findings = _find_gone(canonical, observed, incident_settle, now)
-    gone = {canonical.known[finding.repair.instance_key].part for finding in findings
-            if finding.repair and finding.repair.instance_key}  # fmt: skip
+    gone = {UUID(finding.subject) for finding in findings}
     by_plan: dict[PlanId, list[SilentTask]] = {}
     for task in canonical.tasks:
         by_plan.setdefault(task.plan_id, []).append(task)
@@ -483,7 +484,7 @@ def _judge_untold(untold: Untold) -> Finding:
 
 def _find_gone(canonical: Canonical, observed: Observed, settle: timedelta, now: datetime) -> list[Finding]:
     """Instances that carried something unfinished and are not in the engine any more. Only the engine's own word
-    counts; its search says, where it can, that somebody cancelled one."""
+    counts, or that it gave a key out twice; its search says, where it can, that somebody cancelled one."""
     alive = observed.alive or {}
     asked = [
         flow for key, flow in canonical.known.items() if key in alive and flow.part and now - flow.noted_at >= settle
@@ -491,11 +492,21 @@ def _find_gone(canonical: Canonical, observed: Observed, settle: timedelta, now:
     gone = [flow for flow in asked if not alive[flow.key]]
     oldest = min((flow.noted_at for flow in asked if alive[flow.key]), default=now)
     lost = [flow for flow in gone if flow.noted_at < oldest and flow.key not in observed.cancelled]
-    return [_judge_gone(flow, observed.cancelled.get(flow.key), lost=len(lost) >= _LOST) for flow in gone]
+    found = [_judge_gone(flow, observed.cancelled.get(flow.key), lost=len(lost) >= _LOST) for flow in gone]
+    # What is asked about under a key is the newest flow that has it; the older ones no question can reach.
+    found += [
+        _judge_gone(flow, None, lost=True, displaced=True)
+        for flow in canonical.displaced
+        if now - flow.noted_at >= settle
+    ]
+    return list({finding.subject: finding for finding in found}.values())
 
 
-def _judge_gone(flow: Flow, cancelled_at: datetime | None, *, lost: bool) -> Finding:
-    if cancelled_at is not None:
+def _judge_gone(flow: Flow, cancelled_at: datetime | None, *, lost: bool, displaced: bool = False) -> Finding:
+    if displaced:
+        klass = "ENGINE_LOST_DATA"
+        evidence = f"the engine has given the key of instance {flow.key} of {flow.process} to another one"
+    elif cancelled_at is not None:
         klass = "INSTANCE_GONE"
         evidence = f"instance {flow.key} of {flow.process} was cancelled in the engine at {format_time(cancelled_at)}"
     else:

@@ -49,6 +49,7 @@ from domain.store.pool import Connection, Pool, open_pool
 from domain.store.reconcile import (
     find_flows,
     find_flows_of_orders,
+    find_live_flows,
     find_newest_flows,
     find_orders,
     find_page_end,
@@ -99,13 +100,15 @@ _INCIDENTS = Counter("recourse_incidents_mended", "Incidents of the engine that 
 @dataclass(slots=True)
 class Memory:
     """What one sweep leaves to the next. effects, running: where the next page of open effects and of running instances
-    begins · owners: whose an incident is, by its key, once its variables were read · lost_before: the engine knew none
-    of the newest flows, so those noted before that time are asked about, page by page"""
+    begins · owners: whose an incident is, by its key, once its variables were read · lost_before: the engine has lost
+    its data, so the flows noted before that time are asked about, page by page · lost_next: where the next page begins
+    once what was found on this one is mended; until then it is asked about again"""
 
     effects: datetime | None = None
     running: Cursor | None = None
     owners: dict[str, Owner | None] = field(default_factory=dict)
     lost_before: datetime | None = None
+    lost_next: datetime | None = None
 
 
 Probe = Callable[[Iterable[int]], Awaitable[Mapping[int, bool]]]
@@ -135,17 +138,19 @@ async def sweep(
     )
     shown = {*observed.running, *observed.cancelled, *(incident.root for incident in incidents)}
     asked: dict[int, Flow] = {}
+    displaced: dict[Run, Flow] = {}
     if probe is not None:
-        asked, alive = await _ask_for_flows(connection, canonical, observed, probe, memory)
+        asked, displaced, alive = await _ask_for_flows(connection, canonical, now, observed, probe, memory)
         observed = replace(observed, alive=alive)
-    known = await find_flows(connection, shown - asked.keys()) | asked
+    known = (await find_flows(connection, shown - asked.keys()))[0] | asked
     if read is not None:
         strange = [incident for incident in incidents if not incident.case_id and incident.root not in known]
         owners = await _find_owners(strange, read, memory)
         there = await find_orders(connection, [(owner.tenant_id, owner.order_id) for owner in owners.values()])
         owned = {key: owner for key, owner in owners.items() if (owner.tenant_id, owner.order_id) in there}
         observed = replace(observed, owners=owned)
-    findings = compare(replace(canonical, known=known), observed, settle, now, INCIDENT_SETTLE)
+    canonical = replace(canonical, known=known, displaced=list(displaced.values()))
+    findings = compare(canonical, observed, settle, now, INCIDENT_SETTLE)
     _FINDINGS.clear()
     for finding in findings:
         _FINDINGS.labels(finding.klass).inc()
@@ -190,28 +195,38 @@ def _read_owner(texts: Mapping[str, str]) -> Owner | None:
 
 
 async def _ask_for_flows(
-    connection: Connection, canonical: Canonical, observed: Observed, probe: Probe, memory: Memory
-) -> tuple[dict[int, Flow], Mapping[int, bool]]:
-    """Ask the engine for the flows of what is silent, for those that somebody is shown to have cancelled, and for the
-    few newest as canaries; when it knows none of these, for the older ones as well."""
+    connection: Connection, canonical: Canonical, now: datetime, observed: Observed, probe: Probe, memory: Memory
+) -> tuple[dict[int, Flow], dict[Run, Flow], Mapping[int, bool]]:
+    """Ask the engine for the flows of what is silent, for those that somebody is shown to have cancelled, and for a
+    few canaries: the newest that have something to carry. When it knows none of these, or has given the key of one
+    that had out again, for the older ones as well."""
     silent = [(task.tenant_id, task.order_id) for task in canonical.tasks]
     silent += [(flow.tenant_id, flow.order_id) for flow in canonical.flows]
     suspects = {*await find_flows_of_orders(connection, silent), *observed.cancelled}
-    newest, at = await find_newest_flows(connection, _NEWEST, settle=INCIDENT_SETTLE)
-    flows = await find_flows(connection, [*suspects, *newest])
+    newest, _ = await find_newest_flows(connection, _NEWEST, settle=INCIDENT_SETTLE)
+    flows, displaced = await find_flows(connection, [*suspects, *newest])
     canaries = [key for key in newest if key in flows and flows[key].part][:_CANARIES]
+    if not canaries:
+        # What began lately has ended: whatever is still under way will do.
+        live = await find_live_flows(connection, _NEWEST, settle=INCIDENT_SETTLE)
+        more, _ = await find_flows(connection, live)
+        flows |= more
+        canaries = [key for key in live if key in more and more[key].part][:_CANARIES]
     wanted = {key for key in suspects if key in flows and flows[key].part} | set(canaries)
     alive = dict(await probe(wanted))
-    if canaries and not any(alive.get(key, True) for key in canaries):
-        memory.lost_before = memory.lost_before or at
+    lost = bool(canaries) and not any(alive.get(key, True) for key in canaries)
+    if memory.lost_before is None and (lost or displaced):
+        memory.lost_before = now - INCIDENT_SETTLE
+    memory.lost_next = None
     if memory.lost_before is not None:
-        older, memory.lost_before = await find_newest_flows(
+        page, memory.lost_next = await find_newest_flows(
             connection, _LOST_PAGE, settle=INCIDENT_SETTLE, before=memory.lost_before
         )
-        more = await find_flows(connection, [*newest, *older])
+        more, passed = await find_flows(connection, page)
         flows |= more
+        displaced |= passed
         alive |= await probe([key for key, flow in more.items() if flow.part and key not in alive])
-    return flows, alive
+    return flows, displaced, alive
 
 
 async def observe(engine: Engine, memory: Memory | None = None, noted: int | None = None) -> Observed:
@@ -348,10 +363,11 @@ async def run(
     """`recourse reconcile`: sweep until cancelled, as the one of all replicas that holds the watch."""
     settle = settle or settings.heartbeat * SETTLE_HEARTBEATS
     troubles = {"database": "not reached yet"}
+    memory = Memory()
     async with serve_health(settings, lambda: troubles):
         while True:
             try:
-                await _watch(settings, troubles, settle, report_only=report_only, once=once)
+                await _watch(settings, troubles, memory, settle, report_only=report_only, once=once)
             except OUTAGES as outage:
                 if once:
                     raise
@@ -368,7 +384,7 @@ async def _stop(task: asyncio.Task[None]) -> None:
 
 
 async def _watch(
-    settings: Settings, troubles: dict[str, str], settle: timedelta, *, report_only: bool, once: bool
+    settings: Settings, troubles: dict[str, str], memory: Memory, settle: timedelta, *, report_only: bool, once: bool
 ) -> None:
     async with AsyncExitStack() as stack:
         auditor = await open_pool(settings.auditor_database_url, size=2, name="reconciler")
@@ -390,7 +406,6 @@ async def _watch(
         if not (once or report_only):
             bulk = asyncio.create_task(work(pool, door, auditor, settings))
             stack.push_async_callback(_stop, bulk)
-        memory = Memory()
         while True:
             noted, _ = await find_newest_flows(connection, 1, settle=_VIEW_LAG)
             observed = await observe(engine, memory, *noted)
@@ -404,6 +419,9 @@ async def _watch(
                     log.warning("the engine has no models; nothing is restarted", findings=len(findings))
                 else:
                     done = await mend(door, engine, findings)
+                    memory.lost_before = memory.lost_next
+            else:
+                memory.lost_before = memory.lost_next
             await keep(pool, connection, findings, observed, done)
             if once:
                 for finding in findings:

@@ -30,7 +30,7 @@ from domain.reconciliation import (
 from domain.store.pool import Connection, Pool, fetch_all, fetch_row, run, tenant_transaction
 from domain.store.queries import load_queries
 from domain.store.views import Page, Place
-from domain.values import CaseId, Json, OrderId, TenantId, format_time, parse_time
+from domain.values import CaseId, Json, OrderId, Run, TenantId, format_time, parse_time
 
 _SQL = load_queries("reconcile")
 
@@ -256,11 +256,21 @@ async def find_flows_of_orders(connection: Connection, orders: Iterable[tuple[Te
     return [row["instance_key"] for row in rows]
 
 
-async def find_flows(connection: Connection, keys: Iterable[int]) -> dict[int, Flow]:
-    """What our books know of these instances of the engine, by key."""
+async def find_live_flows(connection: Connection, orders: int, *, settle: timedelta) -> list[int]:
+    """The keys of the flows of so many orders that have not ended, but for the very youngest."""
+    return [
+        row["instance_key"] for row in await fetch_all(connection, _SQL["find_live_flows"], limit=orders, settle=settle)
+    ]
+
+
+async def find_flows(connection: Connection, keys: Iterable[int]) -> tuple[dict[int, Flow], dict[Run, Flow]]:
+    """What our books know of these instances of the engine, by key; and, by run, of older ones with these keys that had
+    something to carry: the engine that they were in is no more."""
     rows = await fetch_all(connection, _SQL["find_flows"], keys=sorted(set(keys)))
-    return {
-        row["instance_key"]: Flow(
+    found: dict[int, Flow] = {}
+    displaced: dict[Run, Flow] = {}
+    for row in rows:
+        flow = Flow(
             tenant_id=row["tenant_id"],
             order_id=row["order_id"],
             run=row["run"],
@@ -271,8 +281,11 @@ async def find_flows(connection: Connection, keys: Iterable[int]) -> dict[int, F
             restarts=row["restarts"],
             idle_since=row["idle_since"],
         )
-        for row in rows
-    }
+        if not row["displaced"]:
+            found[flow.key] = flow
+        elif flow.part:
+            displaced[flow.run] = flow
+    return found, displaced
 
 
 async def find_orders(

@@ -161,14 +161,21 @@ select instance_key, noted_at from flow
 where noted_at < coalesce(:before::timestamptz, clock_timestamp() - :settle::interval)
 order by noted_at desc limit :limit;
 
+-- name: find_live_flows
+-- As canaries where all that was begun lately has ended: those of some orders that have not, whichever.
+select f.instance_key from (select tenant_id, order_id from customer_order where ended_at is null limit :limit) o
+join flow f using (tenant_id, order_id)
+where f.noted_at < clock_timestamp() - :settle::interval;
+
 -- name: find_flows_of_orders
 select f.instance_key from unnest(:tenant_ids::uuid[], :order_ids::uuid[]) as o (tenant_id, order_id)
 join flow f on f.tenant_id = o.tenant_id and f.order_id = o.order_id;
 
 -- name: find_flows
--- What our books know of these instances. On an engine that lost its data keys come again: the newest note counts. A part
--- whose plan was started anew is carried by the instance that runs the plan, and by no older one.
-select distinct on (f.instance_key) f.tenant_id, f.order_id, f.run, f.instance_key, f.process, f.noted_at,
+-- What our books know of these instances. On an engine that lost its data keys come again: whatever was noted under one
+-- before its newest note is displaced, and runs nowhere. A part whose plan was started anew is carried by the instance
+-- that runs the plan, and by no older one.
+select row_number() over (partition by f.instance_key order by f.noted_at desc) > 1 as displaced, f.tenant_id, f.order_id, f.run, f.instance_key, f.process, f.noted_at,
     part.id as part, coalesce(part.restarts, 0) as restarts,
     case when o.ended_at is not null
         and not exists (
@@ -218,8 +225,7 @@ left join lateral (
     select request_id from amendment_request a where a.tenant_id = f.tenant_id and a.order_id = f.order_id
     union all
     select o.order_id)
-where f.instance_key = any(:keys::bigint[])
-order by f.instance_key, f.noted_at desc;
+where f.instance_key = any(:keys::bigint[]);
 
 -- name: find_persons_waits
 -- Reviews and cases that wait for people, and by when.

@@ -405,6 +405,15 @@ def test_an_engine_that_knows_none_of_its_old_flows_has_lost_its_data() -> None:
     assert [finding.klass for finding in findings] == ["INSTANCE_GONE"] * 2
 
 
+def test_a_flow_whose_key_was_given_out_again_is_gone_though_the_engine_knows_the_key() -> None:
+    (old,) = flow(5, 60).values()
+    findings = find(known=flow(5, 1, part=uuid.uuid4()), displaced=[old], observed=Observed(alive={5: True}))
+    assert [(finding.klass, finding.subject) for finding in findings] == [("ENGINE_LOST_DATA", str(old.part))]
+    assert "has given the key of instance 5" in findings[0].evidence
+    (young,) = flow(5, 0.1).values()
+    assert find(displaced=[young]) == []
+
+
 @pytest.mark.parametrize(("restarts", "restart"), [(RESTARTS - 1, True), (RESTARTS, False)])
 def test_past_the_cap_a_gone_flow_is_told_and_not_started(restarts: int, restart: bool) -> None:
     (finding,) = find(known=flow(restarts=restarts), observed=Observed(alive={5: False}))

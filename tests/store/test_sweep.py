@@ -38,10 +38,10 @@ GIVEN: dict[str, Any] = {
 ASKED = (
     "find_idle_tasks", "find_stuck_outboxes", "find_silent_flows", "find_oddities", "find_cases_in_engine",
     "find_newest_flows", "find_flows", "find_persons_waits", "find_paces", "find_running_plans", "find_medians",
-    "find_tenants_with_findings", "find_untold",
+    "find_tenants_with_findings", "find_untold", "find_live_flows",
 )  # fmt: skip
 # A sample of the past: bounded, whatever there is.
-SAMPLES = {"find_paces": 2200, "find_medians": 1100, "find_newest_flows": 1100}
+SAMPLES = {"find_paces": 2200, "find_medians": 1100, "find_newest_flows": 1100, "find_live_flows": 3000}
 
 
 async def multiply(owner: asyncpg.Connection) -> None:

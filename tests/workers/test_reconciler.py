@@ -566,6 +566,60 @@ async def test_an_engine_that_lost_its_data_gets_every_flow_anew(world: FlowWorl
     assert await world.owner.fetchval("select run from cancellation_request") != request_run
 
 
+async def lose_two_flows(world: FlowWorld) -> uuid.UUID:
+    """Of the order and of its cancellation, both noted long ago; the run of the second."""
+    await ask_for_review(world)
+    await note(world, 4000, minutes=60)
+    request_run: uuid.UUID = await world.owner.fetchval("select run from cancellation_request")
+    await note(world, 4001, minutes=50, run=request_run, process="cancellation")
+    return request_run
+
+
+LOST = "select count(*) from finding where class = 'ENGINE_LOST_DATA' and repaired_at is not null"
+
+
+async def test_a_loss_is_seen_though_all_that_was_begun_lately_has_ended(world: FlowWorld) -> None:
+    """What has nothing to carry any more is no canary, gone or not."""
+    await lose_two_flows(world)
+    for key in range(5000, 5040):
+        await note(world, key, run=uuid.uuid4())
+    await run(world.settings, once=True, settle=SETTLE)
+    assert await world.owner.fetchval(LOST) == 2
+
+
+async def test_a_flow_whose_key_the_new_engine_has_given_out_again_is_lost(world: FlowWorld) -> None:
+    """To the engine the key is that of a flow that runs, and that one goes on."""
+    await ask_for_review(world)
+    await note(world, 4000, minutes=60)
+    request_run = await world.owner.fetchval("select run from cancellation_request")
+    await note(world, 4000, minutes=5, run=request_run, process="cancellation")
+    world.engine.instances.add(4000)
+    await run(world.settings, once=True, settle=SETTLE)
+    assert (await world.owner.fetchval(LOST), len(await restarts(world))) == (1, 1)
+    assert await world.owner.fetchval("select run from cancellation_request") == request_run
+
+
+async def test_a_loss_is_not_forgotten_before_it_is_mended(world: FlowWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine is not ready for restarts when it is first asked; when it is, flows that are younger run there."""
+    monkeypatch.setattr(reconciler, "SWEEP_SECONDS", 0.05)
+    request_run = await lose_two_flows(world)
+    world.engine.has_models = False
+    watching = asyncio.create_task(run(world.settings, settle=SETTLE))
+    try:
+        await world.engine.until(lambda: len(calls_of(world, "CreateProcessInstance")) >= 1)
+        world.engine.instances.add(4002)
+        await note(world, 4002, minutes=1, run=request_run, process="cancellation")
+        await world.engine.until(lambda: len(calls_of(world, "CreateProcessInstance")) >= 3)
+        assert await restarts(world) == []
+        world.engine.has_models = True
+        async with asyncio.timeout(20):
+            while not await restarts(world):
+                await asyncio.sleep(0.02)
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
+
+
 async def test_a_flow_is_noted_under_a_key_that_a_lost_engine_gave_to_another(world: FlowWorld) -> None:
     """The workers live on while the engine begins anew: who keeps in mind only keys takes the second flow for the
     first, and our books say for ever that the lost one runs."""
