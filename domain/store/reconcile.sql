@@ -24,7 +24,8 @@ limit :limit;
 
 -- name: find_overdue_effects
 -- Open, and past the moment by which its flow should have asked: the lease, the callback's time, or the end of asking.
--- A task with an open case is a person's, not ours. Of one page: most of what is open is in time.
+-- A task with an open case is a person's, not ours. Of one page: most of what is open is in time. The limit keeps the look
+-- at each effect's own task: whoever joins them reads every task there is, in every sweep.
 select e.tenant_id, e.order_id, t.plan_id, e.task_id, e.effect_id, due.class, due.at as silent_since, (
     select count(*) from audit_entry r
     where r.tenant_id = e.tenant_id and r.order_id = e.order_id and r.entity_id = t.plan_id::text
@@ -33,13 +34,15 @@ select e.tenant_id, e.order_id, t.plan_id, e.task_id, e.effect_id, due.class, du
     where r.tenant_id = e.tenant_id and r.order_id = e.order_id and r.entity_id = t.plan_id::text
         and r.kind = 'FLOW_RESTARTED') as restarted_at
 from effect e
-join (
-    select f.tenant_id, f.task_id, f.plan_id, f.task_type, p.types from fulfillment_task f
+cross join lateral (
+    select f.plan_id, f.task_type, p.types from fulfillment_task f
     join fulfillment_plan p on p.tenant_id = f.tenant_id and p.plan_id = f.plan_id
+    where f.tenant_id = e.tenant_id and f.task_id = e.task_id
     union all
-    select c.tenant_id, c.task_id, c.plan_id, c.task_type, p.types from compensation_task c
+    select c.plan_id, c.task_type, p.types from compensation_task c
     join compensation_plan p on p.tenant_id = c.tenant_id and p.plan_id = c.plan_id
-) t on t.tenant_id = e.tenant_id and t.task_id = e.task_id
+    where c.tenant_id = e.tenant_id and c.task_id = e.task_id
+    limit 1) t
 cross join lateral (
     select case
         when e.unknown_since is not null then e.unknown_since + (t.types #>> array[t.task_type, 'verify', 'give_up_after'])::interval

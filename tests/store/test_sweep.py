@@ -16,12 +16,12 @@ from tests.stored import Store, open_store
 from tests.stories import cancelled_on_the_way, refused_and_repaired, reviewed_and_kept_in_part
 
 COPIES = 400
+PAGE = 40
 TABLES = (
     "customer_order", "order_item", "fulfillment_plan", "fulfillment_task", "effect", "external_call_attempt",
     "cancellation_request", "compensation_plan", "compensation_task", "compensation_task_dependency", "fallout_case",
     "audit_entry", "audit_head", "flow",
 )  # fmt: skip
-# What one page of effects may hold belongs to the sweep; all other questions touch what is unfinished and no more.
 GIVEN: dict[str, Any] = {
     "settle": timedelta(minutes=15),
     "limit": 500,
@@ -35,6 +35,7 @@ GIVEN: dict[str, Any] = {
     "order_ids": [],
     "types": ["release-inventory"],
 }
+# Each touches what is unfinished and no more.
 ASKED = (
     "find_idle_tasks", "find_stuck_outboxes", "find_silent_flows", "find_oddities", "find_cases_in_engine",
     "find_newest_flows", "find_flows", "find_persons_waits", "find_paces", "find_running_plans", "find_medians",
@@ -83,16 +84,31 @@ async def test_a_sweep_touches_what_is_unfinished_and_nothing_else(healthy: Stor
         await multiply(owner)
         orders = await owner.fetchval("select count(*) from customer_order")
         assert orders > 4 * COPIES
-        queries = load_queries("reconcile")
         for name in ASKED:
-            query = queries[name]
-            plan = await auditor.fetchval(f"explain (analyze, format json) {query.text}", *query.arguments(GIVEN))
-            (told,) = json.loads(plan)
-            touched = sum(rows_of(told["Plan"]))
+            touched, plan = await count_rows(auditor, name)
             assert touched < SAMPLES.get(name, 60), f"{name} touches {touched} rows of {orders} healthy orders\n{plan}"
+        # Of one page of open effects, all of them in time here: each, its own task, and that one's plan.
+        begins = await owner.fetchval("select clock_timestamp()")
+        await owner.execute(
+            "update effect set intended_at = clock_timestamp(), lease_until = clock_timestamp() + interval '1 hour'"
+            " where (tenant_id, effect_id) in (select tenant_id, effect_id from effect"
+            "  where state in ('INTENDED', 'UNKNOWN') order by tenant_id limit $1)",
+            PAGE,
+        )
+        await owner.execute("analyze effect")
+        touched, plan = await count_rows(auditor, "find_overdue_effects", after=begins)
+        assert touched <= 3 * PAGE, f"{touched} rows for {PAGE} effects\n{plan}"
     finally:
         await auditor.close()
         await owner.close()
+
+
+async def count_rows(auditor: asyncpg.Connection, name: str, **given: Any) -> tuple[float, str]:
+    """How many rows a question touches, and the plan by which it does."""
+    query = load_queries("reconcile")[name]
+    plan: str = await auditor.fetchval(f"explain (analyze, format json) {query.text}", *query.arguments(GIVEN | given))
+    (told,) = json.loads(plan)
+    return sum(rows_of(told["Plan"])), plan
 
 
 def rows_of(node: dict[str, Any]) -> Iterator[float]:
