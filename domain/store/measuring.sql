@@ -32,6 +32,22 @@ from information_schema.columns
 where table_schema = 'public' and table_name = :table and is_identity = 'NO' and is_generated = 'NEVER'
 order by ordinal_position;
 
+-- name: make_copies
+-- The copies of an order, in the order of what their ids begin with.
+create temporary table copies as
+select head, row_number() over (order by head) as place
+from (select left(md5(g::text), 16) as head from generate_series(1, :count::int) g) heads;
+
+-- name: index_copies
+create unique index on copies (place);
+
+-- name: find_tenant
+select tenant_id from customer_order where order_id = :order_id;
+
+-- name: mark_all_sent
+with events as (update outbox set published_at = clock_timestamp() where published_at is null)
+update engine_outbox set published_at = clock_timestamp() where published_at is null;
+
 -- name: read_sent
 select order_id, case when bool_and(published_at is not null) then extract(epoch from max(published_at))::float8 end as sent
 from outbox where order_id = any(:order_ids::uuid[]) group by order_id;
