@@ -54,6 +54,16 @@ class Consoles:
         (key,) = eventually(look, lambda found: len(found) == 1, f"the task of {order_id}")
         return key
 
+    def find_element(self, instance: int, element: str) -> int:
+        """The key of the one element of an instance with this id, once Operate shows it."""
+        wanted = {"filter": {"processInstanceKey": instance, "flowNodeId": element}}
+        found = eventually(
+            lambda: self._ask("/v1/flownode-instances/search", wanted)["items"],
+            lambda rows: len(rows) == 1,
+            f"{element} of {instance}",
+        )
+        return int(found[0]["key"])
+
     def show_flow(self, page: Page, key: str) -> None:
         """In Operate, the flow that a task stands in."""
         flow = self._ask_for(f"/v1/tasks/{key}")["processInstanceKey"]

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 
@@ -16,6 +17,9 @@ from tests.flows.running import RunningStack, Tenant, eventually
 from tests.flows.test_repairs import repair
 from workers.models import deploy, model_files
 from workers.settings import Settings
+
+if TYPE_CHECKING:
+    from tests.browser.consoles import Consoles
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -152,3 +156,55 @@ def test_an_incident_of_an_undoing_that_is_resolved_in_the_engine_closes_its_cas
     assert (case["status"], case["resolution"]) == ("RESOLVED", "RESOLVED_IN_ENGINE")
     assert case["repairs"][0]["evidence"] == {"kind": "INCIDENT", "reference": seen.key}
     assert tenant.done(order_id) == {"reserve-inventory": 1, "stop-shipment": 1, "release-inventory": 1}
+
+
+def test_a_token_that_is_moved_in_the_engine_does_nothing_twice_and_leaves_nothing_out(
+    stack: RunningStack, tenant: Tenant, consoles: Consoles
+) -> None:
+    """Somebody lets one order be decomposed once more, and moves the walker of another past all of its work."""
+    tenant.fault(taskType="ship-device", fault="accept-silent")
+    twice, past = tenant.submit(), tenant.submit()
+    shipping = [tenant.wait_effect(order_id, "ship", "shipping", acceptedAt=...) for order_id in (twice, past)]
+    stack.modify(stack.flows_of(twice)[0], enter="decompose-order")
+    (root,) = stack.flows_of(past)
+    walker = consoles.find_element(root, "walk-plan")
+    stack.modify(root, enter="plan-walked", leave=walker)
+    for effect in shipping:
+        tenant.call_back(effect["effectId"])
+    for order_id in (twice, past):
+        tenant.wait_state(order_id, "COMPLETED", seconds=2 * SECONDS)
+        assert set(tenant.done(order_id).values()) == {1}
+        assert len(tenant.get(f"/api/v1/orders/{order_id}/plan")["items"]) == 7
+        assert not [case for case in tenant.cases(order_id) if case["status"] == "OPEN"]
+
+
+@pytest.mark.usefixtures("consoles")
+def test_an_incident_of_somebody_elses_process_is_a_finding_and_one_that_names_an_order_its_case(
+    stack: RunningStack, tenant: Tenant
+) -> None:
+    """EC60: an instance that none of our jobs has met, and whose variables name an order or nobody."""
+    order_id = tenant.submit("router")
+    tenant.wait_state(order_id, "COMPLETED")
+    process = stack.deploy_broken()
+    nobodys = stack.run_process(process, note="nobody's")
+    named = stack.run_process(process, tenant_id=str(tenant.tenant_id), order_id=order_id, run=str(uuid4()))
+    found = eventually(
+        lambda: [row for row in shared_findings(tenant) if process in row["evidence"]], bool, "the finding", SECONDS
+    )
+    assert [row["orderId"] for row in found] == [None]
+    assert "Operate" in found[0]["remedy"]
+    told = eventually(lambda: tenant.cases(order_id), bool, "the case", SECONDS)
+    assert [(case["context"], case["blocking"], case["status"]) for case in told] == [("RECONCILIATION", False, "OPEN")]
+    assert tenant.order(order_id)["state"] == "COMPLETED"
+    stack.cancel_instances([nobodys, named])
+    eventually(
+        lambda: [row for row in shared_findings(tenant) if process in row["evidence"]],
+        lambda rows: not rows,
+        "its end",
+        SECONDS,
+    )
+
+
+def shared_findings(tenant: Tenant) -> list[Any]:
+    path = "/api/v1/reconciliation/findings?class=INCIDENT_WITHOUT_CASE&standing=true&limit=200"
+    return [row for row in tenant.get(path, tenant.operator)["items"] if row["orderId"] is None]
