@@ -172,6 +172,43 @@ def test_what_failed_is_seen_in_operate_mended_in_tasklist_and_goes_on(
     )
 
 
+def test_an_incident_is_seen_in_operate_mended_in_tasklist_and_goes_on(
+    consoles: Consoles, stack: RunningStack, tenant: Tenant, page: Page
+) -> None:
+    """Technical exhaustion stands as an incident, on a job; the repair is shown beside it, by a flow of its own."""
+    give_say(tenant, "olga", "operator")
+    tenant.make_impatient("reserve-inventory")
+    tenant.fault(taskType="reserve-inventory", fault="error-before", times=1)
+    order_id = tenant.submit("router")
+    tenant.wait_state(order_id, "FALLOUT")
+    (case,) = tenant.cases(order_id)
+    seen = stack.incident_of(case["caseId"])
+    key = consoles.find_task(order_id)
+
+    consoles.log_in(page, f"{consoles.operate}/processes/{seen.instance_key}", "demo")
+    page.wait_for_selector("[data-element-id=effect]")
+    page.wait_for(re.compile("1 incident", re.IGNORECASE))
+    with page.browser.tab() as desk:
+        consoles.log_in(desk, consoles.tasklist, "olga")
+        desk.wait_for("Repair case")
+        desk.open(f"{consoles.tasklist}/{key}")
+        desk.wait_for("inventory did not do reserve-inventory in 1 attempts (technical failure)")
+        desk.wait_for("retry: Calls inventory again for reserve-inventory, as a new effect.")
+        consoles.decide(desk, key, "Try the effect again", "it is up again", field="Reason*")
+    tenant.wait_state(order_id, "COMPLETED", seconds=120)
+    assert tenant.done(order_id) == {"reserve-inventory": 1, "ship-device": 1}
+    (case,) = tenant.cases(order_id)
+    told = [(one["action"], one["by"]) for one in case["repairs"]]
+    assert (case["status"], told) == ("RESOLVED", [("RETRY", "olga")])
+
+    def still_shown() -> bool:
+        page.open(f"{consoles.operate}/processes/{seen.instance_key}")
+        page.wait_for_selector("[data-element-id=effect]")
+        return re.search("1 incident", page.text(), re.IGNORECASE) is not None
+
+    eventually(still_shown, lambda shown: not shown, "the incident's end in Operate", 120)
+
+
 def test_an_order_leads_to_its_flow_in_operate(consoles: Consoles, tenant: Tenant, page: Page) -> None:
     order_id, _ = ask_for_review(tenant)
     consoles.find_task(order_id)
