@@ -506,6 +506,17 @@ class NoteGoneFlow:
     restart: bool
 
 
+@dataclass(frozen=True, slots=True)
+class NoteSilentFlow:
+    """A flow has been started anew as often as it is by itself, and is not heard of. plan_id, request_id: what it
+    carries; neither: the order before its plan · title: what is silent, and where a person looks"""
+
+    order_id: OrderId
+    plan_id: PlanId | None
+    request_id: RequestId | None
+    title: str
+
+
 Command = (
     AcceptOrder
     | SupplementOrder
@@ -550,4 +561,5 @@ Command = (
     | ResumeCase
     | NoteIncident
     | NoteGoneFlow
+    | NoteSilentFlow
 )

@@ -27,6 +27,7 @@ from domain.fallout import (
     note_gone_flow,
     note_incident,
     note_refusal,
+    note_silent_flow,
     offer_case,
     park_case,
     raise_jeopardy,
@@ -145,6 +146,8 @@ def decide(draft: Draft, command: ask.Command, around: Surroundings) -> Decision
             told = note_incident(draft, command)
         case ask.NoteGoneFlow():
             told = note_gone_flow(draft, command)
+        case ask.NoteSilentFlow():
+            told = note_silent_flow(draft, command)
         case _:
             assert_never(command)
     settle(draft, reported)

@@ -13,6 +13,7 @@ from domain.commands import (
     NoteGoneFlow,
     NoteIncident,
     NoteRefusal,
+    NoteSilentFlow,
     OfferCase,
     ParkCase,
     RaiseJeopardy,
@@ -37,7 +38,7 @@ from domain.errors import (
     UseAmendment,
 )
 from domain.exhibit import draw_up, say
-from domain.flows import Part, find_part, part_of, restart_part
+from domain.flows import Part, find_part, part_of, part_of_plan, restart_part
 from domain.ledger import Effect, read_money
 from domain.machines import has_ended
 from domain.order import UNSTARTED, Amendment, Case, Draft, Reported, Request, Task
@@ -848,6 +849,9 @@ def settle_cases(draft: Draft) -> bool:
         if case.is_about_flow and not _is_carried(draft, case):
             close_case(draft, case.case_id, "CANCELLED", "CAUSE_VANISHED")  # it has ended without its flow
             ended = True
+        elif case.is_about_flow and case.incident_key is None and _goes_on(draft, case):
+            close_case(draft, case.case_id, "CANCELLED", "CAUSE_VANISHED")  # somebody serves it again
+            ended = True
         if task is None or case.context == "LATE_EFFECT":
             continue
         failing = any(repair["status"] == RUNNING for repair in case.repairs)
@@ -960,6 +964,21 @@ def note_gone_flow(draft: Draft, command: NoteGoneFlow) -> Mapping[str, Json]:
     return {"verdict": "restarted"}
 
 
+def note_silent_flow(draft: Draft, command: NoteSilentFlow) -> Mapping[str, Json]:
+    """What was started anew as often as it is by itself, and is still not heard of, is a person's: a case that says
+    what to look at, with a deadline. One that is open already about the same flow is enough; nothing is blocked, for
+    an outcome that comes after all ends the order as ever."""
+    plan_id = command.plan_id
+    part = part_of_plan(draft, plan_id) if plan_id else part_of(draft, command.request_id)
+    if part is None or part.plan_id != plan_id:
+        return {"verdict": "stand_down"}
+    for case in draft.open_cases():
+        if case.is_about_flow and (carried := _carried_by(draft, case)) and carried.request_id == part.request_id:
+            return {"verdict": "known", "case_id": str(case.case_id)}
+    case = _open_flow_case(draft, part, command.title, blocking=False, context="RECONCILIATION")
+    return {"verdict": "told", "case_id": str(case.case_id)}
+
+
 def _open_flow_case(
     draft: Draft, part: Part, title: str, *, context: str, blocking: bool, incident_key: str | None = None
 ) -> Case:
@@ -992,6 +1011,21 @@ def _is_carried(draft: Draft, case: Case) -> bool:
     """Whether what a case's flow carries still needs a flow; where none is known the case ends with its incident."""
     unknown = case.context == "RECONCILIATION" and case.incident_key is not None
     return unknown or _carried_by(draft, case) is not None
+
+
+def _goes_on(draft: Draft, case: Case) -> bool:
+    """Whether the plan of a flow that was gone or silent is worked on again: something has been called since, nothing
+    else waits to be, and no outcome from before is open."""
+    part = _carried_by(draft, case)
+    if part is None or part.plan_id is None:
+        return False
+    tasks = {task.task_id: task for task in draft.tasks_of_plan(part.plan_id)}
+    if any(task.state == "READY" and task.purpose != "MANUAL" and not draft.is_held(task) for task in tasks.values()):
+        return False
+    effects = [effect for effect in draft.effects.values() if effect.task_id in tasks]
+    if any(effect.is_open and effect.intended_at <= case.opened_at for effect in effects):
+        return False
+    return any(effect.intended_at > case.opened_at for effect in effects)
 
 
 def _carried_by(draft: Draft, case: Case) -> Part | None:

@@ -52,6 +52,15 @@ def part_of(draft: Draft, request_id: RequestId | None) -> Part | None:
     return None if owner.has_ended else Part(request_id=request_id)
 
 
+def part_of_plan(draft: Draft, plan_id: PlanId) -> Part | None:
+    """The unfinished plan with this id, whoever is carried by it; None for one that was replaced, too."""
+    plan = draft.plans.get(plan_id)
+    if plan is not None:
+        return _unfinished(draft, plan_id, plan.owner_id)
+    part = part_of(draft, None)
+    return part if part is not None and part.plan_id == plan_id else None
+
+
 def _unfinished(draft: Draft, plan_id: PlanId, request_id: RequestId | None) -> Part | None:
     if all(task.has_ended for task in draft.tasks_of_plan(plan_id)):
         return None

@@ -345,7 +345,7 @@ class Case:
 
     @property
     def is_about_flow(self) -> bool:
-        """About a flow that the engine shows as stuck or gone, and not about any work of the order."""
+        """About a flow that is stuck, gone or silent, and not about any work of the order."""
         return self.task_id is None and (self.context == "RECONCILIATION" or self.incident_key is not None)
 
     @property

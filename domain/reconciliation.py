@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from domain.commands import FollowCancellation, RaiseJeopardy, RestartFlow
+from domain.commands import FollowCancellation, NoteSilentFlow, RaiseJeopardy, RestartFlow
 from domain.values import CaseId, OrderId, PlanId, RequestId, Run, TenantId, derive_id, format_time
 
-# Automatic restarts of one flow; then it is only reported, for a person to look at.
+# Automatic restarts of one flow; then a person has the case.
 RESTARTS: Final = 3
 # So many flows that nobody ended, all gone and none of their age left, are not single accidents any more.
 _LOST: Final = 2
@@ -41,16 +41,20 @@ EXPLANATIONS: Final = {
     "CASE_WITHOUT_INCIDENT": "The incident of an open case has been resolved in the engine.",
 }
 
+# class -> where a person looks whose flow is silent though it was started anew
+ADVICE: Final = {
+    "READY_NOT_STARTED": "See in Operate where the order's flow stands, and mend that.",
+    "READY_NOT_CLAIMED": "See whether the system is served: `recourse worker effects`, `recourse doctor`.",
+    "INTENT_WITHOUT_OUTCOME": "See whether the system is served: `recourse worker effects`, `recourse doctor`.",
+    "CALLBACK_OVERDUE": "Ask who runs the system; its callback counts whenever it comes.",
+    "UNKNOWN_TOO_LONG": "Ask who runs the system what became of it; see that it is served: `recourse worker effects`.",
+    "MESSAGE_NOT_RECEIVED": "See whether the models are there: `recourse models deploy`.",
+}
+
 # class -> what mends it: what is done by itself, and the command or the place of the person who must do more
 _ANEW: Final = f"Started anew by itself, {RESTARTS} times at most; then"
 _GONE: Final = f"{_ANEW} its case stays open: `recourse case repair` with RETRY."
-REMEDIES: Final = {
-    "READY_NOT_STARTED": f"{_ANEW} see in Operate where the order's flow stands, and mend that.",
-    "READY_NOT_CLAIMED": f"{_ANEW} see whether the system is served: `recourse worker effects`, `recourse doctor`.",
-    "INTENT_WITHOUT_OUTCOME": f"{_ANEW} see whether the system is served: `recourse worker effects`.",
-    "CALLBACK_OVERDUE": f"{_ANEW} ask who runs the system; its callback counts whenever it comes.",
-    "UNKNOWN_TOO_LONG": f"{_ANEW} the case that opens is a person's: `recourse case repair`.",
-    "MESSAGE_NOT_RECEIVED": f"{_ANEW} see whether the models are there: `recourse models deploy`.",
+REMEDIES: Final = {klass: f"{_ANEW} a case opens. {advice}" for klass, advice in ADVICE.items()} | {
     "DEPENDENCE_NOT_FOLLOWED": "The order is made to follow by itself; where it stands on, its cases say why.",
     "OUTCOME_CONTRADICTION": "The first word stands. Ask who runs the system which of the two is true.",
     "LATE_EFFECT": "Its case: `recourse case repair` with FORCE_COMPLETE (undone), WAIVE (it stays), CONVERT_TO_ORDER.",
@@ -274,7 +278,8 @@ class Repair:
     """One command that mends a finding. kind: RESTART (of a plan, a request or an order), REPLACE (start what a gone
     instance carried anew; `restart` False: only tell it), OPEN (a case of an incident), PARK (say that the engine holds
     the case's job), RESOLVE (give the job back in the engine), CLOSE (the incident was resolved there), CANCEL (the
-    instance), FOLLOW (the cancellation `request_id` of `source_id`), JEOPARDY. command_id: the same for whoever finds
+    instance), FOLLOW (the cancellation `request_id` of `source_id`), TELL (open the case of a flow that stays silent),
+    JEOPARDY. command_id: the same for whoever finds
     the same."""
 
     kind: str
@@ -310,9 +315,11 @@ class Finding:
     order_id: OrderId | None = None
 
 
-def command_of(repair: Repair) -> RestartFlow | RaiseJeopardy | FollowCancellation:
-    """What mends it where only our own books are concerned: RESTART, FOLLOW, JEOPARDY."""
+def command_of(repair: Repair) -> RestartFlow | RaiseJeopardy | FollowCancellation | NoteSilentFlow:
+    """What mends it where only our own books are concerned: RESTART, TELL, FOLLOW, JEOPARDY."""
     match repair.kind:
+        case "TELL":
+            return NoteSilentFlow(repair.order_id, repair.plan_id, repair.request_id, repair.evidence)
         case "JEOPARDY":
             assert repair.subject_id is not None
             return RaiseJeopardy(repair.order_id, repair.subject_id, "PREDICTED")
@@ -328,8 +335,8 @@ def compare(
     canonical: Canonical, observed: Observed, settle: timedelta, now: datetime, incident_settle: timedelta
 ) -> list[Finding]:
     """Both sides in, findings out, one per subject. What was restarted waits twice as long each time, and after
-    RESTARTS times for a person; what the engine shows counts only once it is older than `incident_settle`. Whose flow
-    is gone is not silent beside that."""
+    RESTARTS times and one more silence it is a person's case; what the engine shows counts only once it is older than
+    `incident_settle`. Whose flow is gone is not silent beside that."""
     findings = _find_gone(canonical, observed, incident_settle, now)
     gone = {UUID(finding.subject) for finding in findings}
     by_plan: dict[PlanId, list[SilentTask]] = {}
@@ -431,36 +438,49 @@ def _judge_plan(tasks: Sequence[SilentTask], settle: timedelta, now: datetime) -
     first = min(tasks, key=lambda task: task.silent_since)
     evidence = f"{len(tasks)} tasks silent, restarted {first.restarts} times"
     last = max((task.restarted_at for task in tasks if task.restarted_at), default=first.silent_since)
-    repair = None
-    if first.restarts < RESTARTS and now - last >= settle * 2**first.restarts:
-        repair = Repair(
-            "RESTART",
-            first.tenant_id,
-            first.order_id,
-            derive_id(first.plan_id, "restart", first.restarts),
-            first.klass,
-            plan_id=first.plan_id,
-        )
+    repair = _take_up(first, settle, now - last, klass=first.klass, plan_id=first.plan_id)
     return Finding(
         first.klass, str(first.plan_id), evidence, first.silent_since, repair, first.tenant_id, first.order_id
     )
 
 
 def _judge_flow(flow: SilentFlow, settle: timedelta, now: datetime) -> Finding:
+    klass = "MESSAGE_NOT_RECEIVED"
     subject = flow.request_id or flow.order_id
-    repair = None
-    if flow.restarts < RESTARTS and now - flow.silent_since >= settle * 2**flow.restarts:
-        repair = Repair(
-            "RESTART",
-            flow.tenant_id,
-            flow.order_id,
-            derive_id(subject, "restart", flow.restarts),
-            "MESSAGE_NOT_RECEIVED",
-            request_id=flow.request_id,
-        )
+    repair = _take_up(flow, settle, now - flow.silent_since, klass=klass, request_id=flow.request_id)
     evidence = f"{'request' if flow.request_id else 'order'} is {flow.status}, restarted {flow.restarts} times"
-    return Finding(
-        "MESSAGE_NOT_RECEIVED", str(subject), evidence, flow.silent_since, repair, flow.tenant_id, flow.order_id
+    return Finding(klass, str(subject), evidence, flow.silent_since, repair, flow.tenant_id, flow.order_id)
+
+
+def _take_up(
+    silent: SilentTask | SilentFlow,
+    settle: timedelta,
+    silence: timedelta,
+    *,
+    klass: str,
+    plan_id: PlanId | None = None,
+    request_id: RequestId | None = None,
+) -> Repair | None:
+    """Start a silent flow anew once it is due, as often as that may be; then tell a person, once per silence."""
+    subject = plan_id or request_id or silent.order_id
+    due = settle * 2**silent.restarts if silent.restarts < RESTARTS else settle
+    if silence < due:
+        return None
+    if silent.restarts < RESTARTS:
+        kind, command_id, title = "RESTART", derive_id(subject, "restart", silent.restarts), ""
+    else:
+        kind = "TELL"
+        command_id = derive_id(subject, "silent", silent.restarts, format_time(silent.silent_since))
+        title = f"The flow is silent after {silent.restarts} restarts. {EXPLANATIONS[klass]} {ADVICE[klass]}"
+    return Repair(
+        kind,
+        silent.tenant_id,
+        silent.order_id,
+        command_id,
+        klass,
+        plan_id=plan_id,
+        request_id=request_id,
+        evidence=title,
     )
 
 

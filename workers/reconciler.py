@@ -18,16 +18,7 @@ import httpx
 import structlog
 from prometheus_client import Counter, Enum, Gauge
 
-from domain.commands import (
-    Envelope,
-    FollowCancellation,
-    NoteGoneFlow,
-    NoteIncident,
-    ParkCase,
-    RaiseJeopardy,
-    RestartFlow,
-    ResumeCase,
-)
+from domain.commands import Command, Envelope, NoteGoneFlow, NoteIncident, ParkCase, ResumeCase
 from domain.errors import Breach
 from domain.handle import Door
 from domain.reconciliation import (
@@ -306,7 +297,7 @@ async def _repair(door: Door, engine: Engine, repair: Repair) -> bool:
         _CANCELLED.inc()
         return True
     envelope = Envelope(repair.tenant_id, repair.command_id, system_actor("reconciler"))
-    command: RestartFlow | ParkCase | ResumeCase | RaiseJeopardy | NoteIncident | NoteGoneFlow | FollowCancellation
+    command: Command
     match repair.kind:
         case "OPEN":
             assert repair.incident_key is not None
@@ -336,7 +327,7 @@ async def _repair(door: Door, engine: Engine, repair: Repair) -> bool:
         _REPAIRS.inc()
     elif repair.kind in {"OPEN", "PARK", "CLOSE"}:
         _INCIDENTS.labels(repair.kind).inc()
-    return True
+    return repair.kind != "TELL" or answer.body.get("verdict") == "told"
 
 
 async def keep(

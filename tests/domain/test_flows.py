@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,11 +11,12 @@ import pytest
 from domain import commands as ask
 from domain.errors import RepairNotPossible
 from domain.order import Case
-from domain.values import Run
+from domain.values import PlanId, RequestId, Run
 from tests.builders import World
 from tests.domain.test_fallout import agreed, possible, repair
 from tests.stories import REFUSED, answers
 
+SILENT = "The flow is silent after 3 restarts. Work was handed to the engine and no worker has taken it."
 PLACE = "assess-cancellation of cancellation (JOB_NO_RETRIES)"
 
 
@@ -28,6 +31,11 @@ def gone(world: World, run: Run, *, restart: bool = True, key: str = "4503") -> 
             ask.NoteGoneFlow(world.order_id, run, key, "INSTANCE_GONE", f"instance {key} was cancelled", restart)
         ).body
     )
+
+
+def silent(world: World, *, plan_id: PlanId | None = None, request_id: RequestId | None = None) -> dict[str, Any]:
+    """What carries this has been started anew as often as it is by itself, in vain."""
+    return dict(world.do(ask.NoteSilentFlow(world.order_id, plan_id, request_id, SILENT)).body)
 
 
 def case_of(world: World) -> Case:
@@ -182,6 +190,80 @@ def test_past_the_cap_the_case_is_a_persons() -> None:
     repair(world, "RETRY")
     assert case_of(world).resolution == "RETRY"
     assert world.sent("plan-restarted")
+
+
+def test_a_plan_that_stays_silent_is_a_persons_once_and_starts_anew_with_the_repair() -> None:
+    world = World().accept().decompose()
+    assert world.the_order.plan
+    plan_id = world.the_order.plan.plan_id
+    assert silent(world, plan_id=plan_id)["verdict"] == "told"
+    case = case_of(world)
+    assert (case.status, case.context, case.title) == ("OPEN", "RECONCILIATION", SILENT)
+    assert (case.sla_at > case.opened_at, case.blocking, world.state) == (True, False, "IN_PROGRESS")
+    assert world.sent("case-opened")[-1].variables["case_id"] == str(case.case_id)  # Tasklist shows it
+    assert silent(world, plan_id=plan_id)["verdict"] == "known"
+    assert set(possible(world)) == {"RETRY", "FORCE_COMPLETE"}
+    repair(world, "RETRY")
+    assert (case_of(world).resolution, len(world.sent("plan-restarted"))) == ("RETRY", 1)
+    assert silent(world, plan_id=plan_id)["verdict"] == "told"  # it has not helped
+
+
+@pytest.mark.parametrize("part", ["order", "cancellation", "undoing"])
+def test_whatever_a_flow_carries_is_told_where_it_stays_silent(part: str) -> None:
+    world = World().accept()
+    plan_id: PlanId | None = None
+    request_id: RequestId | None = None
+    if part != "order":
+        request = world.decompose().run_to("reserve-inventory", "assign-resource").cancel()
+        request_id = request.request_id
+        if part == "undoing":
+            world.plan(world.judge(request))
+            world.run_flow(only={"release-resource"})  # past the commit point
+            plan_id, request_id = world.compensation().plan_id, None
+    assert silent(world, plan_id=plan_id, request_id=request_id)["verdict"] == "told"
+    message = {"order": "order-accepted", "cancellation": "cancellation-requested", "undoing": "plan-restarted"}[part]
+    before = len(world.sent(message))
+    repair(world, "RETRY")
+    assert len(world.sent(message)) == before + 1
+
+
+def test_nothing_is_told_of_a_flow_whose_stage_is_over() -> None:
+    world = World().accept().decompose()
+    assert world.the_order.plan
+    assert silent(world)["verdict"] == "stand_down"  # the order has its plan, which has a silence of its own
+    assert silent(world, plan_id=PlanId(uuid.uuid4()))["verdict"] == "stand_down"
+    world.run_flow()
+    assert silent(world, plan_id=world.the_order.plan.plan_id)["verdict"] == "stand_down"
+    assert not world.the_order.cases
+
+
+def test_a_silence_that_ends_by_itself_ends_its_case() -> None:
+    """Not with the first sign: what was silent must be worked on, too."""
+    world = World().accept().decompose()
+    assert world.the_order.plan
+    plan_id = world.the_order.plan.plan_id
+    handed = world.release()
+    assert len(handed) > 1
+    silent(world, plan_id=plan_id)
+    world.wait(timedelta(minutes=1))
+    for one in handed[:-1]:
+        world.claim(one)
+    assert case_of(world).status == "OPEN"
+    world.claim(handed[-1])
+    assert (case_of(world).status, case_of(world).resolution) == ("CANCELLED", "CAUSE_VANISHED")
+
+
+def test_a_promise_that_stays_unkept_keeps_its_case() -> None:
+    world = World().accept().decompose()
+    assert world.the_order.plan
+    first, *others = world.release()
+    world.claim(first)
+    world.wait(timedelta(minutes=1))
+    silent(world, plan_id=world.the_order.plan.plan_id)
+    world.wait(timedelta(minutes=1))
+    for one in others:
+        world.claim(one)
+    assert case_of(world).status == "OPEN"
 
 
 def test_nothing_is_told_of_a_flow_with_nothing_left_to_do() -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from domain.commands import NoteSilentFlow
 from domain.reconciliation import (
+    ADVICE,
     EXPLANATIONS,
     REMEDIES,
     RESTARTS,
@@ -28,6 +30,7 @@ from domain.reconciliation import (
     SilentTask,
     StuckOutbox,
     Untold,
+    command_of,
     compare,
     predict_end,
 )
@@ -340,17 +343,51 @@ def test_what_is_no_difference_is_no_finding(canonical: Canonical, observed: Obs
 
 
 @pytest.mark.parametrize(
-    ("minutes", "restarts", "repaired"),
-    [(16, 0, True), (16, 1, False), (31, 1, True), (59, 2, False), (61, 2, True), (10_000, RESTARTS, False)],
+    ("minutes", "restarts", "kind"),
+    [
+        (16, 0, "RESTART"),
+        (16, 1, None),
+        (31, 1, "RESTART"),
+        (59, 2, None),
+        (61, 2, "RESTART"),
+        (14, RESTARTS, None),
+        (16, RESTARTS, "TELL"),
+        (10_000, RESTARTS + 1, "TELL"),
+    ],
 )
 @pytest.mark.parametrize("of", ["plan", "request"])
-def test_each_restart_waits_twice_as_long_and_the_last_is_a_persons(
-    of: str, minutes: float, restarts: int, repaired: bool
+def test_each_restart_waits_twice_as_long_and_after_the_last_a_person_is_told(
+    of: str, minutes: float, restarts: int, kind: str | None
 ) -> None:
     tasks: Sequence[SilentTask] = [silent(minutes, restarts)] if of == "plan" else ()
     flows = [lost(minutes, REQUEST, restarts)] if of == "request" else ()
     (finding,) = find(*tasks, flows=flows)
-    assert (finding.repair is not None) is repaired
+    assert (finding.repair.kind if finding.repair else None) == kind
+
+
+@pytest.mark.parametrize("klass", sorted(ADVICE))
+def test_a_person_is_told_what_is_silent_and_where_to_look(klass: str) -> None:
+    of_a_plan = klass != "MESSAGE_NOT_RECEIVED"
+    told = silent(20, RESTARTS, klass) if of_a_plan else lost(20, REQUEST, RESTARTS)
+    (finding,) = find(told) if isinstance(told, SilentTask) else find(flows=[told])
+    assert finding.repair
+    command = command_of(finding.repair)
+    assert command == NoteSilentFlow(
+        ORDER,
+        PLAN if of_a_plan else None,
+        None if of_a_plan else REQUEST,
+        f"The flow is silent after 3 restarts. {EXPLANATIONS[klass]} {ADVICE[klass]}",
+    )
+
+
+def test_the_same_silence_is_told_once_and_the_next_one_again() -> None:
+    def command_id(minutes: float, restarts: int = RESTARTS) -> uuid.UUID:
+        (finding,) = find(silent(minutes, restarts))
+        assert finding.repair
+        return finding.repair.command_id
+
+    assert command_id(20) == command_id(20)
+    assert len({command_id(20), command_id(90), command_id(20, RESTARTS + 1)}) == 3
 
 
 def test_a_plan_is_one_finding_however_many_of_its_tasks_are_silent() -> None:

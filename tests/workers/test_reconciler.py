@@ -22,7 +22,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from domain import commands as ask
-from domain.reconciliation import RESTARTS
+from domain.decide import case_etag
+from domain.reconciliation import ADVICE, EXPLANATIONS, RESTARTS
 from domain.store.reconcile import list_findings
 from domain.store.views import read_dashboard
 from domain.values import Actor, CaseId, RequestId, Run, TenantId, system_actor
@@ -84,11 +85,64 @@ async def test_a_plan_that_nobody_asks_for_is_started_anew_once(world: FlowWorld
         assert old == {"verdict": "stand_down"}
 
 
-async def test_restarting_ends_after_a_few_times(world: FlowWorld) -> None:
-    for _ in range(RESTARTS + 2):
+async def test_after_a_few_restarts_a_person_has_the_case(world: FlowWorld) -> None:
+    """Once per silence, with a deadline and what to look at; a RETRY starts the flow anew, and a silence after it is
+    told again."""
+    cases = (
+        "select status, resolution, context, blocking, title, sla_at > opened_at as due from fallout_case"
+        " order by opened_at"
+    )
+    for _ in range(RESTARTS):
+        await age(world, 500)
+        await run(world.settings, once=True, settle=SETTLE)
+    assert await world.owner.fetch(cases) == []
+    for _ in range(3):
         await age(world, 500)
         await run(world.settings, once=True, settle=SETTLE)
     assert len(await restarts(world)) == RESTARTS
+    title = f"The flow is silent after 3 restarts. {EXPLANATIONS['READY_NOT_STARTED']} {ADVICE['READY_NOT_STARTED']}"
+    assert [tuple(row) for row in await world.owner.fetch(cases)] == [
+        ("OPEN", None, "RECONCILIATION", False, title, True)
+    ]
+    found = await world.owner.fetchrow(
+        "select class, repair from finding where resolved_at is null and class like 'READY%'"
+    )
+    assert found is not None
+    assert tuple(found) == ("READY_NOT_STARTED", "TELL")
+
+    ((case_id, version),) = await world.owner.fetch("select case_id, version from fallout_case")
+    olga = ask.Envelope(
+        world.tenant_id, uuid.uuid4(), Actor("olga", frozenset({"operator"})), if_match=case_etag(version)
+    )
+    await world.door.handle(olga, ask.RepairCase(world.order_id, case_id, "RETRY", "SYSTEM_RECOVERED"))
+    assert len(await restarts(world)) == RESTARTS + 1
+    await age(world, 500)
+    await run(world.settings, once=True, settle=SETTLE)
+    assert [(row["status"], row["resolution"]) for row in await world.owner.fetch(cases)] == [
+        ("RESOLVED", "RETRY"),
+        ("OPEN", None),
+    ]
+    assert len(await restarts(world)) == RESTARTS + 1
+
+
+async def test_a_flow_that_never_came_is_a_persons_in_the_end(world: FlowWorld) -> None:
+    """Of an order before its plan; while its case is open the silence is that person's, and no finding."""
+    lost = replace(an_order(), external_id=None)
+    await world.door.handle(ask.Envelope(world.tenant_id, uuid.uuid4(), Actor("alice", frozenset({"agent"}))), lost)
+    silent = "select count(*) from finding where class = 'MESSAGE_NOT_RECEIVED' and resolved_at is null"
+    for _ in range(RESTARTS + 1):
+        await age(world, 500)
+        await run(world.settings, once=True, settle=SETTLE)
+    row = await world.owner.fetchrow("select status, title from fallout_case where order_id = $1", lost.order_id)
+    assert row is not None
+    assert row["status"] == "OPEN"
+    assert "`recourse models deploy`" in row["title"]
+    assert await world.owner.fetchval(silent) == 1
+    await age(world, 500)
+    await run(world.settings, once=True, settle=SETTLE)
+    assert await world.owner.fetchval(silent) == 0
+    started = "select count(*) from engine_outbox where name = 'order-accepted' and variables::jsonb->>'order_id' = $1"
+    assert await world.owner.fetchval(started, str(lost.order_id)) == 1 + RESTARTS
 
 
 async def test_who_was_not_told_of_a_cancellation_beneath_it_hears_of_it(world: FlowWorld) -> None:
