@@ -272,8 +272,10 @@ async def test_one_of_two_reconcilers_watches(world: FlowWorld, monkeypatch: pyt
     monkeypatch.setattr(reconciler, "_STANDBY_SECONDS", 0.05)
     monkeypatch.setattr(reconciler, "SWEEP_SECONDS", 0.05)
     tasks = [asyncio.create_task(run(world.settings, settle=SETTLE)) for _ in range(2)]
+    # The watch alone: whoever stores findings holds another lock for a moment.
     locks = (
         "select count(*) from pg_locks where locktype = 'advisory' and granted"
+        " and (classid::bigint << 32) | objid::bigint = hashtextextended('recourse.reconciler', 0)"
         " and database = (select oid from pg_database where datname = current_database())"
     )
     try:
