@@ -383,8 +383,7 @@ def write_change(draft: Draft, change: Mapping[str, Json]) -> None:
             )
         )
     elif takes_out(parts):
-        if not draft.items[parts[1]].has_ended:  # what has ended is judged as such, and nothing is tried on it
-            draft.move_item(parts[1], "SUPERSEDED", base="SUPERSEDED")
+        _take_out(draft, draft.items[parts[1]])
     elif parts[0] == "items":
         item = draft.items[parts[1]]
         if parts[2:] == ("productOfferingId",):
@@ -396,6 +395,14 @@ def write_change(draft: Draft, change: Mapping[str, Json]) -> None:
             draft.change_item(item.item_id, content=_set_in(item.content, parts[2:], after))
     else:
         draft.change_head(content=_set_in(draft.head.content, parts, after))
+
+
+def _take_out(draft: Draft, item: Item) -> None:
+    if has_ended("ITEM", item.base):  # it is judged as ended, and nothing is tried on it
+        return
+    if item.state not in {item.base, "FALLOUT"}:  # still shown as what a cancellation that has just ended made of it
+        draft.move_item(item.item_id, item.base)
+    draft.move_item(item.item_id, "SUPERSEDED", base="SUPERSEDED")
 
 
 def amended(draft: Draft, changes: Iterable[Mapping[str, Json]]) -> Draft:

@@ -212,3 +212,14 @@ def test_what_has_ended_already_is_not_taken_out_once_more(end: Any, state: str,
     amendment = world.drive(world.amend(remove("2")))
     assert (amendment.outcome, amendment.changes[0]["ruleId"]) == ("NOT_APPLICABLE", "item.ended")
     finished(world, ended)
+
+
+def test_a_removal_that_waited_for_a_cancellation_of_a_part_is_carried_out_behind_it() -> None:
+    """The end of the cancellation and the removal come in one transaction: it was an error of ours, neither came."""
+    world = World().accept(an_order(an_item(), an_item("2", "mobile-sim", quantity=3))).decompose()
+    amendment = world.amend(remove("2"))
+    request = world.judge(world.cancel(scope="ITEMS", item_ids=("2",), quantities={"2": 1}))
+    assert world.request(request.request_id).status == "COMPLETED"
+    assert world.drive(amendment).outcome == "APPLIED"
+    assert world.the_order.items["2"].state == "SUPERSEDED"
+    finished(world)
