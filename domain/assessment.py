@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import MappingProxyType
@@ -46,6 +46,9 @@ Consequence = str
 STOPPABLE: Final = frozenset(
     {"NOT_STARTED_WILL_NOT_START", "COMPENSATE", "WITHDRAW", "AWAIT_OUTCOME", "VERIFY_OUTCOME"}
 )
+
+
+_UNDONE: Final = frozenset({"COMPENSATE", "WITHDRAW", "AWAIT_OUTCOME", "VERIFY_OUTCOME"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -767,7 +770,8 @@ def assess_cancellation(draft: Draft, request: Request) -> Assessment:
     waived = bool(request.repairs_case or (reason and reason.charge_waived))  # what we failed at costs nobody
     elsewhere = reversing_elsewhere(draft, request.request_id)  # undone and charged by another request
     mine = [impact for impact in impacts if impact.effect is None or impact.effect.effect_id not in elsewhere]
-    cost, offer, charged = price_undoing(draft, mine, request.requested_at, waived)
+    by_hand = {task_id for task_id, disposition in request.dispositions.items() if disposition != "RETAIN"}
+    cost, offer, charged = price_undoing(draft, mine, request.requested_at, waived, by_hand)
     trace += charged
     trace += explain_refunds(draft, mine)
     verdict = policy.cancellation.approval[feasibility]
@@ -839,20 +843,22 @@ def _feasibility(impacts: list[Impact], blockers: list[Blocker], *, something_le
 
 
 def price_undoing(
-    draft: Draft, impacts: list[Impact], asked_at: datetime, waived: bool
+    draft: Draft, impacts: list[Impact], asked_at: datetime, waived: bool, by_hand: Container[str] = ()
 ) -> tuple[Money, Offer | None, list[Rule]]:
     """The charges of effects that will be undone after their soft point; judged at the time of asking, once each. The
-    time to answer runs from now, when the charge is named, and never beyond the hard point."""
+    time to answer runs from now, when the charge is named, and never beyond the hard point.
+
+    by_hand: tasks that a person must judge, and has said are to be undone
+    """
     cost = Money(0, draft.policy.currency)
     trace: list[Rule] = []
     charges: list[tuple[Charge, datetime]] = []
     for impact in impacts:
         point = impact.type.soft_point_of_no_return
-        if (
-            impact.consequence not in {"COMPENSATE", "WITHDRAW", "AWAIT_OUTCOME", "VERIFY_OUTCOME"}
-            or not point
-            or not point.charge
-        ):
+        agreed = impact.consequence == "MANUAL" and str(impact.task.task_id) in by_hand
+        # What stays costs nothing, and what is under way may come to stay.
+        undone = agreed or (impact.consequence in _UNDONE and not impact.stays)
+        if not undone or not point or not point.charge:
             continue
         document = draft.document_of(impact.task)
         moment = moment_of(point, document)

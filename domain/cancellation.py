@@ -682,10 +682,9 @@ def approve(draft: Draft, command: ApproveCancellation) -> Request:
     undisposed = assess_cancellation(draft, replace(request, dispositions={}))
     fresh = assess_cancellation(draft, request)
     if fresh.fingerprint == request.fingerprint and not _is_worse(undisposed, request.approval or {}):
-        # What the dispositions keep, and what that keeps in turn, has been agreed to with them.
-        request = draft.change_request(
-            request.request_id, approval={**(request.approval or {}), "retained": list(fresh.retained_ids)}
-        )
+        # What the dispositions keep, what that keeps in turn, and what they cost has been agreed to with them.
+        agreed = {"retained": list(fresh.retained_ids), "cost": fresh.cost.amount_minor}
+        request = draft.change_request(request.request_id, approval={**(request.approval or {}), **agreed})
         request = _past_review(draft, request, fresh)
     else:
         draft.move_request(request.request_id, "ASSESSING", "CANCELLATION_STALE")

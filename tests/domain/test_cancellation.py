@@ -669,6 +669,49 @@ def test_a_reason_can_waive_the_charge() -> None:
     assert request.charge["status"] == "WAIVED"
 
 
+LATE_STOP = {"amountMinor": 500, "currency": "EUR", "code": "LATE_STOP", "blocking": True, "respond_within": "P2D"}
+
+
+def charged(task_type: str, **row: Any) -> World:
+    """A business in which undoing this costs from long before the appointment on."""
+
+    def business(document: dict[str, Any]) -> None:
+        point = {"field": "/appointment/start", "by": "P60D", "charge": LATE_STOP}
+        document["task_types"][task_type] |= {"soft_point_of_no_return": point, **row}
+        document["cancellation"]["approval"]["PARTIALLY_CANCELLABLE"] = "AUTOMATIC"
+
+    return World(changed_telecom(business)).accept(an_order(an_item(offering="router"))).decompose()
+
+
+def test_what_could_not_be_stopped_costs_nothing() -> None:
+    """Charged is what is undone: a parcel that goes on, although it should have been stopped, is not."""
+    world = charged("ship-device").run_to("reserve-inventory").run_flow(accepted)
+    request = world.judge(world.cancel())
+    assert (request.status, request.assessment["estimatedCost"]["amountMinor"]) == ("AWAITING_CHARGE_DECISION", 500)  # type: ignore[index]
+    world.do(ask.AnswerCharge(world.order_id, request.request_id, True), AGENT)
+    world.plan(request)
+    world.run_flow(only({"stop-shipment": refused}))
+    world.begin(request)
+    world.wait(timedelta(minutes=2))
+    request = world.judge(request)
+    assert (request.status, request.charge) == ("COMPENSATING", None)
+    assert request.assessment["estimatedCost"]["amountMinor"] == 0  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("disposition", "cost"), [("COMPENSATE", 500), ("MANUAL", 500), ("RETAIN", 0)])
+def test_what_a_person_has_undone_costs_like_anything_else(disposition: str, cost: int) -> None:
+    """The review comes first; the charge is asked for once it is known what is undone."""
+    world = charged("reserve-inventory", reversibility="MANUAL").run_to("reserve-inventory")
+    request = world.judge(world.cancel())
+    world.approve(request, {str(world.task("reserve-inventory").task_id): disposition})
+    request = world.request(request.request_id)
+    assert (request.charge or {"amount": {"amountMinor": 0}})["amount"]["amountMinor"] == cost
+    assert request.status == ("AWAITING_CHARGE_DECISION" if cost else "APPROVED")
+    if cost:
+        world.do(ask.AnswerCharge(world.order_id, request.request_id, True), AGENT)
+    assert world.judge(request).status == ("COMPENSATING" if cost else "PARTIALLY_COMPLETED")
+
+
 # -- the door ---------------------------------------------------------------------------------------------------
 
 
