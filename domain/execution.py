@@ -27,6 +27,7 @@ ASK: Final = "ask"
 STAND_DOWN: Final = "stand_down"
 
 _STAND_DOWN: Final[Mapping[str, Json]] = {"verdict": STAND_DOWN}
+_HAPPENED: Final = frozenset({"CONFIRMED", "REVERSED", "WAIVED"})
 
 
 def claim_task(draft: Draft, command: ClaimTask) -> Mapping[str, Json]:
@@ -229,6 +230,21 @@ def _confirm(draft: Draft, effect: Effect, command: RecordOutcome) -> None:
         output=command.output,
         reason=None,
     )
+    called_off = draft.effects[effect.withdraws] if effect.withdraws else None
+    if called_off is not None and called_off.state in _HAPPENED:  # it is said to have been stopped, and has happened
+        _contradict(draft, called_off, "NO_EFFECT", command.source)
+
+
+def _contradict(draft: Draft, effect: Effect, reported: str, source: str) -> None:
+    """Somebody says the opposite of what is known of an effect: a finding; what was known stands."""
+    draft.record(
+        "OUTCOME_CONTRADICTED",
+        "EFFECT",
+        effect.effect_id,
+        recorded=effect.state,
+        reported=reported,
+        source=source,
+    )
 
 
 def _refuse(draft: Draft, task: Task, effect: Effect, command: RecordOutcome, reported: Reported) -> None:
@@ -350,17 +366,8 @@ def _hear_late(draft: Draft, task: Task, effect: Effect, command: RecordOutcome,
             )
             reported.late.append(effect.effect_id)
         return
-    says_yes, says_no = command.state == "CONFIRMED", command.state == "NO_EFFECT"
-    stands = effect.state in {"CONFIRMED", "REVERSED", "WAIVED"}
-    if (says_no and stands) or (says_yes and effect.state == "NO_EFFECT"):
-        draft.record(
-            "OUTCOME_CONTRADICTED",
-            "EFFECT",
-            effect.effect_id,
-            recorded=effect.state,
-            reported=command.state,
-            source=command.source,
-        )
+    if command.state == "NO_EFFECT" and effect.state in _HAPPENED:
+        _contradict(draft, effect, command.state, command.source)
 
 
 # -- what a job is told ---------------------------------------------------------------------------------------
