@@ -222,11 +222,19 @@ def _sentence(found: Row, done: int, total: int, blockers: list[dict[str, Json]]
         said = "Your order has been received and is being prepared"
     else:
         said = f"Your order is being carried out: {done} of {total} steps are done"
-    return " ".join([f"{said}.", *(_say(blocker) for blocker in blockers[:3])])
+    return " ".join([f"{said}.", *(_say(blocker, found) for blocker in blockers[:3])])
 
 
-def _say(blocker: Mapping[str, Json]) -> str:
-    message = str(blocker["message"]).rstrip(".")
+def _in_words(message: str, found: Row) -> str:
+    """The policy's names of work as a customer reads them: release-inventory is "release inventory"."""
+    names = {task["task_type"] for task in (*(found["tasks"] or ()), *(found["undoings"] or ()))}
+    for name in sorted(names, key=len, reverse=True):
+        message = message.replace(name, name.replace("-", " ").replace("_", " "))
+    return message[:1].upper() + message[1:]
+
+
+def _say(blocker: Mapping[str, Json], found: Row) -> str:
+    message = _in_words(str(blocker["message"]).rstrip("."), found)
     by = f" by {blocker['by']}" if "by" in blocker else ""
     match blocker["kind"]:
         case "DATE":

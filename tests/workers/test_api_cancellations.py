@@ -292,7 +292,7 @@ async def test_progress_names_what_blocks_who_must_act_and_by_when(world: ApiWor
     assert (waits["kind"], waits["actor"], waits["by"]) == ("OUTCOME", "inventory", grace)
     assert sentence == (
         "Your cancellation is being looked at; nothing new is started meanwhile. "
-        f"reserve-inventory has no outcome yet; inventory must finish it by {grace}."
+        f"Reserve inventory has no outcome yet; inventory must finish it by {grace}."
     )
     async with tenant_transaction(world.pool, world.tenant) as connection:
         await connection.execute("update cancellation_request set grace_until = requested_at")
@@ -301,7 +301,7 @@ async def test_progress_names_what_blocks_who_must_act_and_by_when(world: ApiWor
     accepted = await world.value("select accepted_at from effect")
     due = format_time(accepted + timedelta(hours=1))  # the type says nothing of its own: PT1H
     assert (waits["actor"], waits["by"]) == ("inventory", due)
-    assert sentence.startswith("Your order is being cancelled: 0 of 1 steps are done. reserve-inventory has no outcome")
+    assert sentence.startswith("Your order is being cancelled: 0 of 1 steps are done. Reserve inventory has no outcome")
     assert (await world.get(f"{path}/{request_id}")).json()["jeopardy"] is True
 
     # Then its release is refused: a person must act.
@@ -311,7 +311,7 @@ async def test_progress_names_what_blocks_who_must_act_and_by_when(world: ApiWor
     await world.walk(order, planned["plan_id"], planned["plan_run"], lambda _: {"state": "NO_EFFECT", "reason": "x"})
     sentence, [case] = await told(world, order_id)
     assert (case["kind"], case["actor"]) == ("CASE", "an operator")
-    assert sentence.endswith(f"inventory refused release-inventory; an operator must act by {case['by']}.")
+    assert sentence.endswith(f"Inventory refused release inventory; an operator must act by {case['by']}.")
 
 
 async def test_progress_of_a_review_a_charge_and_a_part_of_the_order(world: ApiWorld) -> None:
@@ -353,7 +353,7 @@ async def test_progress_of_a_cancellation_behind_a_change_that_is_being_made(wor
     assert sentence == (
         "Your cancellation is being looked at; nothing new is started meanwhile. "
         "The cancellation waits until a change that is being made to the order is over. "
-        f"cancel-appointment has no outcome yet; appointment must finish it by {waits['by']}."
+        f"Cancel appointment has no outcome yet; appointment must finish it by {waits['by']}."
     )
     await world.report(order, world.calls[-1], confirmed(world.calls[-1]))
     await world.judge(order_id, request_id)
