@@ -80,17 +80,9 @@ def stack(request: pytest.FixtureRequest) -> Iterator[RunningStack]:
     if given := os.environ.get("RECOURSE_TEST_HOME"):
         yield RunningStack(Path(given), {**os.environ, "RECOURSE_HOME": given})
         return
-    # Not pytest's own temporary folder: root's is closed to the user that PostgreSQL runs as.
-    folder = Path(tempfile.mkdtemp(prefix="recourse-flows-", dir="/var/tmp"))
-    folder.chmod(0o711)
-    stack = RunningStack(folder, {**os.environ, "RECOURSE_HOME": str(folder)})
-    try:
-        looked_at = any("consoles" in getattr(item, "fixturenames", ()) for item in request.session.items)
-        stack = RunningStack.start(folder, *(() if looked_at else ("--light",)))
-        yield stack
-    finally:
-        stack.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+    looked_at = any("consoles" in getattr(item, "fixturenames", ()) for item in request.session.items)
+    with RunningStack.start(*(() if looked_at else ("--light",))) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
@@ -108,7 +100,6 @@ def tenant(stack: RunningStack) -> Iterator[Tenant]:
     """A tenant of the test's own; when the test is over, every invariant must hold in its data."""
     fresh = stack.tenant()
     yield fresh
-    for client in fresh.clients.values():
-        client.close()
+    fresh.close()
     told = stack.cli("verify", "--tenant", str(fresh.tenant_id))
     assert told.returncode == 0, told.stdout + told.stderr

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -28,7 +30,9 @@ from pyzeebe.proto.gateway_pb2_grpc import GatewayStub
 from domain.policy import read_policy_text
 from workers.gateways.dialects import SeenIncident
 from workers.gateways.engine import Engine, open_channel
-from workers.local.home import Home, read_json
+from workers.local.home import Home, read_json, write_json
+from workers.local.issuer import mint_token
+from workers.local.status import read_status
 from workers.runtime import project_file
 from workers.settings import Settings
 
@@ -70,18 +74,25 @@ class RunningStack:
     tenants: list[Tenant] = field(default_factory=list)
 
     @classmethod
-    def start(cls, folder: Path, *options: str, **settings: str) -> RunningStack:
+    @contextmanager
+    def start(cls, *options: str, ports: Mapping[str, int] | None = None, **settings: str) -> Iterator[RunningStack]:
+        """One with a folder of its own, which is stopped and forgotten at the end, also where it did not come up."""
+        # Not pytest's own temporary folder: root's is closed to the user that PostgreSQL runs as.
+        folder = Path(tempfile.mkdtemp(prefix="recourse-flows-", dir="/var/tmp"))
+        folder.chmod(0o711)
+        if ports:
+            write_json(folder / "ports.json", ports)
         # A short heartbeat, so that a flow that lost its wake-up is found within seconds and not within minutes.
         stack = cls(folder, {"RECOURSE_HEARTBEAT": "PT20S", **os.environ, **settings, "RECOURSE_HOME": str(folder)})
-        told = stack.cli("up", "--detach", *options, seconds=420)
-        assert told.returncode == 0, told.stdout + told.stderr
-        return stack
-
-    def stop(self) -> None:
-        for tenant in self.tenants:
-            for client in tenant.clients.values():
-                client.close()
-        self.cli("down", seconds=120)
+        try:
+            told = stack.cli("up", "--detach", *options, seconds=420)
+            assert told.returncode == 0, told.stdout + told.stderr
+            yield stack
+        finally:
+            for tenant in stack.tenants:
+                tenant.close()
+            stack.cli("down", seconds=120)
+            shutil.rmtree(folder, ignore_errors=True)
 
     def cli(self, *arguments: str, seconds: float = 420, check: bool = False) -> subprocess.CompletedProcess[str]:
         """The command line, as a person would call it."""
@@ -99,7 +110,7 @@ class RunningStack:
         return Home(self.folder)
 
     def status(self) -> dict[str, Any]:
-        return dict(json.loads(self.cli("status", "--json").stdout))
+        return dict(asyncio.run(read_status(self.home)).as_json())
 
     def told(self) -> Mapping[str, str]:
         """The settings of our processes in this stack."""
@@ -294,16 +305,21 @@ class Tenant:
     def person(self, subject: str, *roles: str) -> httpx.Client:
         """An HTTP client with this person's token."""
         if subject not in self.clients:
-            options = [option for role in roles for option in ("--role", role)]
-            told = self.stack.cli(
-                "token", "--subject", subject, "--tenant", str(self.tenant_id), "--ttl", "7200", *options
+            told = self.stack.told()
+            token = mint_token(
+                Path(told["RECOURSE_ISSUER_KEY_FILE"]),
+                subject=subject,
+                roles=roles,
+                tenant=self.tenant_id,
+                issuer=told["RECOURSE_ISSUER"],
+                audience=Settings().audience,
+                ttl=7200,
             )
-            assert told.returncode == 0, told.stderr
             self.clients[subject] = httpx.Client(
                 base_url=self.api,
                 timeout=20,
                 trust_env=False,
-                headers={"Authorization": f"Bearer {told.stdout.strip()}"},
+                headers={"Authorization": f"Bearer {token}"},
             )
         return self.clients[subject]
 
@@ -318,6 +334,10 @@ class Tenant:
     @property
     def operator(self) -> httpx.Client:
         return self.person("olga", "operator")
+
+    def close(self) -> None:
+        for client in self.clients.values():
+            client.close()
 
     # -- asking ------------------------------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ import pytest
 from domain.policy import read_policy_text
 from tests.docs.documents import ROOT
 from tests.flows.running import RunningStack, eventually
-from workers.local.home import PREFERRED_PORTS, free_port, write_json
+from workers.local.home import PREFERRED_PORTS, free_port
 from workers.local.processes import Child, find_child
 from workers.local.supervisor import SUPERVISOR, find_children
 
@@ -37,15 +36,8 @@ pytestmark = pytest.mark.timeout(600)
 @pytest.fixture(scope="module")
 def mortal() -> Iterator[RunningStack]:
     """A stack of this module's own: its supervisor is killed here, and other stories must not notice."""
-    folder = Path(tempfile.mkdtemp(prefix="recourse-mortal-", dir="/var/tmp"))
-    folder.chmod(0o711)
-    write_json(folder / "ports.json", {name: free_port() for name in PREFERRED_PORTS})
-    stack = RunningStack(folder, {**os.environ, "RECOURSE_HOME": str(folder)})
-    try:
-        yield RunningStack.start(folder, "--light")
-    finally:
-        stack.stop()
-        shutil.rmtree(folder)
+    with RunningStack.start("--light", ports={name: free_port() for name in PREFERRED_PORTS}) as stack:
+        yield stack
 
 
 def kill_supervisor(stack: RunningStack) -> None:

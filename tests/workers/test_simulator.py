@@ -117,7 +117,7 @@ async def test_it_tells_what_the_script_lets_it_tell(running: Running) -> None:
     prices = {"prices": [{"itemId": "1", "price": {"amountMinor": 4999, "currency": "EUR"}}]}
     await running.script(fault="answer", taskType="revalidate-quote", output=prices)
     assert (await running.put(an_effect(), taskType="revalidate-quote")).json()["output"] == prices
-    assert "prices" not in ((await running.put(an_effect())).json()["output"] or {})
+    assert "prices" not in ((await running.put(an_effect())).json().get("output") or {})
 
 
 async def test_refused_is_refused_however_often_it_is_asked(running: Running) -> None:

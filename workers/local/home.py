@@ -35,8 +35,8 @@ PREFERRED_PORTS: Mapping[str, int] = {
 # Who can listen only there.
 _RANGES: Mapping[str, range] = {"opensearch": range(9201, 9300)}
 _ALL = range(1, 65536)
-# What this process has claimed, by port: for which folder, and the name that is held for it.
-_CLAIMS: dict[int, tuple[Path, socket.socket]] = {}
+# What this process has claimed, by port: for which folder. The name that is held for each is never given back.
+_CLAIMS: dict[int, Path] = {}
 _SECRETS = ("owner_password", "app_password", "relay_password", "auditor_password", "system_secret")
 
 # PostgreSQL refuses to run as root; this one owns nothing else.
@@ -128,14 +128,14 @@ class Home:
     def _claim(self, port: int) -> bool:
         """False where another stack on this machine has claimed it. A claim ends with its process, however it ends."""
         if port not in _CLAIMS:
-            name = socket.socket(socket.AF_UNIX)
-            try:
-                name.bind(f"\0recourse-port-{port}")
-            except OSError:
-                name.close()
-                return False
-            _CLAIMS[port] = (self.path, name)
-        return _CLAIMS[port][0] == self.path
+            with socket.socket(socket.AF_UNIX) as name:
+                try:
+                    name.bind(f"\0recourse-port-{port}")
+                except OSError:
+                    return False
+                name.detach()
+            _CLAIMS[port] = self.path
+        return _CLAIMS[port] == self.path
 
     def secrets(self) -> dict[str, str]:
         """Passwords and the callback secret of this stack, made up once."""
