@@ -244,7 +244,7 @@ def store(database: Database) -> Iterator[Store]:
         yield opened
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)  # what fails is made small before it is told
 def test_orders_that_share_an_asset_in_postgresql(store: Store) -> None:
     """The same with real locks and rows: what one order does leaves every row of the other where it was."""
 

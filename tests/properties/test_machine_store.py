@@ -29,7 +29,7 @@ def store(database: Database) -> Iterator[Store]:
         yield opened
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)  # what fails is made small before it is told
 def test_an_order_in_postgresql_lives_through_every_interleaving(store: Store) -> None:
     """Hundreds of steps; afterwards `verify` finds nothing, over all the orders that were drawn."""
 
