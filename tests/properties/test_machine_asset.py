@@ -25,6 +25,9 @@ from tests.properties.test_machine_pure import OUTCOMES, OrderMachine
 from tests.stored import Store, StoredWorld, open_store
 from workers.verification import verify
 
+# What fails is made small before it is told.
+pytestmark = pytest.mark.timeout(900)
+
 Aim = Literal["MODIFY", "DISCONNECT", "RELY", "NEW"]
 AIMS: tuple[Aim, ...] = ("MODIFY", "DISCONNECT", "RELY", "NEW")
 MOST = 3  # orders that one run places
@@ -244,7 +247,6 @@ def store(database: Database) -> Iterator[Store]:
         yield opened
 
 
-@pytest.mark.timeout(900)  # what fails is made small before it is told
 def test_orders_that_share_an_asset_in_postgresql(store: Store) -> None:
     """The same with real locks and rows: what one order does leaves every row of the other where it was."""
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -18,6 +19,9 @@ from domain.order import Amendment, Order, Request
 from domain.values import EffectId, RequestId, TaskId
 from tests.builders import AGENT, APPROVER, OPERATOR, World, an_item, an_order, changed_telecom
 from tests.properties.invariants import audit_tells_the_states, check_order
+
+# What fails is made small before it is told.
+pytestmark = pytest.mark.timeout(900)
 
 OUTCOMES: tuple[Mapping[str, Any], ...] = (
     {"state": "CONFIRMED", "external_reference": "ref", "output": {"captured": 100}},
@@ -412,4 +416,6 @@ class RestlessMachine(OrderMachine):
 
 
 TestRestlessOrder = RestlessMachine.TestCase
-TestRestlessOrder.settings = settings(max_examples=400, stateful_step_count=40, suppress_health_check=list(HealthCheck))
+TestRestlessOrder.settings = settings(
+    max_examples=2 * settings().max_examples, stateful_step_count=40, suppress_health_check=list(HealthCheck)
+)

@@ -20,6 +20,9 @@ from tests.properties.test_machine_pure import OrderMachine
 from tests.stored import Store, StoredWorld, open_store
 from workers.verification import verify
 
+# What fails is made small before it is told.
+pytestmark = pytest.mark.timeout(900)
+
 Delivered = tuple[ask.Command, Actor | None, uuid.UUID, Any]
 
 
@@ -29,7 +32,6 @@ def store(database: Database) -> Iterator[Store]:
         yield opened
 
 
-@pytest.mark.timeout(900)  # what fails is made small before it is told
 def test_an_order_in_postgresql_lives_through_every_interleaving(store: Store) -> None:
     """Hundreds of steps; afterwards `verify` finds nothing, over all the orders that were drawn."""
 
