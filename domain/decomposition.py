@@ -311,7 +311,12 @@ def redraw_plan(
         return tuple(final[other] for other in drawn.depends_on if other in final) if drawn else ()
 
     def needs(task: Task) -> tuple[TaskId, ...]:
-        return tuple(dict.fromkeys((*follow(task.depends_on), *place(wanted.get(task.task_id)))))
+        drawn = wanted.get(task.task_id)
+        if drawn is None:
+            return tuple(dict.fromkeys(follow(task.depends_on)))
+        # What it came after in the old plan may come after it in the new one. Undoings it goes on waiting for.
+        undoings = (o for o in task.depends_on if (undoing := draft.tasks.get(o)) and undoing.kind == "COMPENSATION")
+        return tuple(dict.fromkeys((*undoings, *place(drawn))))
 
     new = [
         Task(

@@ -589,6 +589,24 @@ def test_another_product_after_decomposition_decomposes_anew() -> None:
     assert world.called("reserve-inventory") == 0
 
 
+def test_another_product_may_do_the_same_work_the_other_way_round() -> None:
+    """What came after a step in the old plan comes before it in the new one: they waited for each other, and the order
+    stood still for ever. Puts the old predecessors beside the new ones to see it fail."""
+
+    def business(document: dict[str, Any]) -> None:
+        first, second = {"step": "reserve", "type": "reserve-inventory"}, {"step": "ship", "type": "ship-device"}
+        document["offerings"]["router"]["plans"]["ADD"] = [first, second | {"after": ["reserve"]}]
+        there = {"plans": {"ADD": [second, first | {"after": ["ship"]}], "RETURN": []}}
+        document["offerings"]["router-from-shop"] = there
+
+    world = World(changed_telecom(business)).accept(an_order(an_item(offering="router"))).decompose()
+    amendment = world.drive(world.amend(change("/items/1/productOfferingId", "router", "router-from-shop")))
+    assert world.agree(amendment).status == "APPLIED"
+    world.run_flow()
+    assert world.state == "COMPLETED"
+    assert [call["body"]["taskType"] for call in world.calls[-2:]] == ["ship-device", "reserve-inventory"]
+
+
 def test_an_item_more_joins_the_plan_beside_what_runs() -> None:
     world = come_to("decomposed")
     item = {"itemId": "2", "action": "ADD", "productOfferingId": "static-ip", "reliesOn": ["1"]}
