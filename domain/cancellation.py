@@ -518,7 +518,7 @@ def conclude_assessment(draft: Draft, request: Request) -> Request:
         policy_version=draft.policy_version,
         waiting=False,
     )
-    if assessment.automatic or (request.approval and not _is_worse(assessment, request.approval)):
+    if assessment.automatic or _is_agreed(assessment, request):
         return _past_review(draft, request, assessment)
     reason = draft.policy.reason_codes["cancellation"].get(request.reason_code)
     if draft.policy.cancellation.approval[assessment.feasibility] == "REJECT" and (reason is None or reason.refusable):
@@ -529,6 +529,16 @@ def conclude_assessment(draft: Draft, request: Request) -> Request:
         "CANCELLATION_REVIEW_REQUIRED",
         round=request.round + 1,
         sla_at=draft.now + draft.policy.cancellation.approval_sla,
+    )
+
+
+def _is_agreed(assessment: Assessment, request: Request) -> bool:
+    """Whether a given approval covers this: it is no worse, and of every task that a person must judge one has."""
+    manual = (str(impact.task.task_id) for impact in assessment.impacts if impact.consequence == "MANUAL")
+    return (
+        request.approval is not None
+        and not _is_worse(assessment, request.approval)
+        and all(task_id in request.dispositions for task_id in manual)
     )
 
 

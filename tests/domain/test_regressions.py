@@ -826,6 +826,35 @@ def test_an_undo_after_that_these_items_together_contradict_gives_way_and_nothin
     assert undone == ["free-number", "cancel-appointment", "release-inventory"]  # the plan's reverse
 
 
+def test_an_approval_says_nothing_of_work_that_has_come_to_it_since() -> None:
+    """Two items share what a person must judge; the second cancellation takes it over once the first one is approved.
+    It stood, retained by nobody's word. Takes the dispositions out of `_is_agreed` to see it fail."""
+
+    def by_hand(document: dict[str, Any]) -> None:
+        types, plans = document["task_types"], document["offerings"]["mobile-sim"]["plans"]
+        types["assign-number"]["reversibility"] = types["create-appointment"]["reversibility"] = "MANUAL"
+        book = {"step": "book", "type": "create-appointment", "per": "ORDER"}
+        number = {"step": "number", "type": "assign-number", "after": ["book"]}
+        plans["ADD"] = [book, number, {"step": "ship", "type": "ship-device", "after": ["number"]}]
+
+    items = [an_item(item_id, "mobile-sim") for item_id in ("1", "2")]
+    world = World(changed_telecom(by_hand)).accept(an_order(*items, an_item("3", "router"))).decompose()
+    world.run_to("create-appointment", "assign-number")
+    own = {t.item_ids: str(t.task_id) for t in world.the_order.tasks.values() if t.task_type == "assign-number"}
+    first, second = cancel_item(world, "1"), cancel_item(world, "2")
+    world.approve(first, {own["1",]: "COMPENSATE"})
+    request = world.approve(second, {own["2",]: "COMPENSATE"})
+    assert request.status == "REQUIRES_APPROVAL"
+    shared = str(world.task("create-appointment").task_id)
+    impacts = (request.assessment or {})["taskImpacts"]
+    assert {impact["taskId"] for impact in impacts if impact["consequence"] == "MANUAL"} == {shared, own["2",]}
+    world.approve(request, {own["2",]: "COMPENSATE", shared: "COMPENSATE"})
+    for one in (first, second) * 2:  # each finds that the other one has moved, and looks again
+        world.judge(one)
+    world.run_flow()
+    assert (states(world)["1"], states(world)["2"]) == ("CANCELLED", "CANCELLED")
+
+
 def test_a_wish_after_the_end_is_kept_beside_the_orders_row_and_not_in_it() -> None:
     """T10, EC46: the row is not even written; its audit goes on in a row of its own."""
     world = World().accept().decompose().run_flow()
