@@ -58,11 +58,12 @@ select json_build_object(
     'relying', (
         select json_agg(json_build_array(i.asset, a.asset_id, a.offering) order by a.asset_id)
         from order_item i
-        -- by the items that built on it: under row-level security no index of arrays is used
-        join order_item built on built.tenant_id = i.tenant_id and built.target_asset = i.asset
-        join asset a on a.tenant_id = built.tenant_id and a.asset_id = built.asset
+        join asset base on base.tenant_id = i.tenant_id and base.asset_id = i.asset
+        -- among the customer's own: under row-level security no index of arrays is used
+        join asset a on a.tenant_id = base.tenant_id and a.customer_id = base.customer_id
+            and base.asset_id::text = any(a.relies_on)
         where i.tenant_id = :tenant_id and i.order_id = :order_id and i.asset is not null and i.action = 'ADD'
-            and built.action = 'ADD' and a.state = 'ACTIVE'),
+            and a.state = 'ACTIVE' and a.installed_by is distinct from :order_id),
     'dependents', (
         select json_agg(json_build_array(o.order_id, r.relation_type) order by r.created_at)
         from order_relation r join customer_order o on o.tenant_id = r.tenant_id and o.order_id = r.source_order_id

@@ -417,22 +417,26 @@ async def test_orders_that_depend_on_a_cancelled_one_are_shown_with_it(world: Ap
     assert found["feasibility"] == "FULLY_CANCELLABLE"
 
 
+@pytest.mark.parametrize("imported", [False, True])
 @pytest.mark.parametrize(("rule", "feasibility"), [("PROPOSE", "PARTIALLY_CANCELLABLE"), ("BLOCK", "NOT_CANCELLABLE")])
 async def test_what_has_been_built_on_a_part_of_it_is_shown_though_no_order_is_about_it(
-    world: ApiWorld, rule: str, feasibility: str
+    world: ApiWorld, rule: str, feasibility: str, imported: bool
 ) -> None:
-    """The order of the address has ended, that of the line lives, and would leave the address on nothing."""
+    """The order of the address has ended, or was never ours; that of the line lives, and would leave it on nothing."""
     await set_dependent_rule(world, rule)
     source = await world.create(a_line(), a_line("2", productOfferingId="mobile-sim"))
     await world.fulfil(source, only=FIBER_WORK)
     shown = (await world.get(f"/orders/{source}")).json()
     assert (shown["state"], shown["items"][0]["state"]) == ("IN_PROGRESS", "COMPLETED")
     fiber = shown["items"][0]["assetId"]
-    added = (
-        await world.post(f"/orders/{source}/supplemental-orders", a_supplement(a_static_ip(fiber), reasonCode="ADD_ON"))
-    ).json()["orderId"]
-    await world.fulfil(added)
-    address = (await world.get(f"/orders/{added}")).json()["items"][0]["assetId"]
+    if imported:
+        body = {"customerId": "c-9", "productOfferingId": "static-ip", "configuration": {}, "reliesOn": [fiber]}
+        address = (await world.post("/assets", body, as_=("ada", "admin"))).json()["assetId"]
+    else:
+        supplement = a_supplement(a_static_ip(fiber), reasonCode="ADD_ON")
+        added = (await world.post(f"/orders/{source}/supplemental-orders", supplement)).json()["orderId"]
+        await world.fulfil(added)
+        address = (await world.get(f"/orders/{added}")).json()["items"][0]["assetId"]
     request = await world.cancel(source)
     await world.judge(source, request)
     found = (await world.get(f"/orders/{source}/cancellation-requests/{request}")).json()["assessment"]
