@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from domain.assessment import closure_items
+from domain.assessment import closure_items, whole_items
 from domain.errors import ChangeActive
 from domain.order import Amendment, Draft, Request
 from domain.values import TaskId
@@ -49,8 +49,18 @@ def link_to(draft: Draft, change: Request | Amendment) -> str:
     return f"/api/v1/orders/{draft.head.order_id}/{kind}-requests/{change.request_id}"
 
 
-def arbitrate_cancellation(draft: Draft, scope: str, items: frozenset[str]) -> None:
-    """Raise ChangeActive, naming what stands in the way, unless every change under way lets this one in."""
+def _items_of(draft: Draft, scope: str, items: Collection[str], parts: Mapping[str, int]) -> set[str]:
+    """The items that a cancellation is about. One of which only a part goes takes nothing else with it."""
+    return closure_items(draft, scope, whole_items(items, parts))[0].union(items)
+
+
+def arbitrate_cancellation(
+    draft: Draft, scope: str, items: frozenset[str], parts: Mapping[str, int] = MappingProxyType({})
+) -> None:
+    """Raise ChangeActive, naming what stands in the way, unless every change under way lets this one in.
+
+    parts: of which of the items only so many are to go
+    """
     arriving = "ORDER_CANCELLATION" if scope == "ORDER" else "ITEM_CANCELLATION"
     for request in draft.requests.values():
         if request.has_ended:
@@ -58,7 +68,8 @@ def arbitrate_cancellation(draft: Draft, scope: str, items: frozenset[str]) -> N
         cell = CELLS[active_kind(request), arriving]
         if cell == ACCEPT or (
             cell == DISJOINT
-            and not closure_items(draft, scope, items)[0] & closure_items(draft, request.scope, request.item_ids)[0]
+            and not _items_of(draft, scope, items, parts)
+            & _items_of(draft, request.scope, request.item_ids, request.quantities)
         ):
             continue
         raise ChangeActive(
@@ -94,7 +105,8 @@ def arbitrate_amendment(
             cell == ACCEPT
             or (cell == IF_ALLOWED and arriving.allowed_while_cancelling)
             or (
-                cell == DISJOINT and arriving.items.isdisjoint(closure_items(draft, request.scope, request.item_ids)[0])
+                cell == DISJOINT
+                and arriving.items.isdisjoint(_items_of(draft, request.scope, request.item_ids, request.quantities))
             )
         ):
             continue

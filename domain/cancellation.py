@@ -75,7 +75,7 @@ def request_cancellation(draft: Draft, command: RequestCancellation) -> Request:
         raise OrderTerminal
     if not draft.head.has_ended:
         # Which items a faulty body means cannot be said; a change of the whole order stands in the way of any.
-        arbitrate_cancellation(draft, command.scope, frozenset(command.item_ids))
+        arbitrate_cancellation(draft, command.scope, frozenset(command.item_ids), parts_of(draft, command))
         for item_id in command.item_ids:
             item = draft.items.get(item_id)
             if item and item.has_ended and item.state not in {"COMPLETED", "PARTIALLY_COMPLETED"}:

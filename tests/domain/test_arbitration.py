@@ -402,3 +402,15 @@ def test_a_reviewer_cannot_decide_what_is_parked() -> None:
     with pytest.raises(Breach) as refusal:
         world.do(ask.ApproveAmendment(world.order_id, amendment.request_id), APPROVER)
     assert refusal.value.code == "REQUEST_CLOSED"
+
+
+def test_a_part_of_an_item_takes_nothing_else_with_it() -> None:
+    """What relies on an item goes with the whole of it, not with one of three; so it may be changed beside that."""
+    items = (an_item(quantity=3), an_item("2", "static-ip", relies_on=("1",)), an_item("3", "mobile-sim"))
+    world = World().accept(an_order(*items)).decompose()
+    world.cancel(scope="ITEMS", item_ids=("1",), quantities={"1": 1})
+    assert world.amend(change("/items/2/quantity", 1, 2)).status == "REQUESTED"
+    assert world.cancel(scope="ITEMS", item_ids=("2",)).status == "ACCEPTED_FOR_ASSESSMENT"
+    for overlapping in ({"1": 1}, {}):
+        with pytest.raises(ChangeActive):
+            world.cancel(scope="ITEMS", item_ids=("1",), quantities=overlapping)
