@@ -276,25 +276,27 @@ def redraw_plan(
         draw_plan(draft.head.order_id, plan_id, draft.head.order_type, items, draft.policy, version) if reshaped else []
     )
     same_work = {(task.step, task.task_type, item_id): task for task in present for item_id in task.item_ids}
-    final: dict[TaskId, TaskId] = {}
+    final: dict[TaskId, list[tuple[TaskId, tuple[str, ...]]]] = {}  # who does a drawn task's work, and for which items
     wanted: dict[TaskId, Task] = {}  # per present task what the new items make of it
     fresh: list[Task] = []
     joined: dict[TaskId, tuple[str, ...]] = {}
     for task in target:
-        match = next((t for i in task.item_ids if (t := same_work.get((task.step, task.task_type, i)))), None)
-        new_items = tuple(item_id for item_id in task.item_ids if match is None or item_id not in match.item_ids)
-        if match is not None:
-            final[task.task_id] = replaced.get(match.task_id) or match.task_id
-            if not reshaped.isdisjoint(task.item_ids):
-                wanted[match.task_id] = task
-            if not new_items:
-                continue
-            if match.task_id in again or match.state in UNSTARTED:
-                joined[match.task_id] = (*match.item_ids, *new_items)
-                continue
-        if not reshaped.isdisjoint(task.item_ids):  # work of its own, beside what has been begun for the others
+        does = {i: same_work.get((task.step, task.task_type, i)) for i in task.item_ids}
+        matches = {match.task_id: match for match in does.values() if match is not None}
+        final[task.task_id] = [(replaced.get(m.task_id) or m.task_id, m.item_ids) for m in matches.values()]
+        if reshaped.isdisjoint(task.item_ids):
+            continue
+        wanted.update(dict.fromkeys(matches, task))
+        new_items = tuple(item_id for item_id, match in does.items() if match is None and item_id in reshaped)
+        if not new_items:
+            continue
+        open_ = next((m for m in matches.values() if m.task_id in again or m.state in UNSTARTED), None)
+        if open_ is not None:
+            joined[open_.task_id] = (*open_.item_ids, *new_items)
+            final[task.task_id].append((replaced.get(open_.task_id) or open_.task_id, new_items))
+        else:  # work of its own, beside what has been begun for the others
             fresh.append(replace(task, item_ids=new_items))
-            final[task.task_id] = task.task_id
+            final[task.task_id].append((task.task_id, new_items))
     for task in present if reshaped else ():
         if not reshaped.isdisjoint(task.item_ids) and task.task_id not in wanted:
             others = tuple(item_id for item_id in task.item_ids if item_id not in reshaped)
@@ -307,8 +309,13 @@ def redraw_plan(
         found = (replaced.get(task_id, task_id) for task_id in task_ids)
         return tuple(dict.fromkeys(task_id for task_id in found if task_id is not None))
 
-    def place(drawn: Task | None) -> tuple[TaskId, ...]:
-        return tuple(final[other] for other in drawn.depends_on if other in final) if drawn else ()
+    def place(drawn: Task, item_ids: tuple[str, ...]) -> tuple[TaskId, ...]:
+        """Whom a drawn task comes after: where several do what was one, those that do it for these items."""
+        found: dict[TaskId, None] = {}
+        for doing in (final.get(other, ()) for other in drawn.depends_on):
+            own = [task_id for task_id, theirs in doing if not set(theirs).isdisjoint(item_ids)]
+            found.update(dict.fromkeys(own or (task_id for task_id, _ in doing)))
+        return tuple(found)
 
     def needs(task: Task) -> tuple[TaskId, ...]:
         drawn = wanted.get(task.task_id)
@@ -316,7 +323,7 @@ def redraw_plan(
             return tuple(dict.fromkeys(follow(task.depends_on)))
         # What it came after in the old plan may come after it in the new one. Undoings it goes on waiting for.
         undoings = (o for o in task.depends_on if (undoing := draft.tasks.get(o)) and undoing.kind == "COMPENSATION")
-        return tuple(dict.fromkeys((*undoings, *place(drawn))))
+        return tuple(dict.fromkeys((*undoings, *place(drawn, joined.get(task.task_id, task.item_ids)))))
 
     new = [
         Task(
@@ -326,17 +333,18 @@ def redraw_plan(
             plan_version=version,
             step=task.step,
             task_type=task.task_type,
-            item_ids=joined.pop(task.task_id, task.item_ids),
+            item_ids=joined.get(task.task_id, task.item_ids),
             state="PENDING",
             depends_on=needs(task),
         )
         for task in present
         if (new_id := replaced.get(task.task_id)) is not None
     ]
-    new += [replace(task, depends_on=place(task)) for task in fresh]
+    new += [replace(task, depends_on=place(task, task.item_ids)) for task in fresh]
     rewired = {
         task.task_id: needs(task)
         for task in present
         if task.state in UNSTARTED and task.task_id not in replaced and needs(task) != task.depends_on
     }
-    return Redraw(tuple(new), replaced, rewired, joined)
+    stays = {task_id: item_ids for task_id, item_ids in joined.items() if replaced.get(task_id) is None}
+    return Redraw(tuple(new), replaced, rewired, stays)

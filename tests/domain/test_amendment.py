@@ -621,6 +621,24 @@ def test_an_item_more_joins_the_plan_beside_what_runs() -> None:
     assert {i.state for i in world.the_order.items.values()} == {"COMPLETED"}
 
 
+def test_work_that_items_share_is_done_once_for_each_however_they_came() -> None:
+    """The booking is made for item 1 when item 2 comes, and for both when item 3 comes: item 2 was booked once more.
+    Looks at the first of those who do the work alone to see it fail."""
+    world = World().accept().decompose().run_to("reserve-inventory", "assign-resource", "create-appointment")
+    for item_id in ("2", "3"):
+        new: Any = {"itemId": item_id, "action": "ADD", "productOfferingId": "fiber-100", "configuration": {}}
+        amendment = world.drive(world.amend(change("/items/-", None, new, "ADD")))
+        assert world.agree(amendment).status == "APPLIED"
+        world.run_to("assign-resource", "create-appointment")
+    assert [call["body"]["itemIds"] for call in world.calls_of("create-appointment")] == [["1"], ["2"], ["3"]]
+    installs = [t for t in world.the_order.tasks.values() if t.task_type == "perform-visit" and t.state != "SUPERSEDED"]
+    assert [set(task.item_ids) for task in installs] == [{"1", "2", "3"}]  # not begun: one visit for all of them
+    booked = {t.task_id for t in world.the_order.tasks.values() if t.task_type == "create-appointment"}
+    assert booked <= set(installs[0].depends_on)
+    world.run_flow()
+    assert world.state == "COMPLETED"
+
+
 def test_an_item_that_fits_nowhere_is_refused() -> None:
     world = come_to("decomposed")
     item = {"itemId": "2", "action": "ADD", "productOfferingId": "static-ip"}
