@@ -74,8 +74,9 @@ update bulk_job set status = :status, next_at = clock_timestamp() where tenant_i
 select tenant_id, job_id from bulk_job where status = 'RUNNING' and next_at <= clock_timestamp() order by next_at limit 20;
 
 -- name: claim_rows
--- The next few rows of a job that nobody is at, as the job's rate allows; a claim that was never answered comes back. By an
--- array, for of a table that was filled a moment ago the planner knows nothing, and would look through the whole job.
+-- The next few rows of a job that nobody is at, as the job's rate allows; a claim that was never answered comes back. From the
+-- first to the last of them, for of a table that was filled a moment ago the planner knows nothing, and would read the job's
+-- rows one and all to find these.
 with job as (
     select * from bulk_job
     where tenant_id = :tenant_id and job_id = :job_id and status = 'RUNNING' and next_at <= clock_timestamp()
@@ -90,7 +91,8 @@ paced as (
         + (select count(*) from next) * interval '1 minute' / bulk_job.rate_per_minute
     where tenant_id = :tenant_id and job_id in (select job_id from job))
 update bulk_row set status = 'CLAIMED', attempts = attempts + 1, claimed_until = clock_timestamp() + interval '30 seconds'
-where tenant_id = :tenant_id and job_id = :job_id and position = any(array(select position from next))
+where tenant_id = :tenant_id and job_id = :job_id and position in (select position from next)
+    and position between (select min(position) from next) and (select max(position) from next)
 returning position, subject_id, order_id, attempts;
 
 -- name: read_orders_of_job
