@@ -574,26 +574,28 @@ def _find_running_on(canonical: Canonical, observed: Observed, settle: timedelta
 
 
 def _compare_incidents(canonical: Canonical, observed: Observed, settle: timedelta, now: datetime) -> list[Finding]:
-    """Incidents of the engine and cases of ours, both ways. An incident that is not shown proves nothing: a case closes
-    only on a RESOLVED record of its own incident."""
+    """Incidents of the engine and cases of ours, both ways, the oldest first. An incident that is not shown proves
+    nothing: a case closes only on a RESOLVED record of its own incident."""
     if observed.incidents is None:
         return []
     findings: list[Finding] = []
     named = {case.case_id: case for case in canonical.cases}
     by_key = {(case.order_id, case.incident_key): case for case in canonical.cases if case.incident_key}
     unowned = {case.incident_key: case for case in canonical.cases}
-    for incident in observed.incidents:
-        if now - incident.created_at < settle:
-            continue  # the search lags behind the engine, and our own commit behind both
+    for incident in sorted(observed.incidents, key=lambda incident: incident.created_at):
+        # The search lags behind the engine, and our own commit behind both.
+        settled = now - incident.created_at >= settle
         flow = canonical.known.get(incident.root)
         case = named.get(incident.case_id) if incident.case_id else None
         if case is None and incident.case_id is None:
             case = by_key.get((flow.order_id, incident.key)) if flow else unowned.get(incident.key)
         if case is not None:
             found = _judge_incident(incident, case)
-            if found is not None:
+            # A job names its case only once that is committed: under which incident it stands is told at once.
+            told_at_once = incident.state == "ACTIVE" and case.is_open
+            if found is not None and (settled or told_at_once):
                 findings.append(found)
-        elif incident.state == "ACTIVE":
+        elif settled and incident.state == "ACTIVE":
             findings.append(_judge_stranger(incident, flow, observed.owners.get(incident.key)))
     return findings
 

@@ -281,6 +281,14 @@ ROWS: list[tuple[str, Canonical, Observed, str, str, str | None]] = [
         "PARK",
     ),
     (
+        "an incident that its case does not name, just now",
+        Canonical(cases=[case()]),
+        shown(incident(seconds=0)),
+        "INCIDENT_WITHOUT_CASE",
+        "not yet told",
+        "PARK",
+    ),
+    (
         "an incident that outlives its case",
         Canonical(cases=[case(is_open=False, incident_key="7")]),
         shown(incident()),
@@ -317,7 +325,17 @@ QUIET: list[tuple[str, Canonical, Observed]] = [
     ("an undoing that can be done in time", Canonical(plans=[undoing(32, left(31))]), Observed()),
     ("nothing is known of the engine", Canonical(cases=[case(incident_key="7")]), Observed(None)),
     ("the engine shows nothing, which proves nothing", Canonical(cases=[case(incident_key="7")]), shown()),
-    ("an incident too young to be judged", Canonical(cases=[case()]), shown(incident(seconds=5))),
+    ("a stranger's incident too young to be judged", Canonical(), shown(incident(case_id=None, seconds=5))),
+    (
+        "an incident of a case that was repaired a moment ago",
+        Canonical(cases=[case(is_open=False)]),
+        shown(incident(seconds=5)),
+    ),
+    (
+        "an incident that was resolved a moment after it began",
+        Canonical(cases=[case(incident_key="7")]),
+        shown(incident("RESOLVED", seconds=5)),
+    ),
     ("an incident that its case names", Canonical(cases=[case(incident_key="7")]), shown(incident())),
     ("another incident was resolved", Canonical(cases=[case(incident_key="8")]), shown(incident("RESOLVED"))),
     ("both are over", Canonical(cases=[case(is_open=False, incident_key="7")]), shown(incident("RESOLVED"))),
@@ -404,6 +422,13 @@ def test_the_same_finding_is_the_same_command_and_the_next_restart_another() -> 
         return finding.repair.command_id
 
     assert command_id(0) == command_id(0) != command_id(1)
+
+
+def test_of_two_incidents_of_one_case_the_newer_is_told_last() -> None:
+    """The search may still show the one that was resolved a moment ago, in whatever order."""
+    newer, older = incident(seconds=1, key="8"), incident(seconds=30, key="7")
+    told = find(cases=[case()], observed=shown(newer, older))
+    assert [finding.repair.incident_key for finding in told if finding.repair] == ["7", "8"]
 
 
 def test_the_end_is_that_of_the_longest_way() -> None:
