@@ -5,6 +5,20 @@ CREATE FUNCTION public.effect_address(wanted uuid) RETURNS TABLE(tenant_id uuid,
     SET search_path TO 'pg_catalog'
     AS $$ select e.tenant_id, e.order_id, e.system from public.effect e where e.effect_id = wanted $$;
 
+CREATE FUNCTION public.keep_asset_reliance() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+    if tg_op = 'UPDATE' then
+        delete from asset_reliance
+        where tenant_id = old.tenant_id and base = any(old.relies_on) and asset_id = old.asset_id;
+    end if;
+    insert into asset_reliance (tenant_id, base, asset_id)
+    select new.tenant_id, base, new.asset_id from unnest(new.relies_on) base
+    on conflict do nothing;
+    return null;
+end $$;
+
 CREATE TABLE public.amendment_request (
     tenant_id uuid NOT NULL,
     request_id uuid NOT NULL,
@@ -83,6 +97,14 @@ CREATE TABLE public.asset_correction (
 );
 
 ALTER TABLE ONLY public.asset_correction FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE public.asset_reliance (
+    tenant_id uuid NOT NULL,
+    base text NOT NULL,
+    asset_id uuid NOT NULL
+);
+
+ALTER TABLE ONLY public.asset_reliance FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE public.audit_entry (
     tenant_id uuid NOT NULL,
@@ -644,6 +666,9 @@ ALTER TABLE ONLY public.asset_correction
 ALTER TABLE ONLY public.asset
     ADD CONSTRAINT asset_pkey PRIMARY KEY (tenant_id, asset_id);
 
+ALTER TABLE ONLY public.asset_reliance
+    ADD CONSTRAINT asset_reliance_pkey PRIMARY KEY (tenant_id, base, asset_id);
+
 ALTER TABLE ONLY public.audit_entry
     ADD CONSTRAINT audit_entry_pkey PRIMARY KEY (tenant_id, order_id, sequence);
 
@@ -748,8 +773,6 @@ CREATE INDEX asset_change_lock_order ON public.asset_change_lock USING btree (te
 
 CREATE INDEX asset_customer ON public.asset USING btree (tenant_id, customer_id);
 
-CREATE INDEX asset_relies_on ON public.asset USING gin (relies_on);
-
 CREATE INDEX audit_entry_contradicted ON public.audit_entry USING btree (tenant_id, at) WHERE (kind = 'OUTCOME_CONTRADICTED'::text);
 
 CREATE INDEX bulk_job_running ON public.bulk_job USING btree (next_at) WHERE (status = 'RUNNING'::text);
@@ -847,6 +870,8 @@ CREATE INDEX preview_age ON public.preview USING btree (created_at);
 CREATE INDEX receipt_age ON public.receipt USING btree (created_at);
 
 CREATE INDEX task_hold_order ON public.task_hold USING btree (tenant_id, order_id);
+
+CREATE TRIGGER asset_keeps_reliance AFTER INSERT OR UPDATE OF relies_on ON public.asset FOR EACH ROW EXECUTE FUNCTION public.keep_asset_reliance();
 
 ALTER TABLE ONLY public.amendment_request
     ADD CONSTRAINT amendment_request_tenant_id_order_id_fkey FOREIGN KEY (tenant_id, order_id) REFERENCES public.customer_order(tenant_id, order_id);
@@ -949,6 +974,8 @@ ALTER TABLE public.asset_change_lock ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.asset_correction ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.asset_reliance ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE public.audit_entry ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.audit_head ENABLE ROW LEVEL SECURITY;
@@ -1015,6 +1042,8 @@ CREATE POLICY own_tenant ON public.asset_change_lock TO recourse_app USING ((ten
 
 CREATE POLICY own_tenant ON public.asset_correction TO recourse_app USING ((tenant_id = (current_setting('recourse.tenant'::text))::uuid)) WITH CHECK ((tenant_id = (current_setting('recourse.tenant'::text))::uuid));
 
+CREATE POLICY own_tenant ON public.asset_reliance TO recourse_app USING ((tenant_id = (current_setting('recourse.tenant'::text))::uuid)) WITH CHECK ((tenant_id = (current_setting('recourse.tenant'::text))::uuid));
+
 CREATE POLICY own_tenant ON public.audit_entry TO recourse_app USING ((tenant_id = (current_setting('recourse.tenant'::text))::uuid)) WITH CHECK ((tenant_id = (current_setting('recourse.tenant'::text))::uuid));
 
 CREATE POLICY own_tenant ON public.audit_head TO recourse_app USING ((tenant_id = (current_setting('recourse.tenant'::text))::uuid)) WITH CHECK ((tenant_id = (current_setting('recourse.tenant'::text))::uuid));
@@ -1080,6 +1109,8 @@ CREATE POLICY reads_all ON public.asset FOR SELECT TO recourse_auditor USING (tr
 CREATE POLICY reads_all ON public.asset_change_lock FOR SELECT TO recourse_auditor USING (true);
 
 CREATE POLICY reads_all ON public.asset_correction FOR SELECT TO recourse_auditor USING (true);
+
+CREATE POLICY reads_all ON public.asset_reliance FOR SELECT TO recourse_auditor USING (true);
 
 CREATE POLICY reads_all ON public.audit_entry FOR SELECT TO recourse_auditor USING (true);
 
@@ -1170,6 +1201,10 @@ GRANT SELECT ON TABLE public.asset_change_lock TO recourse_auditor;
 GRANT SELECT ON TABLE public.asset_correction TO recourse_auditor;
 
 GRANT SELECT,INSERT ON TABLE public.asset_correction TO recourse_app;
+
+GRANT SELECT,INSERT,DELETE ON TABLE public.asset_reliance TO recourse_app;
+
+GRANT SELECT ON TABLE public.asset_reliance TO recourse_auditor;
 
 GRANT SELECT,INSERT ON TABLE public.audit_entry TO recourse_app;
 

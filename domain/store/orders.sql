@@ -58,10 +58,8 @@ select json_build_object(
     'relying', (
         select json_agg(json_build_array(i.asset, a.asset_id, a.offering) order by a.asset_id)
         from order_item i
-        join asset base on base.tenant_id = i.tenant_id and base.asset_id = i.asset
-        -- among the customer's own: under row-level security no index of arrays is used
-        join asset a on a.tenant_id = base.tenant_id and a.customer_id = base.customer_id
-            and base.asset_id::text = any(a.relies_on)
+        join asset_reliance r on r.tenant_id = i.tenant_id and r.base = i.asset::text
+        join asset a on a.tenant_id = r.tenant_id and a.asset_id = r.asset_id
         where i.tenant_id = :tenant_id and i.order_id = :order_id and i.asset is not null and i.action = 'ADD'
             and a.state = 'ACTIVE' and a.installed_by is distinct from :order_id),
     'dependents', (
@@ -153,7 +151,9 @@ select json_build_object(
     'assets', (select json_agg(a) from asset a where tenant_id = :tenant_id and asset_id = any(:asset_ids::uuid[])),
     'relying', (
         select json_agg(a) from asset a
-        where tenant_id = :tenant_id and state = 'ACTIVE' and relies_on && :asset_ids::uuid[]::text[]),
+        where a.tenant_id = :tenant_id and a.state = 'ACTIVE' and a.asset_id in (
+            select asset_id from asset_reliance
+            where tenant_id = :tenant_id and base = any(:asset_ids::uuid[]::text[]))),
     'holders', (
         select json_agg(json_build_array(asset_id, order_id)) from asset_change_lock
         where tenant_id = :tenant_id and asset_id = any(:asset_ids::uuid[])),

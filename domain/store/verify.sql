@@ -615,7 +615,8 @@ where (:tenant_id::uuid is null or m.tenant_id = :tenant_id)
 limit :limit;
 
 -- name: nothing_is_stuck
--- Once faults have stopped: live orders that wait for no person and no date, and outbox rows that nobody carries.
+-- Once faults have stopped: live orders that wait for no person and no date, outbox rows that nobody carries, and orders
+-- that were never told what they depend on.
 select o.tenant_id, o.order_id, 'ORDER' as entity, o.order_id::text as entity_id,
     format('is %s since %s, and nobody is asked to do anything', o.state, o.updated_at) as problem
 from customer_order o
@@ -631,6 +632,10 @@ where (:tenant_id::uuid is null or o.tenant_id = :tenant_id) and o.ended_at is n
         where r.tenant_id = o.tenant_id and r.order_id = o.order_id
             and r.status in ('REQUIRES_APPROVAL', 'AWAITING_CHARGE_DECISION'))
     and not exists (
+        select from amendment_request a
+        where a.tenant_id = o.tenant_id and a.order_id = o.order_id
+            and (a.status in ('REQUIRES_APPROVAL', 'AWAITING_CHARGE_DECISION') or a.status = 'APPROVED' and not a.auto_apply))
+    and not exists (
         select from fallout_case c
         where c.tenant_id = o.tenant_id and c.order_id = o.order_id and c.closed_at is null)
 union all
@@ -639,6 +644,9 @@ from outbox where (:tenant_id::uuid is null or tenant_id = :tenant_id) and publi
 union all
 select tenant_id, order_id, 'MESSAGE', message_id::text, case when parked_at is null then 'was never sent' else 'is parked' end
 from engine_outbox where (:tenant_id::uuid is null or tenant_id = :tenant_id) and published_at is null
+union all
+select tenant_id, order_id, 'ORDER', order_id::text, format('has not heard of cancellation %s of order %s', request_id, source_id)
+from dependence where :tenant_id::uuid is null or tenant_id = :tenant_id
 limit :limit;
 
 -- name: count_entries

@@ -377,6 +377,13 @@ CORRUPTIONS: list[tuple[str, str, str]] = [
     ("nothing_is_stuck", "nobody is asked", "update fallout_case set closed_at = now()"),
     ("nothing_is_stuck", "is parked", "update outbox set parked_at = now()"),
     ("nothing_is_stuck", "is parked", "delete from outbox; update engine_outbox set parked_at = now()"),
+    (
+        "nothing_is_stuck",
+        "has not heard of cancellation",
+        "update outbox set published_at = now(); update engine_outbox set published_at = now();"
+        " insert into dependence select tenant_id, order_id, order_id, request_id, gen_random_uuid(), now()"
+        " from cancellation_request",
+    ),
 ]
 
 
