@@ -121,13 +121,14 @@ class RunningStack:
 
     @contextmanager
     def stopped(self, process: str) -> Iterator[int]:
-        """Keep a process from running for as long as the block lasts, without ending it."""
+        """Keep a process from running for as long as the block lasts, without ending it; the block may."""
         pid = self.pid(process)
         os.kill(pid, signal.SIGSTOP)
         try:
             yield pid
         finally:
-            os.kill(pid, signal.SIGCONT)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     @contextmanager
     def another(self, *arguments: str, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
@@ -176,6 +177,21 @@ class RunningStack:
                 await connection.close()
 
         return asyncio.run(ask())
+
+    @contextmanager
+    def locked(self, table: str, order_id: str) -> Iterator[Callable[[], bool]]:
+        """Keep an order's row in a table from being written; answers whether somebody waits for it."""
+        loop = asyncio.new_event_loop()
+        holder = loop.run_until_complete(asyncpg.connect(self.told()["RECOURSE_OWNER_DATABASE_URL"]))
+        pid = holder.get_server_pid()
+        waiting = "select count(*) from pg_stat_activity where $1 = any(pg_blocking_pids(pid))"
+        try:
+            loop.run_until_complete(holder.execute("begin"))
+            loop.run_until_complete(holder.fetch(f"select from {table} where order_id = $1::uuid for update", order_id))
+            yield lambda: bool(self.as_owner(waiting, pid)[0][0])
+        finally:
+            loop.run_until_complete(holder.close())
+            loop.close()
 
     def flows_of(self, order_id: str) -> list[int]:
         """The engine's instances that have worked for an order."""

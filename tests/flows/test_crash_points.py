@@ -6,15 +6,19 @@ docs/crash-points.md says what has happened by each point."""
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from subprocess import Popen
 from uuid import UUID
 
+import httpx
 import pytest
 
 from tests.flows.running import RunningStack, Tenant, eventually
+from tests.flows.test_amended_work import an_item
+from tests.flows.test_amendments import LATER, SLOT, amend, replace, wait_status
 from tests.workers.outboxes import assert_in_order, read_topic
 from workers.settings import Settings
 
@@ -37,6 +41,15 @@ BACKWARD = (
     "after-outcome:release-inventory",
     "before-complete:effect-inventory",
     "after-complete:effect-inventory",
+)
+# A booked visit is moved: the old booking is undone, the new one made.
+AMENDED = (
+    "before-complete:assess-amendment",
+    "before-complete:apply-amendment",
+    "after-complete:apply-amendment",
+    "after-claim:cancel-appointment",
+    "after-call:cancel-appointment",
+    "after-outcome:cancel-appointment",
 )
 RELAY = ("before-send", "after-send", "before-mark", "after-mark")
 UNDONE = {"reserve-inventory": 1, "stop-shipment": 1, "release-inventory": 1}
@@ -111,6 +124,77 @@ def test_workers_die_around_a_call_on_the_way_back(stack: RunningStack, shipped_
         assert tenant.done(order_id) == UNDONE
     calls = [tenant.calls(order_id, "release-inventory") for order_id in orders]
     assert sum(calls) > len(orders), "the call whose answer died with its caller is made again, under the same id"
+
+
+def test_workers_die_around_an_amendment(stack: RunningStack, shipped_later: Tenant) -> None:
+    """The assessment, the application and the undoing of what is to be done anew: each comes again, and counts once.
+
+    Without the job's own command id (`correlation_id`) an application whose answer died with its worker is refused when
+    it comes again, and the flow becomes an incident.
+    """
+    tenant = shipped_later
+    orders = [tenant.submit(appointment=SLOT) for _ in AMENDED]
+    shipments = {one: tenant.wait_effect(one, "ship", "shipping", acceptedAt=...)["effectId"] for one in orders}
+    for order_id in orders:
+        tenant.wait_effect(order_id, "book", "appointment", state="CONFIRMED")
+    waiting, links = list(orders), list[str]()
+    change = replace("/appointment", SLOT, LATER)
+    with stack.stopped("workers"), doomed(stack, "worker", "all", points=AMENDED) as processes:
+        kill_all(processes, lambda: links.append(amend(tenant, waiting.pop(), change)))
+    links += [amend(tenant, order_id, change) for order_id in waiting]
+    for link in links:
+        wait_status(tenant, link, "APPLIED")
+    for order_id, shipment in shipments.items():
+        tenant.call_back(shipment)
+        tenant.wait_state(order_id, "COMPLETED", seconds=120)
+        assert tenant.order(order_id)["planVersion"] == 2
+        done = tenant.done(order_id)
+        assert (done["create-appointment"], done["cancel-appointment"], done["ship-device"]) == (2, 1, 1)
+
+
+def test_a_worker_dies_in_the_midst_of_applying(stack: RunningStack, shipped_later: Tenant) -> None:
+    """EC27: its transaction waits for a row in the middle of what it writes when it is killed. Nothing of the new plan
+    is there and the old one goes on; then the job comes again, and the amendment is applied.
+
+    Were the plan written by more than one transaction, the order would have parts of both.
+    """
+    tenant = shipped_later
+    order_id = tenant.submit(items=[an_item("1", "fiber-500"), an_item("2", "router")], appointment=SLOT)
+    path = f"/api/v1/orders/{order_id}/plan"
+
+    def shipments() -> dict[str, str]:
+        """Item → the effect that the system has promised."""
+        tasks = {task["taskId"]: task["itemIds"] for task in tenant.items(path) if task["type"] == "ship-device"}
+        return {
+            tasks[row["taskId"]][0]: row["effectId"]
+            for row in tenant.effects(order_id)
+            if row["taskId"] in tasks and row.get("acceptedAt")
+        }
+
+    promised = eventually(shipments, lambda found: len(found) == 2, "both devices to be on their way")
+    tenant.wait_effect(order_id, "book", "appointment", state="CONFIRMED")
+    link = amend(tenant, order_id, replace("/appointment", SLOT, LATER), autoApply=False)
+    wait_status(tenant, link, "APPROVED")
+    plan = tenant.items(path)
+    with stack.stopped("workers") as workers:
+        asked = tenant.post(f"{link}/apply", {}, etag=str(tenant.agent.get(link).headers["etag"]))
+        assert asked.status_code == httpx.codes.ACCEPTED, asked.text
+        with stack.locked("audit_head", order_id) as is_waited_for:
+            os.kill(workers, signal.SIGCONT)
+            eventually(is_waited_for, bool, "a worker in the midst of its writing", 120)
+            os.kill(workers, signal.SIGKILL)
+    assert tenant.items(path) == plan
+    assert (tenant.order(order_id)["planVersion"], tenant.get(link)["status"]) == (1, "APPROVED")
+    tenant.call_back(promised["2"])
+    items = {item["itemId"]: item["state"] for item in tenant.order(order_id)["items"]}
+    assert items == {"1": "IN_PROGRESS", "2": "COMPLETED"}
+
+    wait_status(tenant, link, "APPLIED")
+    assert tenant.order(order_id)["planVersion"] == 2
+    tenant.call_back(promised["1"])
+    tenant.wait_state(order_id, "COMPLETED", seconds=120)
+    done = tenant.done(order_id)
+    assert (done["create-appointment"], done["cancel-appointment"], done["ship-device"]) == (2, 1, 2)
 
 
 @pytest.mark.parametrize("sink", ["kafka", "engine"])
