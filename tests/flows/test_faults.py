@@ -38,19 +38,58 @@ def test_with_the_engine_stopped_the_callback_alone_ends_the_order(stack: Runnin
     assert tenant.items(f"/api/v1/orders/{order_id}/timeline")[: len(before)] == before
 
 
-@pytest.mark.parametrize("part", ["workers", "relay", "api", "postgres"])
+@pytest.mark.parametrize("part", ["workers", "relay", "api", "postgres", "kafka", "engine"])
 def test_a_killed_part_loses_nothing(stack: RunningStack, tenant: Tenant, part: str) -> None:
-    """kill -9 in the midst of ten running cancellations: each ends, and the book shows each thing once."""
+    """kill -9 in the midst of ten running cancellations: each ends, and the book shows each thing once. The engine,
+    which is away for half a minute, goes on from its own log."""
     orders = [held_shipment(tenant)[0] for _ in range(10)]
     accepted: list[str] = []
+    killed = stack.pid(part)
     for number, order_id in enumerate(orders):
         if number == 5:
-            os.kill(stack.pid(part), signal.SIGKILL)
+            os.kill(killed, signal.SIGKILL)
         accepted.append(eventually(partial(try_cancel, tenant, order_id), bool, "the API to accept", 60))
     for order_id, link in zip(orders, accepted, strict=True):
-        tenant.wait_state(order_id, "CANCELLED", seconds=120)
+        tenant.wait_state(order_id, "CANCELLED", seconds=240)
         assert tenant.get(link)["status"] == "COMPLETED"
         assert tenant.done(order_id) == {"reserve-inventory": 1, "stop-shipment": 1, "release-inventory": 1}
+    eventually(partial(stack.status), lambda status: status["ready"], f"the stack to have its {part} again", 120)
+    assert stack.pid(part) != killed
+
+
+def test_an_engine_that_is_away_for_two_minutes_costs_time_and_nothing_else(
+    stack: RunningStack, tenant: Tenant
+) -> None:
+    """Under load it stops to answer, and is killed before it does again: what is asked for meanwhile is accepted and
+    waits, longer than a flow's heartbeat and than the reconciler lets things be silent; afterwards every order ends.
+
+    Without `is_ready` the reconciler would start the same flows anew, in vain, as often as it may.
+    """
+    leaving = [held_shipment(tenant)[0] for _ in range(6)]
+    coming = [tenant.submit("router") for _ in range(6)]
+    stopped = stack.pid("engine")
+    waits = (
+        "select clock_timestamp() - min(created_at) > interval '2 minutes' from engine_outbox"
+        " where published_at is null and tenant_id = $1"
+    )
+    with stack.stopped("engine"):
+        for order_id in leaving[:3]:
+            tenant.cancel(order_id)
+        coming += [tenant.submit("router") for _ in range(6)]
+        eventually(
+            lambda: stack.as_owner(waits, tenant.tenant_id)[0][0], bool, "a message to have waited for two minutes", 180
+        )
+        leaving_last = [tenant.cancel(order_id) for order_id in leaving[3:]]
+        assert {tenant.get(link)["status"] for link in leaving_last} == {"ACCEPTED_FOR_ASSESSMENT"}
+        os.kill(stopped, signal.SIGKILL)
+    for order_id in leaving:
+        tenant.wait_state(order_id, "CANCELLED", seconds=240)
+        assert tenant.done(order_id) == {"reserve-inventory": 1, "stop-shipment": 1, "release-inventory": 1}
+    for order_id in coming:
+        tenant.call_back(tenant.wait_effect(order_id, "ship", "shipping", acceptedAt=...)["effectId"])
+    for order_id in coming:
+        tenant.wait_state(order_id, "COMPLETED", seconds=120)
+        assert tenant.done(order_id) == {"reserve-inventory": 1, "ship-device": 1}
 
 
 def try_cancel(tenant: Tenant, order_id: str) -> str:
