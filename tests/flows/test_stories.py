@@ -6,6 +6,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -212,6 +213,37 @@ def test_a_late_cancellation_waits_for_the_customers_word_and_no_longer_than_its
         tenant.wait_state(order_id, "COMPLETED")
         assert set(tenant.done(order_id).values()) == {1}
         assert not {"stop-shipment", "cancel-appointment", "release-inventory"} & tenant.done(order_id).keys()
+
+
+def test_what_comes_true_after_the_end_is_undone_once_beside_the_order(stack: RunningStack, tenant: Tenant) -> None:
+    """T11: the system had refused, the order was given up and has ended; then the system says, twice, that it did it.
+
+    Without the obligation (`reported.late` in `_hear_late`) the reservation stays for ever.
+    """
+    tenant.fault(taskType="reserve-inventory", fault="refuse", times=1)
+    order_id = tenant.submit("router")
+    tenant.wait_state(order_id, "FALLOUT")
+    refused = tenant.wait_effect(order_id, "reserve", "inventory", state="NO_EFFECT")
+    link = tenant.cancel(order_id)
+    tenant.wait_state(order_id, "CANCELLED")
+    look = (
+        "select o::text, i::text from customer_order o join order_item i using (tenant_id, order_id)"
+        " where order_id = $1"
+    )
+    before = stack.as_owner(look, UUID(order_id))
+    for _ in range(2):
+        tenant.say_after_all(refused["effectId"], "CONFIRMED")
+    tenant.wait_effect(order_id, "reserve", "inventory", state="REVERSED")
+    [case] = eventually(
+        lambda: [one for one in tenant.cases(order_id) if one["context"] == "LATE_EFFECT"],
+        lambda cases: [one["status"] for one in cases] == ["RESOLVED"],
+        "the end of the one obligation",
+    )
+    assert (case["resolution"], case["blocking"]) == ("OBLIGATION_MET", False)
+    assert tenant.done(order_id) == {"release-inventory": 1}
+    assert stack.as_owner(look, UUID(order_id)) == before
+    assert tenant.get(link)["status"] == "COMPLETED"
+    assert tenant.get(tenant.get(link)["links"]["compensationPlan"])["state"] == "COMPLETED"
 
 
 def test_a_policy_with_a_new_kind_of_work_on_a_new_system_needs_no_restart(tenant: Tenant) -> None:
