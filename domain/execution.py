@@ -351,6 +351,9 @@ def _hear_late(draft: Draft, task: Task, effect: Effect, command: RecordOutcome,
     one that says "it happened after all" is a fact: it mends the failed task, or must be undone."""
     if command.state == "CONFIRMED" and effect.state == "NO_EFFECT":
         draft.record("LATE_EFFECT", "EFFECT", effect.effect_id, taskId=str(task.task_id), source=command.source)
+        for other in draft.effects.values():
+            if other.withdraws == effect.effect_id and other.state == "CONFIRMED":
+                _contradict(draft, other, "NO_EFFECT", command.source)  # so it was not called off
         if task.effect_id == effect.effect_id and task.state in {"FAILED", "IN_FALLOUT", "READY"}:
             _confirm(draft, effect, command)
         elif task.purpose == "QUOTE":

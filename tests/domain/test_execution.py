@@ -11,7 +11,7 @@ import pytest
 
 from domain import commands as ask
 from domain.values import EffectId, Run
-from tests.builders import World, accepted, an_item, an_order, only
+from tests.builders import AGENT, World, accepted, an_item, an_order, only
 
 UNKNOWN = {"state": "UNKNOWN", "reason": "timed out"}
 
@@ -162,25 +162,26 @@ def test_a_contradiction_changes_nothing_and_is_on_record() -> None:
     assert world.events[-1].kind == "OUTCOME_CONTRADICTED"
 
 
-@pytest.mark.parametrize("first", ["the parcel", "its stop"])
-def test_a_parcel_that_arrived_and_was_stopped_is_a_contradiction_or_came_late(first: str) -> None:
-    """Whichever its system says first stands: what has happened was not stopped, and nobody must believe both."""
+@pytest.mark.parametrize("first", ["ship-device", "stop-shipment"])
+@pytest.mark.parametrize("wanted", [False, True])
+def test_a_parcel_that_arrived_and_was_stopped_is_a_contradiction(first: str, wanted: bool) -> None:
+    """Whichever its system says first: what happened was not called off, and nobody must believe both. wanted: the
+    cancellation has been taken back meanwhile, and the parcel may arrive"""
     world = World().accept(an_order(an_item(offering="router"))).decompose()
     world.run_flow(only({"ship-device": accepted}))
-    world.judge(world.cancel())
+    request = world.judge(world.cancel())
     [stop] = [world.claim(handed) for handed in world.release(world.compensation().plan_id)]
-    arrived = {"effect_id": world.effect("ship-device").effect_id}
+    if wanted:
+        world.do(ask.WithdrawCancellation(world.order_id, request.request_id), AGENT)
+    arrived = {"effect_id": str(world.effect("ship-device").effect_id)}
     told = [(arrived, "CALLBACK"), (stop, "CALL")]
-    for call, source in told if first == "the parcel" else reversed(told):
+    for call, source in told if first == "ship-device" else reversed(told):
         world.report(call, {"state": "CONFIRMED", "external_reference": "r"}, source=source)
     assert {world.effect(name).state for name in ("ship-device", "stop-shipment")} == {"CONFIRMED"}
-    [found] = [e for e in world.events if e.kind in {"OUTCOME_CONTRADICTED", "LATE_EFFECT"}]
-    assert (found.kind, found.entity_id) == (
-        "OUTCOME_CONTRADICTED" if first == "the parcel" else "LATE_EFFECT",
-        str(arrived["effect_id"]),
-    )
-    if first == "the parcel":
-        assert found.data == {"recorded": "CONFIRMED", "reported": "NO_EFFECT", "source": "CALL"}
+    [found] = [e for e in world.events if e.kind == "OUTCOME_CONTRADICTED"]
+    assert found.entity_id == str(world.effect(first).effect_id)
+    source = "CALL" if first == "ship-device" else "CALLBACK"
+    assert found.data == {"recorded": "CONFIRMED", "reported": "NO_EFFECT", "source": source}
 
 
 def test_what_is_accepted_is_waited_for_and_then_asked_about() -> None:
