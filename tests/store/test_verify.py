@@ -21,9 +21,10 @@ from domain.store.verify import (
     Offence,
     open_auditor,
 )
+from tests.builders import change, confirmed
 from tests.postgres import PostgresServer
 from tests.store.conftest import Lived
-from tests.stored import open_store
+from tests.stored import Store, open_store
 from workers.verification import verify
 
 CENTURY = timedelta(days=36500)
@@ -451,6 +452,17 @@ def test_the_limit_is_kept_and_said(lived: Lived) -> None:
     assert (stuck.check, len(stuck.offences), stuck.more) == (AT_REST, 2, True)
     assert not report.valid
     assert "and more" in report.to_text()
+
+
+def test_who_waits_for_a_person_is_not_stuck(store: Store) -> None:
+    world = store.world().accept().decompose()
+    another = change("/items/1/productOfferingId", "fiber-500", "mobile-sim")
+    amendment = world.drive(world.amend(another), confirmed)
+    assert amendment.status == "REQUIRES_APPROVAL"
+    idle = store.world().accept().decompose().order_id
+    report = store.run(verify(store.database.auditor_url, at_rest=True))
+    stuck = {offence.order_id for offence in report.findings[len(CHECKS)].offences if offence.entity == "ORDER"}
+    assert stuck == {idle}
 
 
 def test_another_tenants_rows_are_not_looked_at(lived: Lived) -> None:
