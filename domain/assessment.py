@@ -887,7 +887,8 @@ def price_undoing(
         "+".join(sorted({charge.code for charge, _ in charges})),
         total,
         any(charge.blocking for charge, _ in charges),
-        min(by for _, by in charges),
+        # A charge that nobody waits for has no time to answer of its own.
+        min((by for charge, by in charges if charge.blocking), default=draft.now),
         waived,
     )
     return cost, offer, trace

@@ -23,7 +23,7 @@ from domain.errors import (
     Unprocessable,
 )
 from domain.order import Asset, Surroundings
-from domain.values import Actor, AssetId, RequestId
+from domain.values import Actor, AssetId, RequestId, format_time
 from tests.builders import (
     AGENT,
     APPROVER,
@@ -696,6 +696,26 @@ def test_what_could_not_be_stopped_costs_nothing() -> None:
     request = world.judge(request)
     assert (request.status, request.charge) == ("COMPENSATING", None)
     assert request.assessment["estimatedCost"]["amountMinor"] == 0  # type: ignore[index]
+
+
+def test_a_charge_that_nobody_waits_for_does_not_shorten_the_time_to_answer_another_one() -> None:
+    """Together they were due the moment they were offered: no answer could come in time."""
+
+    def business(document: dict[str, Any]) -> None:
+        for task_type, blocking in (("reserve-inventory", True), ("assign-resource", False)):
+            charge: dict[str, Any] = LATE_STOP | {"blocking": blocking}
+            if not blocking:
+                del charge["respond_within"]
+            point = {"field": "/appointment/start", "by": "P60D", "charge": charge}
+            document["task_types"][task_type]["soft_point_of_no_return"] = point
+
+    world = World(changed_telecom(business)).accept().decompose().run_to("reserve-inventory", "assign-resource")
+    request = world.judge(world.cancel())
+    assert request.charge is not None
+    assert (request.charge["amount"]["amountMinor"], request.charge["blocking"]) == (1000, True)
+    assert request.charge["respondBy"] == format_time(world.now + timedelta(days=2))
+    world.do(ask.AnswerCharge(world.order_id, request.request_id, True), AGENT)
+    assert world.judge(request).status == "COMPENSATING"
 
 
 @pytest.mark.parametrize(("disposition", "cost"), [("COMPENSATE", 500), ("MANUAL", 500), ("RETAIN", 0)])
