@@ -40,6 +40,7 @@ from domain.store.pool import Connection, Pool, open_pool
 from domain.store.reconcile import (
     find_flows,
     find_flows_of_orders,
+    find_late_loss,
     find_live_flows,
     find_newest_flows,
     find_orders,
@@ -75,6 +76,9 @@ _VIEW_LAG: Final = timedelta(minutes=1)
 _CANARIES: Final = 3
 _NEWEST: Final = 30
 _LOST_PAGE: Final = 300
+# Who takes the watch so soon after flows were found lost asks about all of them again: how far the last one came, it
+# has taken along.
+_LATE_LOSS: Final = timedelta(minutes=10)
 # Strange incidents whose variables one sweep reads.
 _READ: Final = 20
 
@@ -394,6 +398,7 @@ async def _watch(
             if once or await take_watch(connection):
                 break
             await asyncio.sleep(_STANDBY_SECONDS)
+        memory.lost_before = memory.lost_before or await find_late_loss(connection, _LATE_LOSS)
         if not (once or report_only):
             bulk = asyncio.create_task(work(pool, door, auditor, settings))
             stack.push_async_callback(_stop, bulk)

@@ -256,6 +256,12 @@ async def find_flows_of_orders(connection: Connection, orders: Iterable[tuple[Te
     return [row["instance_key"] for row in rows]
 
 
+async def find_late_loss(connection: Connection, within: timedelta) -> datetime | None:
+    """The database's time, if flows that the engine has lost were found within this time."""
+    row = await fetch_row(connection, _SQL["find_late_loss"], within=within)
+    return row["now"] if row else None
+
+
 async def find_live_flows(connection: Connection, orders: int, *, settle: timedelta) -> list[int]:
     """The keys of the flows of so many orders that have not ended, but for the very youngest."""
     return [

@@ -170,6 +170,11 @@ select f.instance_key from (select tenant_id, order_id from customer_order where
 join flow f using (tenant_id, order_id)
 where f.noted_at < clock_timestamp() - :settle::interval;
 
+-- name: find_late_loss
+-- Whether flows that the engine has lost were found so lately that whoever looked may not have come to the end of them.
+select clock_timestamp() as now from finding
+where class in ('ENGINE_LOST_DATA', 'INSTANCE_UNKNOWN') and last_seen_at > clock_timestamp() - :within::interval limit 1;
+
 -- name: find_flows_of_orders
 select f.instance_key from unnest(:tenant_ids::uuid[], :order_ids::uuid[]) as o (tenant_id, order_id)
 join flow f on f.tenant_id = o.tenant_id and f.order_id = o.order_id;

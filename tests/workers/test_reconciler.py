@@ -676,6 +676,30 @@ async def test_a_loss_is_not_forgotten_before_it_is_mended(world: FlowWorld, mon
         await asyncio.wait([watching])
 
 
+async def test_who_takes_the_watch_amid_a_loss_goes_on_with_it(
+    world: FlowWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one died after a page; what it had started anew runs, and says nothing of the flows that are left."""
+    monkeypatch.setattr(reconciler, "_LOST_PAGE", 1)
+    monkeypatch.setattr(reconciler, "SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr(reconciler, "_CANARIES", 1)
+    await lose_two_flows(world)
+    await note(world, 4002, minutes=40, run=uuid.uuid4())
+    await run(world.settings, once=True, settle=SETTLE)
+    assert await restarts(world) == []
+    request_run = await world.owner.fetchval("select run from cancellation_request")
+    world.engine.instances.add(5000)
+    await note(world, 5000, minutes=1, run=request_run, process="cancellation")
+    watching = asyncio.create_task(run(world.settings, settle=SETTLE))
+    try:
+        async with asyncio.timeout(20):
+            while not await restarts(world):
+                await asyncio.sleep(0.02)
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
+
+
 async def test_a_flow_is_noted_under_a_key_that_a_lost_engine_gave_to_another(world: FlowWorld) -> None:
     """The workers live on while the engine begins anew: who keeps in mind only keys takes the second flow for the
     first, and our books say for ever that the lost one runs."""
