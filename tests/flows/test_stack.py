@@ -9,8 +9,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,13 @@ import httpx
 import pytest
 
 from domain.policy import read_policy_text
-from tests.docs.documents import ROOT
+from tests.docs.documents import ROOT, block
 from tests.flows.running import RunningStack, eventually
-from workers.local.home import PREFERRED_PORTS, free_port
+from workers.local.home import PREFERRED_PORTS, SERVANT, free_port
+from workers.local.postgres import find_binaries
 from workers.local.processes import Child, find_child
 from workers.local.supervisor import SUPERVISOR, find_children
+from workers.settings import Settings
 
 PARTS = {"api", "workers", "relay", "reconciler", "simulator", "postgres", "kafka", "engine"}
 ADDRESSES = {"api", "database", "kafka", "engineGrpc", "engineRest", "operate", "tasklist"}
@@ -211,3 +215,87 @@ def test_the_example_of_a_system_works_behind_the_real_stack(mortal: RunningStac
     assert httpx.get(f"{url}/nobody", trust_env=False).status_code == 404
     told = mortal.cli("verify")
     assert told.returncode == 0, told.stdout + told.stderr
+
+
+def test_a_backup_under_load_comes_back_and_flows_go_on_in_a_new_engine(mortal: RunningStack) -> None:
+    """The commands of the handbook, while orders run; then everything but the archive and the outside world is lost.
+
+    It rests on the relay's `_ask_for_models`: what is started before the new engine has the models, nobody hears of;
+    orders with work to do would be found silent and started again, those with an unknown outcome only when the policy
+    gives it up.
+    """
+    assert mortal.cli("up", "--detach", "--light", "--systems", "{}", seconds=420).returncode == 0
+    tenant, folder = mortal.tenant(), mortal.folder
+    tenant.make_impatient("assign-number")
+    tenant.fault(taskType="ship-device", fault="accept-silent", times=4)
+    waiting = [tenant.submit() for _ in range(4)]
+    for order in waiting:
+        tenant.wait_effect(order, "ship", "shipping", acceptedAt=...)
+    reviewed = [tenant.cancel(order, forceManualReview=True) for order in waiting[2:]]
+    for request in reviewed:
+        eventually(partial(tenant.get, request), lambda seen: seen["status"] == "REQUIRES_APPROVAL", "a review")
+
+    stop = threading.Event()
+    running: list[str] = []
+
+    def load() -> None:
+        while not stop.wait(0.2):
+            running.append(tenant.submit("fiber-100"))
+
+    backup = folder / "backup"
+    (backup / "archive").mkdir(parents=True)
+    owner = mortal.told()["RECOURSE_OWNER_DATABASE_URL"]
+    binaries = find_binaries(Settings().cache)
+    paths = {**os.environ, "PG": owner, "BACKUP": str(backup), "PATH": f"{binaries}:{os.environ['PATH']}"}
+    crowd = threading.Thread(target=load)
+    crowd.start()
+    try:
+        eventually(lambda: len(running), lambda count: count >= 3, "load")
+        archived = block(HANDBOOK, "archive").replace(" &\n", " > /dev/null 2>&1 &\n")
+        done = subprocess.run(["bash", "-euc", archived], env=paths, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        count = len(running)
+        eventually(lambda: len(running), lambda more: more >= count + 3, "load after the back-up")
+    finally:
+        stop.set()
+        crowd.join()
+
+    # The machine fails while calls have no answer. Gone are the truth, the events, the flows; what is outside stays.
+    workers = mortal.pid("workers")
+    with mortal.stopped("simulator"):
+        doubtful = [tenant.submit("mobile-sim") for _ in range(2)]
+        for order in doubtful:
+            tenant.wait_effect(order, "assign", "numbering", state="UNKNOWN")
+        kill_supervisor(mortal)
+        os.kill(workers, signal.SIGKILL)
+    assert mortal.cli("down").returncode == 0
+    for part in ("postgres", "kafka", "engine"):
+        shutil.rmtree(mortal.home.data(part))
+    data = mortal.home.data("postgres")
+    data.mkdir(mode=0o700)
+    back = {**paths, "DATA": str(data)}
+    subprocess.run(["bash", "-euc", block(HANDBOOK, "restore")], env=back, check=True)
+    if os.geteuid() == 0:
+        subprocess.run(["chown", "-R", SERVANT, str(data)], check=True)
+    up = mortal.cli("up", "--detach", "--light", "--systems", "{}", seconds=420)
+    assert up.returncode == 0, up.stdout + up.stderr
+
+    for order in waiting[:2]:
+        effect = tenant.wait_effect(order, "ship", "shipping", acceptedAt=...)
+        tenant.call_back(effect["effectId"])
+    for request in reviewed:
+        etag = str(tenant.approver.get(request).headers["etag"])
+        tenant.post(f"{request}/approve", {"comment": "yes"}, by=tenant.approver, etag=etag).raise_for_status()
+    for order in (*waiting[:2], *doubtful, *running):
+        tenant.wait_state(order, "COMPLETED", seconds=240)
+    for order in waiting[2:]:
+        tenant.wait_state(order, "CANCELLED", seconds=240)
+    for order in (*waiting, *doubtful):
+        kinds = {entry["kind"] for entry in tenant.items(f"/api/v1/orders/{order}/timeline")}
+        assert "FLOW_RESTARTED" in kinds, order
+    for order in (*waiting, *doubtful, *running):
+        done_outside = tenant.done(order)
+        assert set(done_outside.values()) == {1}, done_outside
+    for check in (("verify",), ("audit", "verify")):
+        told = mortal.cli(*check)
+        assert told.returncode == 0, told.stdout + told.stderr
