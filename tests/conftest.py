@@ -21,8 +21,8 @@ if TYPE_CHECKING:  # imported where they are used: the pure core's tests start w
     from tests.browser.consoles import Consoles
     from tests.flows.running import RunningStack, Tenant
 
-# How long an example took tells how busy the machine was, and nothing here asserts that. What lets a change in draws the
-# same every time; `--hypothesis-profile=long` draws many more of them, and others each time.
+# How long an example took tells how busy the machine was, and nothing here asserts that. What lets a change in draws
+# the same every time; `--hypothesis-profile=long` draws many more of them, and others each time.
 settings.register_profile(
     "short", max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
