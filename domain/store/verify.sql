@@ -180,10 +180,12 @@ where (:tenant_id::uuid is null or o.tenant_id = :tenant_id) and o.state = 'CANC
 limit :limit;
 
 -- name: held_tasks_rest
--- I6: calls of fulfillment that began while a request or an operator held the task.
+-- I6: calls of fulfillment that began while a request or an operator held the task. An item of which only a part goes
+-- is not held as a whole: what is told no quantity goes on.
 with held as (
     select tenant_id, order_id, requested_at as since, coalesce(ended_at, 'infinity') as until,
-        format('request %s', request_id) as holder, case scope when 'ITEMS' then item_ids end as item_ids
+        format('request %s', request_id) as holder, case scope when 'ITEMS' then array(
+            select unnest(item_ids) except select jsonb_object_keys(quantities)) end as item_ids
     from cancellation_request
     union all
     select tenant_id, order_id, at, coalesce(until, 'infinity'), holder, null
