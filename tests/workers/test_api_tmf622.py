@@ -11,6 +11,8 @@ from domain import machines
 from domain.values import OrderId
 from tests.workers.api_world import ADDRESS, ApiWorld
 from workers import tmf
+from workers.api.app import SERVED
+from workers.api.openapi import make_openapi
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -156,6 +158,10 @@ async def test_lists_have_numbers_totals_filters_and_chosen_fields(world: ApiWor
     assert (page.headers["x-total-count"], page.headers["x-result-count"]) == ("5", "2")
     assert [set(row) for row in page.json()] == [{"id", "href", "@type", "state", "externalId"}] * 2
     assert [row["externalId"] for row in page.json()] == ["list-3", "list-2"]
+    one = (await world.get(f"{ORDERS}/{made[0]['id']}?fields=state")).json()
+    assert set(one) == {"id", "href", "@type", "state"}
+    described = make_openapi(SERVED, base_url="http://recourse.test")["components"]["schemas"]["ProductOrderView"]
+    assert set(described["required"]) <= set(one)
     (found,) = (await world.get(f"{ORDERS}?externalId=list-4")).json()
     assert found["id"] == made[4]["id"]
     assert (await world.get(f"{ORDERS}?state=acknowledged,held")).headers["x-total-count"] == "5"

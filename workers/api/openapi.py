@@ -75,6 +75,7 @@ _PRODUCT_ORDER: Final[Mapping[str, Schema]] = {
     "deliveryNote": _TEXT,
     "installationAddress": _FREE,
 }
+_CHOSEN_ORDER: Final = {**_PRODUCT_ORDER, "state": _TEXT, "orderDate": _TIME, "productOrderItem": _list(_FREE)}
 _CANCEL_TASK: Final[Mapping[str, Schema]] = {
     "cancellationReason": _TEXT,
     "requestedCancellationDate": _TIME,
@@ -529,8 +530,9 @@ ANSWERS: Final[Mapping[str, Schema]] = {
     "ProductOrder": _object(
         _PRODUCT_ORDER, id=_ID, href=_TEXT, state=_TEXT, orderDate=_TIME, productOrderItem=_list(_FREE)
     ),
-    # A list may be asked for chosen fields only.
-    "ProductOrders": _list(_object({**_PRODUCT_ORDER, "state": _TEXT}, id=_ID, href=_TEXT)),
+    # Whoever looks may choose the fields.
+    "ProductOrderView": _object(_CHOSEN_ORDER, id=_ID, href=_TEXT),
+    "ProductOrders": _list(_object(_CHOSEN_ORDER, id=_ID, href=_TEXT)),
     "ProductOrderCreate": _object(_PRODUCT_ORDER, productOrderItem=_list(_FREE)),
     "ProductOrderPatch": _object({**_PRODUCT_ORDER, "productOrderItem": _list(_FREE)}, amendmentReason=_TEXT),
     "CancelProductOrder": _object(_CANCEL_TASK, id=_ID, href=_TEXT),

@@ -78,7 +78,7 @@ async def create_product_order(call: Call) -> Response:
     return _created(tmf.show_product_order(row, call.service.base_url), replayed=answer.replayed)
 
 
-@routes.get("/productOrder/{id}", "ProductOrder", query=(_FIELDS,))
+@routes.get("/productOrder/{id}", "ProductOrderView", query=(_FIELDS,))
 async def show_product_order(call: Call) -> Response:
     """One order as it stands."""
     _check_names(call, frozenset({"fields"}))
