@@ -224,16 +224,9 @@ def test_an_order_leads_to_its_flow_in_operate(consoles: Consoles, tenant: Tenan
     assert page.url.startswith(f"{consoles.operate}/processes/{key}")
 
 
-@pytest.fixture
-def addresses(consoles: Consoles, stack: RunningStack) -> dict[str, Any]:
-    """Those of the stack whose search is ready."""
-    assert consoles.operate
-    return stack.status()
-
-
-async def test_the_search_tells_of_an_incident_until_it_is_resolved(addresses: dict[str, Any]) -> None:
-    started = datetime.now(UTC) - timedelta(minutes=1)
-    settings = Settings(engine_grpc=addresses["engineGrpc"], engine_rest=addresses["engineRest"])
+async def test_the_search_tells_of_an_incident_until_it_is_resolved(consoles: Consoles, stack: RunningStack) -> None:
+    started, status = datetime.now(UTC) - timedelta(minutes=1), stack.status()
+    settings = Settings(engine_grpc=status["engineGrpc"], engine_rest=status["engineRest"])
     channel = open_channel(settings)
     engine = Engine(channel, settings)
     try:

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -111,7 +112,8 @@ class RunningStack:
         return Home(self.folder)
 
     def status(self) -> dict[str, Any]:
-        return dict(asyncio.run(read_status(self.home)).as_json())
+        with ThreadPoolExecutor(1) as beside:  # who asks may have a loop running
+            return dict(beside.submit(lambda: asyncio.run(read_status(self.home))).result().as_json())
 
     def told(self) -> Mapping[str, str]:
         """The settings of our processes in this stack."""
