@@ -29,10 +29,21 @@ settings.register_profile(
 settings.register_profile("long", settings.get_profile("short"), max_examples=5000, derandomize=False)
 settings.load_profile("short")
 
+_TESTS = Path(__file__).parent
+
 
 def pytest_configure() -> None:
     """A test run that is told to end ends like one that is interrupted: what it started is stopped."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`make test` runs two processes beside each other (--dist loadgroup): one has the stack and all who use it, in
+    their order; of the others each module stays whole, for what it has set up."""
+    for item in items:
+        shared = "stack" in getattr(item, "fixturenames", ()) and item.path.stem != "test_newer_engine"
+        item.add_marker(pytest.mark.xdist_group("stack" if shared else str(item.path.relative_to(_TESTS))))
 
 
 @pytest.fixture(scope="session")
