@@ -45,7 +45,7 @@ check: $(STAMP) ## Lint, types and the rules of the house
 	@$(BIN)/lint-imports
 
 test: check ## Everything a developer needs to trust a change (starts what it needs)
-	@$(BIN)/pytest -n 2 --dist loadgroup
+	@$(BIN)/pytest -n 2 --dist loadscope
 
 test-fast: check ## Seconds: lint, types, rules of the house and the pure core
 	@$(BIN)/pytest -q tests/domain

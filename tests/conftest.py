@@ -17,6 +17,9 @@ from hypothesis import HealthCheck, settings
 from tests.postgres import Database, PostgresServer, serve_postgres
 
 if TYPE_CHECKING:  # imported where they are used: the pure core's tests start without a browser or an engine's client
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadScopeScheduling
+
     from tests.browser.chromium import Browser, Page
     from tests.browser.consoles import Consoles
     from tests.flows.running import RunningStack, Tenant
@@ -29,7 +32,8 @@ settings.register_profile(
 settings.register_profile("long", settings.get_profile("short"), max_examples=5000, derandomize=False)
 settings.load_profile("short")
 
-_TESTS = Path(__file__).parent
+# Modules among the flows that start another stack, or only parts of one.
+_STACKS_OF_THEIR_OWN = {"test_newer_engine", "test_stack"}
 
 
 def pytest_configure() -> None:
@@ -37,13 +41,18 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`make test` runs two processes beside each other (--dist loadgroup): one has the stack and all who use it, in
-    their order; of the others each module stays whole, for what it has set up."""
-    for item in items:
-        shared = "stack" in getattr(item, "fixturenames", ()) and item.path.stem != "test_newer_engine"
-        item.add_marker(pytest.mark.xdist_group("stack" if shared else str(item.path.relative_to(_TESTS))))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """`make test` runs two processes beside each other. One has the stack, and every test that uses it, in their order;
+    of the others each module stays whole, for what it has set up."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByPart(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            module = nodeid.partition("::")[0]
+            shares = module.startswith("tests/flows/") and Path(module).stem not in _STACKS_OF_THEIR_OWN
+            return "stack" if shares or module == "tests/browser/test_consoles.py" else module
+
+    return ByPart(config, log)
 
 
 @pytest.fixture(scope="session")
