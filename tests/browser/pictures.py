@@ -91,7 +91,7 @@ def draw_consoles(browser: Browser, home: str) -> None:
         consoles.log_in(page, consoles.tasklist, "bob")
         page.wait_for("Review change")
         page.open(f"{consoles.tasklist}/{key}")
-        page.wait_for("Decision")
+        page.wait_for("May installation address, postal code change?")  # its variables come after the form
         page.screenshot(PICTURES / "tasklist.png")
     with browser.tab(viewport={"width": 1200, "height": 800}) as page:
         consoles.log_in(page, consoles.operate, "demo")
