@@ -357,6 +357,7 @@ QUIET: list[tuple[str, Canonical, Observed]] = [
 
 @pytest.mark.parametrize(("canonical", "observed"), [row[1:] for row in QUIET], ids=[row[0] for row in QUIET])
 def test_what_is_no_difference_is_no_finding(canonical: Canonical, observed: Observed) -> None:
+    """EC59 among them: the search lags behind the engine, and our own commit behind both."""
     assert compare(canonical, observed, SETTLE, NOW, LAG) == []
 
 
