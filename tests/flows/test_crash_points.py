@@ -127,10 +127,8 @@ def test_workers_die_around_a_call_on_the_way_back(stack: RunningStack, shipped_
 
 
 def test_workers_die_around_an_amendment(stack: RunningStack, shipped_later: Tenant) -> None:
-    """The assessment, the application and the undoing of what is to be done anew: each comes again, and counts once.
-
-    Without the job's own command id (`correlation_id`) an application whose answer died with its worker is refused when
-    it comes again, and the flow becomes an incident.
+    """The assessment, the application and the undoing of what is to be done anew: each comes again, and counts once:
+    by the job's own command id, and where that was taken out (`correlation_id`), by how the order stands.
     """
     tenant = shipped_later
     orders = [tenant.submit(appointment=SLOT) for _ in AMENDED]
