@@ -8,10 +8,12 @@ ones without either loop seeing the other.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import re
 import shutil
 import subprocess
+import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -55,8 +57,11 @@ def find_chromium() -> Path:
         return found
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise RuntimeError(f"No Chromium: install one of {', '.join(KNOWN)}, or name its program with {SETTING}.")
-    _apt("update")
-    _apt("install", "--yes", "--no-install-recommends", *PACKAGES)
+    with (Path(tempfile.gettempdir()) / "recourse-test-browser.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # `make test` has two processes, and apt's lists are one's alone
+        if not _look_around():
+            _apt("update")
+            _apt("install", "--yes", "--no-install-recommends", *PACKAGES)
     found = _look_around()
     assert found is not None, f"{PACKAGES[0]} was installed, yet none of {', '.join(KNOWN)} is on the PATH"
     return found
