@@ -8,12 +8,10 @@ ones without either loop seeing the other.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import re
 import shutil
 import subprocess
-import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -25,6 +23,8 @@ from typing import Any, Final, Literal, TypeVar
 from playwright.async_api import Browser as Engine
 from playwright.async_api import ConsoleMessage, Locator, Response, async_playwright
 from playwright.async_api import Page as Tab
+
+from tests.exclusive import installing
 
 T = TypeVar("T")
 
@@ -57,8 +57,7 @@ def find_chromium() -> Path:
         return found
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise RuntimeError(f"No Chromium: install one of {', '.join(KNOWN)}, or name its program with {SETTING}.")
-    with (Path(tempfile.gettempdir()) / "recourse-test-browser.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # `make test` has two processes, and apt's lists are one's alone
+    with installing():
         if not _look_around():
             _apt("update")
             _apt("install", "--yes", "--no-install-recommends", *PACKAGES)

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from tests.deploy.processes import ROOT
+from tests.exclusive import installing
 from workers.settings import load_settings
 
 PROMTOOL = "RECOURSE_TEST_PROMTOOL"
@@ -53,11 +54,12 @@ def find_promtool() -> Path:
 def _from_debian(scratch: Path) -> Path | None:
     if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
         return None
-    if not _runs(["apt-get", "-qq", "download", "prometheus"], scratch):
-        # The lists may be old, or not there yet; only root may fetch them.
-        _runs(["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300", "update"], scratch)
+    with installing():
         if not _runs(["apt-get", "-qq", "download", "prometheus"], scratch):
-            return None
+            # The lists may be old, or not there yet; only root may fetch them.
+            _runs(["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300", "update"], scratch)
+            if not _runs(["apt-get", "-qq", "download", "prometheus"], scratch):
+                return None
     (package,) = scratch.glob("prometheus_*.deb")
     _runs(["dpkg", "-x", package.name, "out"], scratch)
     found = scratch / "out/usr/bin/promtool"
