@@ -21,7 +21,7 @@ from domain.store.verify import (
     Offence,
     open_auditor,
 )
-from tests.builders import change, confirmed
+from tests.builders import an_item, an_order, change, confirmed
 from tests.postgres import PostgresServer
 from tests.store.conftest import Lived
 from tests.stored import Store, open_store
@@ -463,6 +463,16 @@ def test_who_waits_for_a_person_is_not_stuck(store: Store) -> None:
     report = store.run(verify(store.database.auditor_url, at_rest=True))
     stuck = {offence.order_id for offence in report.findings[len(CHECKS)].offences if offence.entity == "ORDER"}
     assert stuck == {idle}
+
+
+def test_what_goes_on_beside_the_cancellation_of_a_part_is_not_held(store: Store) -> None:
+    """What is told no quantity is called while a part is being judged; that breaks nothing."""
+    world = store.world().accept(an_order(an_item(quantity=3))).decompose()
+    world.judge(world.cancel(scope="ITEMS", item_ids=("1",), quantities={"1": 1}, force_manual_review=True))
+    world.run_flow()
+    assert world.calls
+    report = store.run(verify(store.database.auditor_url))
+    assert report.valid, report.to_text()
 
 
 def test_another_tenants_rows_are_not_looked_at(lived: Lived) -> None:
