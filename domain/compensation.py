@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from graphlib import CycleError, TopologicalSorter
 from itertools import chain, pairwise
 from typing import Final
 
 from domain.assessment import Impact, find_refund, must_stay, related_items
+from domain.circles import find_circle
 from domain.ledger import Effect, read_money
 from domain.order import RUNNING, CompensationPlan, Draft, Task
 from domain.policy import TaskType
@@ -110,22 +110,12 @@ def _untangle(nodes: dict[EffectId, Node], wished: Container[tuple[EffectId, Eff
     """Take out what would make undoings wait for each other: none of them would ever come. The reverse of the plan
     holds; `undo_after` (wished) adds to it, and where the policy's plans agree with it and these items together do not,
     it gives way. What only awaits an outcome calls nobody, so it need not wait for anything."""
-    while circle := _find_circle({effect_id: node.after for effect_id, node in nodes.items()}):
+    while circle := find_circle({effect_id: node.after for effect_id, node in nodes.items()}):
         waiting, other = next(
             (one, other) for one, other in pairwise(circle) if (one, other) in wished or nodes[one].purpose == "AWAIT"
         )
         nodes[waiting] = replace(nodes[waiting], after=tuple(e for e in nodes[waiting].after if e != other))
     return nodes
-
-
-def _find_circle(before: Mapping[EffectId, Sequence[EffectId]]) -> list[EffectId]:
-    """Effects of which each waits for the next one, the first again at the end; empty where there are none."""
-    try:
-        TopologicalSorter(before).prepare()
-    except CycleError as error:
-        found: list[EffectId] = error.args[1]
-        return found[::-1]
-    return []
 
 
 def _purpose(impact: Impact, disposition: str | None) -> str | None:

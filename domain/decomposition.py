@@ -6,8 +6,8 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from graphlib import CycleError, TopologicalSorter
 
+from domain.circles import find_circle
 from domain.commands import OrderItem
 from domain.errors import FieldError, ItemUnknown, OfferingUnknown, Unprocessable
 from domain.order import UNSTARTED, Asset, Draft, Item, Task
@@ -95,7 +95,7 @@ def check_items(policy: Policy, order_type: str, items: Iterable[OrderItem]) -> 
                     FieldError(f"{at}/reliesOn", f"{item.offering} needs one of {', '.join(offering.requires)}")
                 )
     problems += [FieldError("/items", f"items {' and '.join(cycle)} wait for each other") for cycle in _cycles(known)]
-    if not problems and (circle := find_circle(policy, order_type, items)):
+    if not problems and (circle := describe_circle(policy, order_type, items)):
         problems.append(FieldError("/items", f"the work of these items would wait for itself: {circle}"))
     if problems:
         raise Unprocessable("The items do not fit together.", errors=tuple(problems))
@@ -166,18 +166,15 @@ def draw_plan(
     return tasks
 
 
-def find_circle(policy: Policy, order_type: str, items: Iterable[Item | OrderItem]) -> str | None:
+def describe_circle(policy: Policy, order_type: str, items: Iterable[Item | OrderItem]) -> str | None:
     """Work that would wait for itself, in words. A policy that is sound by itself can still come to that where items
     rely on each other or are parts: a shared step (`per: ORDER`) of one waits for what comes after it in the other."""
     items = list(items)
     if not any(item.parent or item.relies_on for item in items):
         return None
     shape, after = _draw_steps(order_type, items, policy)
-    try:
-        TopologicalSorter(after).prepare()
-    except CycleError as error:
-        return " before ".join(f"{shape[key][0]} of item {'/'.join(shape[key][2])}" for key in error.args[1])
-    return None
+    circle = find_circle(after)
+    return " before ".join(f"{shape[key][0]} of item {'/'.join(shape[key][2])}" for key in reversed(circle)) or None
 
 
 _Key = tuple[str, ...]

@@ -19,7 +19,7 @@ from domain.commands import (
     RestartFlow,
     ValidateOrder,
 )
-from domain.decomposition import check_items, copy_types, draw_plan, find_asset_problem, find_circle, takes_lock
+from domain.decomposition import check_items, copy_types, describe_circle, draw_plan, find_asset_problem, takes_lock
 from domain.errors import (
     AssetBusy,
     AssetNotModifiable,
@@ -262,7 +262,7 @@ def _find_missing_plan(draft: Draft) -> str | None:
             return f"The offering {item.offering} is no longer sold."
         if offering.plan_for(draft.head.order_type, item.action) is None:
             return f"{item.offering} has no plan for {item.action} any more."
-    circle = find_circle(draft.policy, draft.head.order_type, _live_items(draft))
+    circle = describe_circle(draft.policy, draft.head.order_type, _live_items(draft))
     return f"The work of these items would wait for itself: {circle}." if circle else None
 
 

@@ -5,11 +5,11 @@ One rule = one generator over the draft; its docstring is the rule. It never see
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
-from graphlib import CycleError, TopologicalSorter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import pairwise
-from typing import Final, TypeVar
+from typing import Final
 
+from domain.circles import find_circle
 from domain.errors import FieldError as Problem
 from domain.policy.documents import point, suggest
 from domain.policy.reading import Draft, OfferingRow
@@ -17,7 +17,6 @@ from domain.policy.terms import CHILDREN, RELIES_ON, Children, Offering, PlanSte
 from domain.values import is_external
 
 Plan = tuple[PlanStep, ...]
-N = TypeVar("N", bound=Hashable)
 
 
 def check_draft(draft: Draft) -> Iterator[Problem]:
@@ -291,7 +290,7 @@ def _steps_of(offerings: Mapping[str, Offering], names: Collection[str]) -> Coll
 
 def _plans_have_no_circle(draft: Draft) -> Iterator[Problem]:
     """No step waits for itself, within its plan or through a task that an order shares (`per: ORDER`)."""
-    circles = [(path, circle) for path, _, _, plan in _plans(draft) if (circle := _circle(_waits(plan)))]
+    circles = [(path, circle) for path, _, _, plan in _plans(draft) if (circle := find_circle(_waits(plan)))]
     for path, circle in circles:
         yield Problem(path, f"these steps wait for each other: {' → '.join(circle)}; remove one `after`")
     if circles:
@@ -301,7 +300,7 @@ def _plans_have_no_circle(draft: Draft) -> Iterator[Problem]:
         nodes = {step.step: (step.step, step.type) if step.per_order else (step.step, path) for step in plan}
         for name, before in _waits(plan).items():
             shared.setdefault(nodes[name], set()).update(nodes[other] for other in before)
-    if around := _circle(shared):
+    if around := find_circle(shared):
         names = " → ".join(name for name, _ in around)
         yield Problem(
             "/offerings",
@@ -313,14 +312,14 @@ def _plans_have_no_circle(draft: Draft) -> Iterator[Problem]:
 def _undoing_follows_the_plans_backwards(draft: Draft) -> Iterator[Problem]:
     """Undoing runs a plan backwards; `undo_after` may add to that order, never contradict it or itself."""
     wishes = {kind.name: set(kind.undo_after) for kind in draft.task_types.values() if kind.undo_after}
-    if circle := _circle(wishes):
+    if circle := find_circle(wishes):
         yield Problem(
             point("/task_types", circle[0], "undo_after"),
             f"these compensations wait for each other: {' → '.join(circle)}; remove one name",
         )
         return
     for _, owner, key, plan in _plans(draft):
-        yield from _contradictions(draft, plan, f"{owner} {key}") if not _circle(_waits(plan)) else ()
+        yield from _contradictions(draft, plan, f"{owner} {key}") if not find_circle(_waits(plan)) else ()
 
 
 def _contradictions(draft: Draft, plan: Plan, where: str) -> Iterator[Problem]:
@@ -338,7 +337,7 @@ def _contradictions(draft: Draft, plan: Plan, where: str) -> Iterator[Problem]:
         if (kind := draft.task_types.get(compensation)) and others in kind.undo_after and other != name
     }
     both = {name: before | {other for one, other in wished if one == name} for name, before in backwards.items()}
-    for name, other in pairwise(_circle(both)):
+    for name, other in pairwise(find_circle(both)):
         if (name, other) in wished and other not in backwards[name]:
             first, later = undoing[name], undoing[other]
             yield Problem(
@@ -351,13 +350,13 @@ def _contradictions(draft: Draft, plan: Plan, where: str) -> Iterator[Problem]:
 def _offerings_have_no_circle(draft: Draft) -> Iterator[Problem]:
     """No offering is the same as itself, or its own child."""
     same = {name: {row.same_as} if row.same_as else set() for name, row in draft.offerings.items()}
-    if circle := _circle(same):
+    if circle := find_circle(same):
         yield Problem(
             point("/offerings", circle[0], "same_as"),
             f"these offerings refer to each other: {' → '.join(circle)}; give one of them its own plans",
         )
     family = {name: {*o.children.mandatory, *o.children.optional} for name, o in resolve_offerings(draft).items()}
-    if circle := _circle(family):
+    if circle := find_circle(family):
         yield Problem(
             point("/offerings", circle[0], "children"),
             f"these offerings contain each other: {' → '.join(circle)}; remove one child",
@@ -435,13 +434,3 @@ def _waits(plan: Plan) -> dict[str, set[str]]:
     return {
         step.step: {name for whose, name in step.predecessors() if whose is None and name in names} for step in plan
     }
-
-
-def _circle(graph: Mapping[N, Iterable[N]]) -> list[N]:
-    """One circle, its first node again at its end, or nothing. Edges lead to what is waited for."""
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as error:
-        found: list[N] = error.args[1]
-        return found[::-1]
-    return []
