@@ -61,6 +61,12 @@ async def age(world: FlowWorld, minutes: int) -> None:
     )
 
 
+async def until_restarted(world: FlowWorld) -> None:
+    async with asyncio.timeout(20):
+        while not await restarts(world):
+            await asyncio.sleep(0.02)
+
+
 async def restarts(world: FlowWorld) -> list[asyncpg.Record]:
     rows: list[asyncpg.Record] = await world.owner.fetch(
         "select correlation_key, variables::jsonb ->> 'plan_id' as plan_id from engine_outbox"
@@ -668,9 +674,7 @@ async def test_a_loss_is_not_forgotten_before_it_is_mended(world: FlowWorld, mon
         await world.engine.until(lambda: len(calls_of(world, "CreateProcessInstance")) >= 3)
         assert await restarts(world) == []
         world.engine.has_models = True
-        async with asyncio.timeout(20):
-            while not await restarts(world):
-                await asyncio.sleep(0.02)
+        await until_restarted(world)
     finally:
         watching.cancel()
         await asyncio.wait([watching])
@@ -692,9 +696,7 @@ async def test_who_takes_the_watch_amid_a_loss_goes_on_with_it(
     await note(world, 5000, minutes=1, run=request_run, process="cancellation")
     watching = asyncio.create_task(run(world.settings, settle=SETTLE))
     try:
-        async with asyncio.timeout(20):
-            while not await restarts(world):
-                await asyncio.sleep(0.02)
+        await until_restarted(world)
     finally:
         watching.cancel()
         await asyncio.wait([watching])
