@@ -925,7 +925,7 @@ def explain_refunds(draft: Draft, impacts: Iterable[Impact]) -> list[Rule]:
 def _find_passed(draft: Draft, closure: Closure, asked_at: datetime) -> list[list[str]]:
     """The dated points behind which effects have come: hard ones by now, soft ones by the time of asking."""
     passed: list[list[str]] = []
-    for task_id in sorted(closure.tasks):
+    for task_id in closure.tasks:
         task = draft.tasks[task_id]
         task_type, effect = draft.task_type(task), draft.effect_of(task)
         hard, soft = task_type.hard_point_of_no_return, task_type.soft_point_of_no_return
@@ -936,16 +936,17 @@ def _find_passed(draft: Draft, closure: Closure, asked_at: datetime) -> list[lis
             reached = moment_of(point, document) if point else None
             if reached and moment >= reached:
                 passed.append([str(task_id), name])
-    return passed
+    return sorted(passed)
 
 
 def fingerprint(draft: Draft, request_id: RequestId | None, closure: Closure) -> str:
     """What an assessment rests on: the closure's tasks and effects, the dates they have passed, the touched values,
     other open changes, the policy. Not the order's version, which moves for other reasons."""
-    tasks = [
+    # Sorted as text: a UUID compares itself in Python.
+    tasks = sorted(
         [str(task_id), "UNSTARTED" if draft.tasks[task_id].state in UNSTARTED else draft.tasks[task_id].state]
-        for task_id in sorted(closure.tasks)
-    ]
+        for task_id in closure.tasks
+    )
     touched = set(closure.tasks)
     effects = sorted(
         [str(effect.effect_id), effect.state, effect.accepted_at is not None]

@@ -829,10 +829,9 @@ def fingerprint_amendment(draft: Draft, amendment: Amendment, judged: Iterable[J
     changes, the policy."""
     tasks = {task.task_id: task for found in judged for task in found.touched}
     tasks |= {fate.task.task_id: fate.task for fate in fates}
-    rows = [
-        [str(task_id), "UNSTARTED" if task.state in UNSTARTED else task.state]
-        for task_id, task in sorted(tasks.items())
-    ]
+    rows = sorted(
+        [str(task_id), "UNSTARTED" if task.state in UNSTARTED else task.state] for task_id, task in tasks.items()
+    )
     effects = sorted(
         [str(effect.effect_id), effect.state, effect.accepted_at is not None]
         for effect in draft.effects.values()
