@@ -513,6 +513,7 @@ def bench(
     from workers.bench.harness import write_record
     from workers.bench.report import publish as write_pages
     from workers.bench.run import BENCHES, run_benches
+    from workers.logs import configure_logs
     from workers.runtime import project_file, run_fast
     from workers.settings import load_settings
 
@@ -526,9 +527,12 @@ def bench(
     if quick and publish:
         raise fail("what a quick run measures is not published", _USAGE)
     names = list(BENCHES) if name == "all" else [name]
+    settings = load_settings()
+    # The side that does nothing works in this process; that a busy engine turns its polls away is no news here.
+    configure_logs(settings.model_copy(update={"log_level": "error"}), "bench")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to end, it stops the servers that it started
     try:
-        outcomes = run_fast(run_benches(load_settings(), names, quick=quick, say=typer.echo, size=size or 0))
+        outcomes = run_fast(run_benches(settings, names, quick=quick, say=typer.echo, size=size or 0))
     except UnfitError as error:
         raise fail(str(error)) from error
     if file is not None:
