@@ -55,9 +55,19 @@ _ACTIONS_BACK: Final = MappingProxyType({ours: theirs for theirs, ours in _ACTIO
 
 # What they say of an order and we only keep, to give it back.
 _KEPT: Final = (
-    "category", "channel", "description", "note", "notificationContact", "payment", "priority",
-    "requestedCompletionDate",
+    "agreement", "billingAccount", "category", "channel", "description", "note", "notificationContact",
+    "orderTotalPrice", "payment", "priority", "productOfferingQualification", "quote", "requestedCompletionDate",
 )  # fmt: skip
+_KEPT_OF_ITEM: Final = (
+    "appointment", "billingAccount", "itemTerm", "itemTotalPrice", "payment", "productOfferingQualificationItem",
+    "qualification", "quoteItem",
+)  # fmt: skip
+# What is read of an item; the rest of its offering and of its product is kept, its state is ours to tell.
+_READ_OF_ITEM: Final = (
+    "id", "action", "quantity", "state", "itemPrice", "product", "productOffering", "productOrderItemRelationship",
+)  # fmt: skip
+_NAMED_OF_ITEM: Final = frozenset({*_READ_OF_ITEM, *_KEPT_OF_ITEM})
+_READ_OF_PRODUCT: Final = ("id", "place", "productCharacteristic")
 # Members of our own that an order may carry beside theirs, as their rules for extending a resource allow.
 _OURS: Final = ("appointment", "contact", "deliveryAddress", "deliveryNote", "installationAddress")
 _PLACES: Final = (("deliver", "deliveryAddress"), ("install", "installationAddress"))
@@ -95,8 +105,30 @@ def read_product_order(given: Json) -> Json:
 
 
 def read_kept(given: Json) -> dict[str, Json]:
-    """What we keep of their order as it was told."""
-    return {name: given[name] for name in (*_KEPT, "relatedParty") if name in given} if isinstance(given, dict) else {}
+    """What we keep of their order as it was told; `items`: the same of each item that said anything, by its id."""
+    if not isinstance(given, dict):
+        return {}
+    kept = {name: given[name] for name in (*_KEPT, "relatedParty") if name in given}
+    lines = given.get("productOrderItem")
+    told = [line for line in lines if isinstance(line, dict)] if isinstance(lines, list) else []
+    if items := {str(line.get("id")): found for line in told if (found := _read_kept_of_item(line))}:
+        kept["items"] = items
+    return kept
+
+
+def _read_kept_of_item(line: Mapping[str, Json]) -> dict[str, Json]:
+    kept = {name: line[name] for name in _KEPT_OF_ITEM if name in line}
+    product, offering = line.get("product"), line.get("productOffering")
+    if isinstance(product, dict):
+        rest = {name: value for name, value in product.items() if name not in _READ_OF_PRODUCT}
+        places = product.get("place")
+        if isinstance(places, list) and (others := [place for place in places if not _names_address(place)]):
+            rest["place"] = others
+        if rest:
+            kept["product"] = rest
+    if isinstance(offering, dict) and set(offering) > {"id"}:
+        kept["productOffering"] = offering
+    return kept
 
 
 def name_faults(faults: tuple[FieldError, ...]) -> tuple[FieldError, ...]:
@@ -147,6 +179,9 @@ def _read_item(line: Json) -> Json:
             ours["parentItemId"] = one.get("id")
     if (price := _read_price(line.get("itemPrice"))) is not None:
         ours["price"] = price
+    for name in line:
+        if name not in _NAMED_OF_ITEM and not name.startswith("@"):
+            ours[name] = line[name]  # refused by name, as of an order
     return ours
 
 
@@ -158,6 +193,12 @@ def _read_price(prices: Json) -> Json:
         return Money.from_units(amount["value"], amount["unit"]).to_json()
     except (TypeError, KeyError, IndexError, AttributeError, ValueError, OverflowError):
         return None
+
+
+def _names_address(place: Json) -> bool:
+    """Whether it is read as an address of ours."""
+    role = str(place.get("role", "")).lower() if isinstance(place, dict) else ""
+    return any(word in role for word, _ in _PLACES)
 
 
 def _read_places(line: Json) -> dict[str, Json]:
@@ -196,9 +237,18 @@ def read_patch(given: Json, row: Mapping[str, Json]) -> dict[str, Json]:
             _note_change(changes, f"/{name}", content.get(name), read[name])
     items = {item["item_id"]: item for item in row["items"] or ()}
     for at, line in enumerate(lines if isinstance(lines, list) else []):
-        if isinstance(line, dict) and line.get("id") in items:
-            _note_item(changes, items[line["id"]], line)
+        item = items.get(line.get("id")) if isinstance(line, dict) and isinstance(line.get("id"), str) else None
+        if item is not None:
+            kept = content.get("tmf", {}).get("items", {}).get(item["item_id"], {})
+            faults += [
+                FieldError(f"/productOrderItem/{at}/{name}", "is not changed by a patch") for name in _lost(line, kept)
+            ]
+            _note_item(changes, item, line)
         elif isinstance(line, dict) and line.get("action") == "add":
+            faults += [
+                FieldError(f"/productOrderItem/{at}/{name}", "is not kept of an item that a patch brings")
+                for name in _lost(line, {})
+            ]
             changes.append({"path": "/items/-", "operation": "ADD", "newValue": _read_item(line)})
         else:
             faults.append(FieldError(f"/productOrderItem/{at}", "wants the id of an item, or the action add"))
@@ -208,6 +258,21 @@ def read_patch(given: Json, row: Mapping[str, Json]) -> dict[str, Json]:
         raise Unprocessable(errors=tuple(faults))
     reason = given.get("amendmentReason")
     return {"reasonCode": reason_code(reason) if isinstance(reason, str) else reason, "changes": changes}
+
+
+def _lost(line: Mapping[str, Json], kept: Mapping[str, Json]) -> list[str]:
+    """Members of an item that a patch says otherwise than they are kept, or that nobody knows. What it says of the
+    offering beside its id is not looked at: it describes it."""
+    told = {name: value for name, value in _read_kept_of_item(line).items() if name != "productOffering"}
+    told |= {name: line[name] for name in line if not (name in _NAMED_OF_ITEM or name.startswith("@"))}
+    return [name for name, value in told.items() if not _leaves(value, kept.get(name))]
+
+
+def _leaves(value: Json, stands: Json) -> bool:
+    """Whether a merge patch that says this changes nothing."""
+    if isinstance(value, dict) and isinstance(stands, dict):
+        return all(_leaves(part, stands.get(name)) for name, part in value.items())
+    return bool(value == stands)
 
 
 def _unpatchable(given: Mapping[str, Json], row: Mapping[str, Json]) -> list[str]:
@@ -267,7 +332,7 @@ def show_product_order(row: Mapping[str, Json], base_url: str) -> dict[str, Json
         **{name: content.get(name) for name in _OURS},
         **{name: kept.get(name) for name in _KEPT},
         "relatedParty": kept.get("relatedParty") or [party],
-        "productOrderItem": [_show_item(item) for item in row["items"] or ()],
+        "productOrderItem": [_show_item(item, kept) for item in row["items"] or ()],
     }
     return {name: value for name, value in shown.items() if value is not None}
 
@@ -275,8 +340,13 @@ def show_product_order(row: Mapping[str, Json], base_url: str) -> dict[str, Json
 _FULFILLED: Final = frozenset({"COMPLETED", "PARTIALLY_COMPLETED"})
 
 
-def _show_item(item: Mapping[str, Json]) -> dict[str, Json]:
+def _show_item(item: Mapping[str, Json], kept_of_order: Mapping[str, Json]) -> dict[str, Json]:
+    """kept_of_order: as `read_kept` gave it"""
     content = item["content"]
+    kept = kept_of_order.get("items", {}).get(item["item_id"], {})
+    # What was told of an offering is told of no other one.
+    offering = kept.get("productOffering", {})
+    offering = offering if offering.get("id") == item["offering"] else {"@referredType": "ProductOffering"}
     traits = [{"name": name, "value": value} for name, value in (content.get("configuration") or {}).items()]
     asset = item["asset"] or item["target_asset"]
     related = [{"id": other, "relationshipType": "reliesOn"} for other in item["relies_on"]]
@@ -284,14 +354,15 @@ def _show_item(item: Mapping[str, Json]) -> dict[str, Json]:
         related.append({"id": item["parent"], "relationshipType": "isChildOf"})
     price = content.get("price")
     amount = price and {"unit": price["currency"], "value": Money.from_json(price).units}
-    product = {"id": asset, "productCharacteristic": traits or None}
+    product = {**kept.get("product", {}), "id": asset, "productCharacteristic": traits or None}
     shown = {
+        **{name: kept.get(name) for name in _KEPT_OF_ITEM},
         "id": item["item_id"],
         "@type": "ProductOrderItem",
         "action": _ACTIONS_BACK[item["action"]],
         "quantity": item["quantity"],
         "state": ITEM_STATES[item["state"]],
-        "productOffering": {"id": item["offering"], "@referredType": "ProductOffering"},
+        "productOffering": {**offering, "id": item["offering"]},
         "product": {name: value for name, value in product.items() if value is not None} or None,
         "itemPrice": [{"price": {"dutyFreeAmount": amount}}] if amount else None,
         "productOrderItemRelationship": related or None,

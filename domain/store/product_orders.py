@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -29,11 +29,14 @@ class Numbered:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which orders; None: whatever it is. since and until: of the moment when it was taken in."""
+    """Which orders; None: whatever it is. kept: members that were told so · since and until: of the moment when it was
+    taken in, from the one on and before the other."""
 
+    order_id: UUID | None = None
     states: Collection[str] | None = None
     external_id: str | None = None
     customer_id: str | None = None
+    kept: Mapping[str, str] | None = None
     since: datetime | None = None
     until: datetime | None = None
 
@@ -41,20 +44,35 @@ class Wanted:
 async def list_product_orders(pool: Pool, tenant_id: TenantId, wanted: Wanted, *, limit: int, offset: int) -> Numbered:
     """Newest first: rows of {head, items}, as their tables have them."""
     values = {
+        "order_id": wanted.order_id,
         "states": None if wanted.states is None else sorted(wanted.states),
         "external_id": wanted.external_id,
         "customer_id": wanted.customer_id,
+        "kept": orjson.dumps(wanted.kept).decode() if wanted.kept else None,
         "since": wanted.since,
         "until": wanted.until,
     }
     return await _page(pool, tenant_id, ("list_product_orders", "count_product_orders"), values, limit, offset)
 
 
+@dataclass(frozen=True, slots=True)
+class WantedTasks:
+    """Which requests to cancel a whole order; None: whatever it is."""
+
+    request_id: UUID | None = None
+    order_id: UUID | None = None
+    statuses: Collection[str] | None = None
+
+
 async def list_cancel_tasks(
-    pool: Pool, tenant_id: TenantId, order_id: UUID | None, *, limit: int, offset: int
+    pool: Pool, tenant_id: TenantId, wanted: WantedTasks, *, limit: int, offset: int
 ) -> Numbered:
     """Newest first: rows of the requests to cancel a whole order."""
-    values = {"order_id": order_id}
+    values = {
+        "request_id": wanted.request_id,
+        "order_id": wanted.order_id,
+        "statuses": None if wanted.statuses is None else sorted(wanted.statuses),
+    }
     return await _page(pool, tenant_id, ("list_cancel_tasks", "count_cancel_tasks"), values, limit, offset)
 
 

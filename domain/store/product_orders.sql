@@ -7,9 +7,11 @@ select json_build_object('head', row_to_json(o), 'items', (
 from (
     select * from customer_order
     where tenant_id = :tenant_id
+        and (:order_id::uuid is null or order_id = :order_id)
         and (:states::text[] is null or state = any(:states))
         and (:external_id::text is null or external_id = :external_id)
         and (:customer_id::text is null or customer_id = :customer_id)
+        and (:kept::jsonb is null or content->'tmf' @> :kept)
         and (:since::timestamptz is null or created_at >= :since)
         and (:until::timestamptz is null or created_at < :until)
     order by created_at desc, order_id desc limit :limit offset :offset) o
@@ -18,9 +20,11 @@ order by created_at desc, order_id desc;
 -- name: count_product_orders
 select count(*) as total from customer_order
 where tenant_id = :tenant_id
+    and (:order_id::uuid is null or order_id = :order_id)
     and (:states::text[] is null or state = any(:states))
     and (:external_id::text is null or external_id = :external_id)
     and (:customer_id::text is null or customer_id = :customer_id)
+    and (:kept::jsonb is null or content->'tmf' @> :kept)
     and (:since::timestamptz is null or created_at >= :since)
     and (:until::timestamptz is null or created_at < :until);
 
@@ -33,12 +37,18 @@ from customer_order o where tenant_id = :tenant_id and order_id = :order_id;
 -- name: list_cancel_tasks
 select row_to_json(r)::text as document from (
     select * from cancellation_request
-    where tenant_id = :tenant_id and scope = 'ORDER' and (:order_id::uuid is null or order_id = :order_id)
+    where tenant_id = :tenant_id and scope = 'ORDER'
+        and (:order_id::uuid is null or order_id = :order_id)
+        and (:request_id::uuid is null or request_id = :request_id)
+        and (:statuses::text[] is null or status = any(:statuses))
     order by requested_at desc, request_id desc limit :limit offset :offset) r;
 
 -- name: count_cancel_tasks
 select count(*) as total from cancellation_request
-where tenant_id = :tenant_id and scope = 'ORDER' and (:order_id::uuid is null or order_id = :order_id);
+where tenant_id = :tenant_id and scope = 'ORDER'
+    and (:order_id::uuid is null or order_id = :order_id)
+    and (:request_id::uuid is null or request_id = :request_id)
+    and (:statuses::text[] is null or status = any(:statuses));
 
 -- name: read_cancel_task
 select row_to_json(r)::text as document from cancellation_request r

@@ -126,13 +126,59 @@ async def test_an_order_is_taken_in_and_given_back_in_their_words(world: ApiWorl
     assert ours["items"][0]["price"] == {"amountMinor": 3999, "currency": "EUR"}
 
 
+async def test_what_is_only_told_of_an_order_is_given_back(world: ApiWorld) -> None:
+    """Whatever the specification names is kept, of the order and of its items; nothing is lost in silence."""
+    told = {
+        "agreement": [{"id": "a-1", "name": "frame"}],
+        "billingAccount": {"id": "b-1"},
+        "orderTotalPrice": [
+            {"priceType": "recurring", "price": {"taxIncludedAmount": {"unit": "EUR", "value": 39.99}}}
+        ],
+        "productOfferingQualification": [{"id": "q-1"}],
+        "quote": [{"id": "quote-1"}],
+        "requestedCompletionDate": "2030-12-24T00:00:00Z",
+    }
+    of_item = {
+        "appointment": {"id": "ap-1"},
+        "billingAccount": {"id": "b-2"},
+        "itemTerm": [{"name": "12 months", "duration": {"amount": 12, "units": "month"}}],
+        "payment": [{"id": "p-1"}],
+        "quoteItem": {"id": "1", "quoteId": "quote-1"},
+    }
+    sent = a_product_order(**told)
+    (line,) = sent["productOrderItem"]
+    line |= of_item
+    line["product"] |= {"name": "my fibre", "productSpecification": {"id": "ps-1"}}
+    line["product"]["place"].append({"role": "point of sale", "id": "shop-3"})
+    answer = await world.send("POST", ORDERS, body=sent, key=None)
+    assert answer.status_code == 201, answer.text
+    shown = (await world.get(f"{ORDERS}/{answer.json()['id']}")).json()
+    assert shown == answer.json()
+    (item,) = shown["productOrderItem"]
+    assert {name: shown[name] for name in told} == told
+    assert {name: item[name] for name in of_item} == of_item
+    assert item["productOffering"] == line["productOffering"]
+    assert (item["product"]["name"], item["product"]["productSpecification"]) == ("my fibre", {"id": "ps-1"})
+    assert item["product"]["place"] == [{"role": "point of sale", "id": "shop-3"}]
+    # A patch that says it again changes nothing; one that says something else of it is refused by name.
+    path, again = f"{ORDERS}/{shown['id']}", {"productOrderItem": [item]}
+    assert (await world.send("PATCH", path, body=again)).status_code == 200
+    again["productOrderItem"] = [{**item, "itemTerm": [], "colour": 1}, {**item, "id": "101", "action": "add"}]
+    refused = await world.send("PATCH", path, body=again)
+    assert refused.status_code == 422
+    assert {fault["path"] for fault in refused.json()["errors"]} == {
+        "/productOrderItem/0/itemTerm", "/productOrderItem/0/colour",
+        *(f"/productOrderItem/1/{name}" for name in (*of_item, "product")),
+    }  # fmt: skip
+
+
 async def test_faults_are_named_where_they_stand_in_their_body(world: ApiWorld) -> None:
     body = a_product_order(relatedParty=None, surprise=1)
-    body["productOrderItem"][0]["action"] = "replace"
+    body["productOrderItem"][0] |= {"action": "replace", "productOrderItem": [{"id": "100.1"}]}
     answer = await world.send("POST", ORDERS, body=body)
     assert answer.status_code == 422
     paths = {fault["path"] for fault in answer.json()["errors"]}
-    assert paths == {"/relatedParty", "/surprise", "/productOrderItem/0/action"}
+    assert paths == {"/relatedParty", "/surprise", "/productOrderItem/0/action", "/productOrderItem/0/productOrderItem"}
 
 
 @pytest.mark.parametrize(
@@ -168,11 +214,37 @@ async def test_lists_have_numbers_totals_filters_and_chosen_fields(world: ApiWor
     assert (await world.get(f"{ORDERS}?state=completed")).json() == []
     assert (await world.get(f"{ORDERS}?relatedParty.id=c-9")).headers["x-total-count"] == "5"
     assert (await world.get(f"{ORDERS}?relatedParty.id=c-8")).headers["x-total-count"] == "0"
-    later = made[2]["orderDate"]
-    assert (await world.get(f"{ORDERS}?orderDate.lt={later}")).headers["x-total-count"] == "2"
-    assert (await world.get(f"{ORDERS}?orderDate.gt={later}")).headers["x-total-count"] == "3"
-    for wrong in ("state=done", "offset=-1", "limit=0", "colour=red", "orderDate.gt=today"):
+    assert (await world.get(f"{ORDERS}?priority=1&category=B2C%20product%20order")).headers["x-total-count"] == "5"
+    assert (await world.get(f"{ORDERS}?priority=2")).headers["x-total-count"] == "0"
+    assert [row["id"] for row in (await world.get(f"{ORDERS}?id={made[3]['id']}")).json()] == [made[3]["id"]]
+    for wrong in ("state=done", "offset=-1", "limit=0", "colour=red", "orderDate.gt=today", "id=3"):
         assert (await world.get(f"{ORDERS}?{wrong}")).status_code == 400, wrong
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        ("orderDate={at}", "2"),
+        ("orderDate.gt={at}", "34"),
+        ("orderDate.gte={at}", "234"),
+        ("orderDate.lt={at}", "01"),
+        ("orderDate.lte={at}", "012"),
+        ("orderDate.gte={at}&orderDate.lt={at}", ""),
+        ("orderDate.gt=9999-12-31T23:59:59.999Z", ""),
+        ("orderDate.lte=9999-12-31T23:59:59.999Z", "01234"),
+    ],
+)
+async def test_a_date_bounds_a_list_as_its_operator_says(world: ApiWorld, filters: str, found: str) -> None:
+    """To the millisecond, as dates are shown: one that was shown finds its order."""
+    made: list[dict[str, Any]] = []
+    while len(made) < 5:
+        order = await create(world)
+        # Two of one millisecond cannot be told apart by their dates.
+        if not made or order["orderDate"] != made[-1]["orderDate"]:
+            made.append(order)
+    numbers = {order["id"]: str(number) for number, order in enumerate(made)}
+    rows = (await world.get(f"{ORDERS}?limit=200&{filters.format(at=made[2]['orderDate'])}")).json()
+    assert "".join(sorted(numbers[row["id"]] for row in rows if row["id"] in numbers)) == found
 
 
 async def test_a_cancel_task_really_cancels(world: ApiWorld) -> None:
@@ -195,6 +267,12 @@ async def test_a_cancel_task_really_cancels(world: ApiWorld) -> None:
     assert ended["cancellationDate"] == done["effectiveCancellationDate"]
     listed = await world.get(f"{TASKS}?productOrder.id={order['id']}")
     assert (listed.headers["x-total-count"], listed.json()) == ("1", [done])
+    for filters, count in (
+        (f"id={task['id']}&state=done,inProgress", "1"),
+        (f"id={task['id']}&state=acknowledged", "0"),
+    ):
+        assert (await world.get(f"{TASKS}?{filters}")).headers["x-total-count"] == count, filters
+    assert (await world.get(f"{TASKS}?state=completed")).status_code == 400
     # The audit says who asked, as by the other door.
     timeline = (await world.get(f"/orders/{order['id']}/timeline?limit=200")).json()["items"]
     assert {"alice"} <= {entry["actor"] for entry in timeline}

@@ -4,8 +4,9 @@ decide, nor do what the other door would refuse."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import uuid4
 
@@ -25,7 +26,7 @@ from domain.errors import (
 from domain.handle import Answer
 from domain.store import listeners, product_orders
 from domain.store.listeners import ListenerId
-from domain.store.product_orders import Numbered, Row, Wanted
+from domain.store.product_orders import Numbered, Row, Wanted, WantedTasks
 from domain.values import Json, OrderId, RequestId, derive_id
 from workers import tmf
 from workers.api.calls import (
@@ -49,18 +50,42 @@ routes = Routes(table=TMF_ROLES_OF, prefix=tmf.BASE)
 
 _CHANGE: Final = re.compile(r"/changes/(\d+)\b", re.ASCII)
 _OFFSET: Final = re.compile(r"\d{1,6}", re.ASCII)
-_STATES: Final = frozenset(tmf.ORDER_STATES.values())
-_PAGING: Final = frozenset({"offset", "limit", "fields"})
-_ORDER_FILTERS: Final = frozenset({"state", "externalId", "relatedParty.id", "orderDate.gt", "orderDate.lt"})
-_TASK_FILTERS: Final = frozenset({"productOrder.id"})
 _TEXT: Final = {"type": "string"}
 _TIME: Final = {"type": "string", "format": "date-time"}
+_UUID: Final = {"type": "string", "format": "uuid"}
 _FIELDS: Final = Parameter("fields", _TEXT, "members to show, with commas between")
 _PAGES: Final = (
     Parameter("offset", {"type": "integer", "minimum": 0, "maximum": 999_999, "default": 0}),
     Parameter("limit", {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}),
     _FIELDS,
 )
+
+
+_DATES: Final = {
+    "orderDate": "at that moment",
+    "orderDate.gt": "after that moment",
+    "orderDate.gte": "from that moment on",
+    "orderDate.lt": "before that moment",
+    "orderDate.lte": "until that moment",
+}
+# What an order's filters find among what is only kept of it.
+_KEPT_FILTERS: Final = ("category", "priority")
+_ORDER_FILTERS: Final = (
+    Parameter("id", _UUID),
+    Parameter("state", _TEXT, "one or more, with commas between"),
+    Parameter("externalId", _TEXT),
+    Parameter("relatedParty.id", _TEXT, "the customer"),
+    *(Parameter(name, _TEXT) for name in _KEPT_FILTERS),
+    *(Parameter(name, _TIME, meaning) for name, meaning in _DATES.items()),
+)
+_TASK_FILTERS: Final = (
+    Parameter("id", _UUID),
+    Parameter("productOrder.id", _UUID),
+    Parameter("state", _TEXT, "one or more, with commas between"),
+)
+# Times are shown, and so named, to the millisecond.
+_TICK: Final = timedelta(milliseconds=1)
+_LAST: Final = datetime.max.replace(tzinfo=UTC) - _TICK
 
 
 @routes.post("/productOrder", "ProductOrder", status=201, keyless=True, sent="ProductOrderCreate")
@@ -81,33 +106,25 @@ async def create_product_order(call: Call) -> Response:
 @routes.get("/productOrder/{id}", "ProductOrderView", query=(_FIELDS,))
 async def show_product_order(call: Call) -> Response:
     """One order as it stands."""
-    _check_names(call, frozenset({"fields"}))
+    _check_names(call, (_FIELDS,))
     row = await _find_order(call, call.id("id", OrderId, OrderNotFound))
     shown = tmf.show_product_order(row, call.service.base_url)
     return answer_json(tmf.choose_fields(shown, call.text("fields")), headers={"ETag": tmf.etag_of(row)})
 
 
-@routes.get(
-    "/productOrder",
-    "ProductOrders",
-    query=(
-        *_PAGES,
-        Parameter("state", _TEXT, "one or more, with commas between"),
-        Parameter("externalId", _TEXT),
-        Parameter("relatedParty.id", _TEXT, "the customer"),
-        Parameter("orderDate.gt", _TIME, "from that moment on"),
-        Parameter("orderDate.lt", _TIME, "before that moment"),
-    ),
-)
+@routes.get("/productOrder", "ProductOrders", query=(*_PAGES, *_ORDER_FILTERS))
 async def list_product_orders(call: Call) -> Response:
     """Orders, newest first, in numbered pages."""
-    _check_names(call, _PAGING | _ORDER_FILTERS)
+    _check_names(call, (*_PAGES, *_ORDER_FILTERS))
+    since, until = _span(call)
     wanted = Wanted(
-        states=_states(call.text("state")),
+        order_id=call.uuid("id"),
+        states=_states(call, tmf.ORDER_STATES),
         external_id=call.text("externalId"),
         customer_id=call.text("relatedParty.id"),
-        since=call.time("orderDate.gt"),
-        until=call.time("orderDate.lt"),
+        kept={name: told for name in _KEPT_FILTERS if (told := call.text(name)) is not None},
+        since=since,
+        until=until,
     )
     offset, limit = _offset(call), call.limit()
     page = await product_orders.list_product_orders(call.pool, call.tenant, wanted, limit=limit, offset=offset)
@@ -206,23 +223,18 @@ async def cancel_product_order(call: Call) -> Response:
 @routes.get("/cancelProductOrder/{id}", "CancelProductOrder", query=(_FIELDS,))
 async def show_cancel_task(call: Call) -> Response:
     """One task as it stands."""
-    _check_names(call, frozenset({"fields"}))
+    _check_names(call, (_FIELDS,))
     row = await _find_task(call, call.id("id", RequestId, RequestNotFound))
     return answer_json(tmf.choose_fields(tmf.show_task(row, call.service.base_url), call.text("fields")))
 
 
-@routes.get(
-    "/cancelProductOrder",
-    "CancelProductOrders",
-    query=(*_PAGES, Parameter("productOrder.id", {"type": "string", "format": "uuid"})),
-)
+@routes.get("/cancelProductOrder", "CancelProductOrders", query=(*_PAGES, *_TASK_FILTERS))
 async def list_cancel_tasks(call: Call) -> Response:
     """Tasks, newest first, in numbered pages."""
-    _check_names(call, _PAGING | _TASK_FILTERS)
+    _check_names(call, (*_PAGES, *_TASK_FILTERS))
+    wanted = WantedTasks(call.uuid("id"), call.uuid("productOrder.id"), _states(call, tmf.TASK_STATES))
     offset, limit = _offset(call), call.limit()
-    page = await product_orders.list_cancel_tasks(
-        call.pool, call.tenant, call.uuid("productOrder.id"), limit=limit, offset=offset
-    )
+    page = await product_orders.list_cancel_tasks(call.pool, call.tenant, wanted, limit=limit, offset=offset)
     return _numbered(call, page, tmf.show_task)
 
 
@@ -269,7 +281,7 @@ async def show_listener(call: Call) -> Response:
 @routes.get("/hub", "Listeners", query=_PAGES)
 async def list_listeners(call: Call) -> Response:
     """Who is told, newest first, in numbered pages."""
-    _check_names(call, _PAGING)
+    _check_names(call, _PAGES)
     page = await listeners.list_listeners(call.pool, call.tenant, limit=call.limit(), offset=_offset(call))
     return _numbered(call, page, lambda row, _: tmf.show_listener(row))
 
@@ -327,17 +339,27 @@ def _offset(call: Call) -> int:
     return int(found or 0)
 
 
-def _states(told: str | None) -> frozenset[str] | None:
-    """Ours of one or more of theirs, with commas between."""
+def _states(call: Call, table: Mapping[str, str]) -> frozenset[str] | None:
+    """Ours of one or more of theirs, with commas between. table: ours → theirs"""
+    told = call.text("state")
     if told is None:
         return None
     wanted = {state.strip() for state in told.split(",")}
-    if not wanted <= _STATES:
-        raise Malformed(f"The query parameter state is one or more of {', '.join(sorted(_STATES))}.")
-    return frozenset(ours for ours, theirs in tmf.ORDER_STATES.items() if theirs in wanted)
+    if not wanted <= set(table.values()):
+        raise Malformed(f"The query parameter state is one or more of {', '.join(sorted(set(table.values())))}.")
+    return frozenset(ours for ours, theirs in table.items() if theirs in wanted)
 
 
-def _check_names(call: Call, known: frozenset[str]) -> None:
+def _span(call: Call) -> tuple[datetime | None, datetime | None]:
+    """From one moment on and before the other: what all that was said of the date comes to."""
+    at, after, since, before, until = (call.time(name) for name in _DATES)
+    starts = [at, since, after and min(after, _LAST) + _TICK]
+    ends = [before, *(moment and min(moment, _LAST) + _TICK for moment in (at, until))]
+    return max(filter(None, starts), default=None), min(filter(None, ends), default=None)
+
+
+def _check_names(call: Call, known: Iterable[Parameter]) -> None:
     """A filter that is passed over would answer more than was asked for."""
-    if unknown := set(call.request.query_params) - known:
-        raise Malformed(f"There is no query parameter {min(unknown)}; known are {', '.join(sorted(known))}.")
+    names = {parameter.name for parameter in known}
+    if unknown := set(call.request.query_params) - names:
+        raise Malformed(f"There is no query parameter {min(unknown)}; known are {', '.join(sorted(names))}.")
