@@ -135,6 +135,10 @@ class Auditor:
         self._tenant_id = tenant_id
         self.limit = limit
 
+    async def export_instant(self) -> str:
+        """The name of the snapshot, for others to look at the same instant."""
+        return str(await self._connection.fetchval(_SQL["export_instant"].text))
+
     async def find_offences(self, check: Check, *, keep: timedelta) -> list[Offence]:
         """The first rows that break a check. keep: for how long the relay keeps what it has sent."""
         query = _SQL[check.name]
@@ -220,12 +224,20 @@ def _entry(row: asyncpg.Record) -> AuditEntry:
 
 
 @asynccontextmanager
-async def open_auditor(auditor_url: str, *, tenant_id: UUID | None = None, limit: int = 20) -> AsyncIterator[Auditor]:
-    """A session in one read-only snapshot. Raises NotAnAuditorError for a role that would see only a part; OSError or
-    asyncpg.PostgresError where no database answers."""
+async def open_auditor(
+    auditor_url: str, *, tenant_id: UUID | None = None, limit: int = 20, beside: Auditor | None = None
+) -> AsyncIterator[Auditor]:
+    """A session in one read-only snapshot. beside: one who looks at the same instant, for as long as this one looks
+
+    Raises NotAnAuditorError for a role that would see only a part; OSError or asyncpg.PostgresError where no database
+    answers."""
+    instant = await beside.export_instant() if beside else None
     connection = await asyncpg.connect(auditor_url, timeout=10, server_settings=_SESSION)
     try:
         async with connection.transaction():
+            if instant is not None:
+                # Takes no parameter; the name is the server's own.
+                await connection.execute(f"set transaction snapshot '{instant}'")
             if not await connection.fetchval(_SQL["can_read_all"].text):
                 raise NotAnAuditorError(NotAnAuditorError.__doc__)
             yield Auditor(connection, tenant_id=tenant_id, limit=limit)

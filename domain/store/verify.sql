@@ -655,6 +655,10 @@ limit :limit;
 select coalesce(sum(sequence), 0)::bigint as entries from audit_head
 where :tenant_id::uuid is null or tenant_id = :tenant_id;
 
+-- name: export_instant
+-- The name under which another session can look at what this one sees, until this one ends.
+select pg_export_snapshot();
+
 -- name: read_chains
 -- Whole chains, order by order, each with the end that its order's head names.
 select a.tenant_id, a.order_id, a.sequence, a.at, a.actor, a.on_behalf_of, a.entity, a.entity_id, a.kind, a.before, a.after,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -434,7 +435,7 @@ def test_every_check_has_been_seen_to_fail() -> None:
 
 
 def test_every_block_is_a_check_or_serves_one() -> None:
-    served = {"can_read_all", "read_standing", "count_entries", "read_chains"}
+    served = {"can_read_all", "read_standing", "count_entries", "export_instant", "read_chains"}
     assert load_queries("verify").keys() == served | (BY_NAME.keys() - {STANDING.name, CHAINS.name})
 
 
@@ -485,6 +486,28 @@ def test_another_tenants_rows_are_not_looked_at(lived: Lived) -> None:
 def test_a_role_that_sees_only_a_part_calls_nothing_sound(lived: Lived, role: str) -> None:
     with pytest.raises(NotAnAuditorError, match="RECOURSE_AUDITOR_DATABASE_URL"):
         lived.store.run(verify(getattr(lived.database, role)))
+
+
+def test_who_looks_beside_another_sees_the_same_instant(store: Store) -> None:
+    """Chains are walked beside the checks: what is written meanwhile is seen by both or by neither."""
+    world = store.world().accept()
+    known = len(store.as_owner("select 1 from audit_entry"))
+
+    async def entries(*auditors: Auditor) -> list[int]:
+        return [await auditor.count_entries() for auditor in auditors]
+
+    async def look_twice() -> tuple[list[int], list[int]]:
+        async with open_auditor(store.database.auditor_url) as one:
+            await asyncio.to_thread(world.decompose)
+            async with (
+                open_auditor(store.database.auditor_url, beside=one) as beside,
+                open_auditor(store.database.auditor_url) as later,
+            ):
+                return await entries(one, beside), await entries(later)
+
+    same, later = asyncio.run(look_twice())
+    assert same == [known, known]
+    assert later[0] > known
 
 
 def test_the_auditor_cannot_write(lived: Lived) -> None:
