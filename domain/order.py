@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from domain.commands import AcceptOrder
 from domain.events import Event, Message
@@ -466,6 +466,10 @@ class Order:
     beyond: Beyond | None = None
 
 
+# One change of an order, of either kind.
+Change = TypeVar("Change", Request, Amendment)
+
+
 class Draft:
     """A working copy of an order: `decide` writes on it, the store writes what was touched.
 
@@ -804,42 +808,12 @@ class Draft:
         self.record("ITEM_STATE_CHANGED", "ITEM", item.item_id, after=item.state)
 
     def add_request(self, request: Request, kind: str, **data: Json) -> None:
-        check_move("REQUEST", None, request.status)
-        self.requests[request.request_id] = request
-        self.record(
-            kind,
-            "REQUEST",
-            request.request_id,
-            after=request.status,
-            request_id=request.request_id,
-            **data,
-        )
+        self._add_change("REQUEST", self.requests, request, kind, data)
 
     def move_request(
-        self,
-        request_id: RequestId,
-        status: str,
-        kind: str,
-        *,
-        note: Mapping[str, Json] | None = None,
-        **changes: Any,
+        self, request_id: RequestId, status: str, kind: str, *, note: Mapping[str, Json] | None = None, **changes: Any
     ) -> Request:
-        request = self.requests[request_id]
-        check_move("REQUEST", request.status, status)
-        if has_ended("REQUEST", status):
-            changes.setdefault("ended_at", self.now)
-        moved = alter(request, status=status, version=request.version + 1, **changes)
-        self.requests[request_id] = moved
-        self.record(
-            kind,
-            "REQUEST",
-            request_id,
-            before=request.status,
-            after=status,
-            request_id=request_id,
-            **(note or {}),
-        )
-        return moved
+        return self._move_change("REQUEST", self.requests, request_id, status, kind, note, changes)
 
     def change_request(self, request_id: RequestId, **changes: Any) -> Request:
         """A change that the asker can see raises the request's version; the flow's own bookkeeping does not."""
@@ -850,43 +824,14 @@ class Draft:
         return changed
 
     def add_amendment(self, amendment: Amendment, kind: str, **data: Json) -> None:
-        check_move("AMENDMENT", None, amendment.status)
-        self.amendments[amendment.request_id] = amendment
-        self.record(
-            kind,
-            "REQUEST",
-            amendment.request_id,
-            after=amendment.status,
-            request_id=amendment.request_id,
-            **data,
-        )
+        self._add_change("AMENDMENT", self.amendments, amendment, kind, data)
 
     def move_amendment(
-        self,
-        request_id: RequestId,
-        status: str,
-        kind: str,
-        *,
-        note: Mapping[str, Json] | None = None,
-        **changes: Any,
+        self, request_id: RequestId, status: str, kind: str, *, note: Mapping[str, Json] | None = None, **changes: Any
     ) -> Amendment:
-        amendment = self.amendments[request_id]
-        check_move("AMENDMENT", amendment.status, status)
         if has_ended("AMENDMENT", status):
-            changes.setdefault("ended_at", self.now)
             changes.setdefault("waiting", False)
-        moved = alter(amendment, status=status, version=amendment.version + 1, **changes)
-        self.amendments[request_id] = moved
-        self.record(
-            kind,
-            "REQUEST",
-            request_id,
-            before=amendment.status,
-            after=status,
-            request_id=request_id,
-            **(note or {}),
-        )
-        return moved
+        return self._move_change("AMENDMENT", self.amendments, request_id, status, kind, note, changes)
 
     def change_amendment(self, request_id: RequestId, **changes: Any) -> Amendment:
         """As with a cancellation: the flow's own bookkeeping is nobody's new version."""
@@ -895,6 +840,32 @@ class Draft:
         changed = alter(amendment, version=amendment.version + (1 if seen else 0), **changes)
         self.amendments[request_id] = changed
         return changed
+
+    def _add_change(
+        self, machine: str, book: dict[RequestId, Change], change: Change, kind: str, data: Mapping[str, Json]
+    ) -> None:
+        check_move(machine, None, change.status)
+        book[change.request_id] = change
+        self.record(kind, "REQUEST", change.request_id, after=change.status, request_id=change.request_id, **data)
+
+    def _move_change(
+        self,
+        machine: str,
+        book: dict[RequestId, Change],
+        request_id: RequestId,
+        status: str,
+        kind: str,
+        note: Mapping[str, Json] | None,
+        changes: dict[str, Any],
+    ) -> Change:
+        change = book[request_id]
+        check_move(machine, change.status, status)
+        if has_ended(machine, status):
+            changes.setdefault("ended_at", self.now)
+        book[request_id] = moved = alter(change, status=status, version=change.version + 1, **changes)
+        before = change.status
+        self.record(kind, "REQUEST", request_id, before=before, after=status, request_id=request_id, **(note or {}))
+        return moved
 
     def add_plan(self, plan: CompensationPlan) -> None:
         check_move("PLAN", None, plan.state)

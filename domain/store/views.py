@@ -430,11 +430,18 @@ async def read_request(pool: Pool, tenant_id: TenantId, order_id: OrderId, reque
 
 
 async def find_requester(pool: Pool, tenant_id: TenantId, order_id: OrderId, request_id: RequestId) -> str:
-    """Who asked; raises OrderNotFound or RequestNotFound."""
+    """Who asked for a cancellation; raises OrderNotFound or RequestNotFound."""
+    return await _find_asker(pool, tenant_id, "find_request", order_id, request_id)
+
+
+async def find_amender(pool: Pool, tenant_id: TenantId, order_id: OrderId, request_id: RequestId) -> str:
+    """Who asked for an amendment; raises OrderNotFound or RequestNotFound."""
+    return await _find_asker(pool, tenant_id, "find_amendment", order_id, request_id)
+
+
+async def _find_asker(pool: Pool, tenant_id: TenantId, query: str, order_id: OrderId, request_id: RequestId) -> str:
     async with tenant_transaction(pool, tenant_id, read_only=True) as connection:
-        row = await fetch_row(
-            connection, _SQL["find_request"], tenant_id=tenant_id, order_id=order_id, request_id=request_id
-        )
+        row = await fetch_row(connection, _SQL[query], tenant_id=tenant_id, order_id=order_id, request_id=request_id)
         if row is not None:
             return str(row["requested_by"])
         order = await fetch_row(connection, _SQL["find_order"], tenant_id=tenant_id, order_id=order_id)
@@ -497,18 +504,6 @@ async def read_amendment(pool: Pool, tenant_id: TenantId, order_id: OrderId, req
         raise RequestNotFound
     row = found["request"]
     return Seen({**_amendment(row), "currentOrderState": found["order_state"]}, request_etag(row["version"]))
-
-
-async def find_amender(pool: Pool, tenant_id: TenantId, order_id: OrderId, request_id: RequestId) -> str:
-    """Who asked; raises OrderNotFound or RequestNotFound."""
-    async with tenant_transaction(pool, tenant_id, read_only=True) as connection:
-        row = await fetch_row(
-            connection, _SQL["find_amendment"], tenant_id=tenant_id, order_id=order_id, request_id=request_id
-        )
-        if row is not None:
-            return str(row["requested_by"])
-        order = await fetch_row(connection, _SQL["find_order"], tenant_id=tenant_id, order_id=order_id)
-    raise OrderNotFound if order is None else RequestNotFound
 
 
 def _amendment(row: Row) -> dict[str, Json]:
