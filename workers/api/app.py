@@ -27,7 +27,7 @@ from workers import tmf
 from workers.api import pages
 from workers.api.calls import answer_json
 from workers.api.edge import Edge, Meters
-from workers.api.identity import Doorkeeper, KeyRing, fetch_from_file, fetch_over_http
+from workers.api.identity import KEYS_PATIENCE, Doorkeeper, KeyRing, fetch_from_file, fetch_over_http
 from workers.api.limits import RateLimiter
 from workers.api.openapi import docs_page, make_openapi
 from workers.api.problems import (
@@ -132,7 +132,9 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
             trusted = open_context(settings.ca_file)
             client = await stack.enter_async_context(httpx.AsyncClient(timeout=5, verify=trusted))
             fetch = fetch_over_http(settings.keys_url, client)
-        doorkeeper = Doorkeeper(KeyRing(fetch), issuer=settings.issuer, audience=settings.audience)
+        ring = KeyRing(fetch)
+        stack.push_async_callback(ring.close)
+        doorkeeper = Doorkeeper(ring, issuer=settings.issuer, audience=settings.audience)
         yield Service(settings, pool, Door(pool), PolicyBook(), doorkeeper, RateLimiter(settings.rate_limit))
 
 
@@ -215,10 +217,11 @@ def _add_operations(app: FastAPI, service: Service, registry: CollectorRegistry)
             await views.ping(service.pool)
         except OUTAGES as outage:
             troubles["database"] = type(outage).__name__
-        try:
-            await service.doorkeeper.ring.refresh()
-        except Refusal:
-            troubles["keys"] = "not read yet"
+        if not service.doorkeeper.ring.is_filled:  # the ones in hand serve on, whatever has become of the issuer
+            try:
+                await service.doorkeeper.ring.refresh(KEYS_PATIENCE)
+            except Refusal:
+                troubles["keys"] = "not read yet"
         status = "DOWN" if troubles else "UP"
         return answer_json({"status": status, "troubles": troubles}, 503 if troubles else 200)
 

@@ -30,7 +30,9 @@ ALGORITHMS: Final = ("RS256", "ES256")
 MAX_TOKEN: Final = 8192  # characters
 MIN_RSA_BITS: Final = 2048
 KEYS_FRESH: Final = 300.0  # seconds that fetched keys are used without a question
-KEYS_PAUSE: Final = 5.0  # seconds between two fetches, however many unknown key ids arrive
+KEYS_PAUSE: Final = 5.0  # seconds from one fetch to the next, however many unknown key ids arrive
+KEYS_TIMEOUT: Final = 5.0  # seconds that one fetch may take as a whole
+KEYS_PATIENCE: Final = 1.0  # seconds that a token of a known key waits for keys that may say otherwise
 REMEMBERED: Final = 4096  # tokens whose signature is known to hold
 REMEMBER_FOR: Final = 60.0  # seconds; then the signature is checked again, so that a withdrawn key ends soon
 
@@ -173,7 +175,8 @@ def fetch_from_file(path: Path, read: Callable[[Path], Json]) -> Fetch:
 class KeyRing:
     """The issuer's public keys: kept, and asked for again when they grow old or an unknown key id turns up.
 
-    Without any keys an outage of the issuer is an outage of ours; with some, the old ones serve on.
+    Without any keys an outage of the issuer is an outage of ours; with some, the old ones serve on, and whoever has
+    signed with one of them hardly waits for an issuer that does not answer.
     """
 
     def __init__(self, fetch: Fetch, clock: Callable[[], float] = time.monotonic) -> None:
@@ -182,7 +185,8 @@ class KeyRing:
         self._keys: dict[str | None, list[RSAKey | ECKey]] = {}
         self._fetched_at = float("-inf")
         self._tried_at = float("-inf")
-        self._lock = asyncio.Lock()
+        self._answers = True  # whether the last fetch brought keys
+        self._fetching: asyncio.Task[None] | None = None
 
     @property
     def is_filled(self) -> bool:
@@ -190,26 +194,43 @@ class KeyRing:
 
     async def find(self, kid: str | None, algorithm: str) -> RSAKey | ECKey | None:
         """The one key that may have signed with this algorithm; None where there is none, or more than one fits."""
-        if self._clock() - self._fetched_at > KEYS_FRESH:
-            await self.refresh()
         key = self._choose(kid, algorithm)
-        if key is None and kid is not None:
-            await self.refresh()
-            key = self._choose(kid, algorithm)
-        return key
+        if self._clock() - self._fetched_at <= KEYS_FRESH and (key is not None or kid is None):
+            return key
+        await self.refresh(KEYS_TIMEOUT if key is None else KEYS_PATIENCE if self._answers else 0)
+        return self._choose(kid, algorithm)
 
-    async def refresh(self) -> None:
-        """Fetch the keys, at most once in KEYS_PAUSE. Raises Refusal UNAVAILABLE where that leaves us without any."""
-        async with self._lock:
-            if self._clock() - self._tried_at >= KEYS_PAUSE:
-                self._tried_at = self._clock()
-                try:
-                    self._keys = read_keys(await self._fetch())
-                    self._fetched_at = self._clock()
-                except (httpx.HTTPError, OSError, ValueError) as failure:
-                    log.warning("keys of the issuer not fetched", error=type(failure).__name__)
+    async def refresh(self, patience: float = KEYS_TIMEOUT) -> None:
+        """Fetch the keys, one fetch for all who ask and none within KEYS_PAUSE of its end; wait so long for it.
+
+        Raises Refusal UNAVAILABLE where that leaves us without any.
+        """
+        if self._fetching is None and self._clock() - self._tried_at >= KEYS_PAUSE:
+            self._fetching = asyncio.create_task(self._try_fetch())
+        if self._fetching is not None:
+            await asyncio.wait({self._fetching}, timeout=patience)
         if not self._keys:
             raise Refusal("UNAVAILABLE", "The issuer's keys cannot be read right now.")
+
+    async def _try_fetch(self) -> None:
+        self._answers = False
+        try:
+            async with asyncio.timeout(KEYS_TIMEOUT):
+                self._keys = read_keys(await self._fetch())
+            self._fetched_at = self._clock()
+            self._answers = True
+        except (httpx.HTTPError, OSError, ValueError) as failure:
+            log.warning("keys of the issuer not fetched", error=type(failure).__name__)
+        finally:
+            # From its end: behind one that hangs, whoever waited would else begin the next.
+            self._tried_at = self._clock()
+            self._fetching = None
+
+    async def close(self) -> None:
+        """Give up a fetch that is under way."""
+        if self._fetching is not None:
+            self._fetching.cancel()
+            await asyncio.wait({self._fetching})
 
     def _choose(self, kid: str | None, algorithm: str) -> RSAKey | ECKey | None:
         named = self._keys.get(kid, []) if kid is not None else [key for keys in self._keys.values() for key in keys]
