@@ -19,7 +19,8 @@ from domain.store.pool import open_pool
 from tests.kafka import serve_kafka
 from tests.postgres import PASSWORDS, PostgresServer
 from workers.bench.bed import Bed, Database, Running, UnfitError
-from workers.bench.harness import write_record
+from workers.bench.conditions import measure_observability
+from workers.bench.harness import Scale, write_record
 from workers.bench.pgbench import capture_command, open_script
 from workers.bench.run import BENCHES, run_benches
 from workers.bench.seeds import Seeds, cancel
@@ -51,6 +52,20 @@ async def test_a_bench_does_all_of_its_work_without_an_error(
         assert case["numerator"]["p50ms"] <= case["numerator"]["p99ms"] <= case["numerator"]["maxms"]
     if name != "plan":
         assert record["database"]["fsync"] == "on"
+
+
+async def test_what_is_observed_leaves_the_process(bed: Bed) -> None:
+    """A line for each request and, of some hundred, about as many spans as were asked for."""
+    (case,) = await measure_observability(bed, Scale(1, 240, quick=True))
+    assert case.errors == {}
+    assert case.notes["lines"] >= case.notes["requests"] == 304
+    assert 5 <= case.notes["spans"] <= 60, "a tenth, give or take five deviations"
+
+
+async def test_a_bench_of_spans_that_do_not_arrive_is_none(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.bench.conditions.TRACED", 0.0)
+    with pytest.raises(UnfitError, match="No span of 72 requests"):
+        await measure_observability(bed, Scale(1, 8, quick=True))
 
 
 def test_the_relay_carries_all_of_it_in_order(postgres_server: PostgresServer) -> None:

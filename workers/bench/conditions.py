@@ -12,15 +12,17 @@ from typing import Any, Final
 import httpx
 
 from domain.store.measuring import HISTORY, STATE, clone_orders
-from workers.bench.bed import Bed, Database
+from workers.bench.bed import Bed, Database, UnfitError
 from workers.bench.commands import CLIENTS, WARM, Api, app_pool, open_api
 from workers.bench.harness import Case, Run, Scale, interleave, run_clients
 from workers.bench.http import connections
 from workers.bench.seeds import ALL, Seeds, order_id
+from workers.local.home import free_port
 
 CROWD: Final = 50
 SMALL: Final = 2_000
 _ANSWERS: Final = frozenset({202, 409, 412})
+TRACED: Final = 0.1  # of all requests
 _SCRAPE_SECONDS: Final = 1.0
 
 
@@ -66,32 +68,52 @@ async def _hold(api: Api, amount: int, order_of: Any, met: Counter[int]) -> Run:
 
 
 async def measure_observability(bed: Bed, scale: Scale) -> list[Case]:
-    """Cancellations per second with metrics that are fetched every second and a JSON line for each request ÷ with
-    neither.
+    """Cancellations per second with metrics that are fetched every second, a JSON line for each request and one request
+    in ten recorded and sent to a receiver ÷ with none of it.
 
-    No receiver of spans is set on either side.
+    Raises UnfitError where no span has arrived: then nothing was recorded.
     """
     clients = CLIENTS[0]
-    async with bed.database() as database, app_pool(database) as pool, AsyncExitStack() as stack:
+    async with bed.database() as database, app_pool(database) as pool, _receiving(bed) as receiver:
         seeds = Seeds(pool)
-        seen = await stack.enter_async_context(open_api(bed, database, log_level="info", log_format="json"))
-        dark = await stack.enter_async_context(
-            open_api(bed, database, module="workers.bench.unobserved", log_level="error")
-        )
+        traced: dict[str, Any] = {"otlp_endpoint": receiver, "trace_ratio": TRACED}
+        async with (
+            open_api(bed, database, log_level="info", log_format="json", **traced) as seen,
+            open_api(bed, database, module="workers.bench.unobserved", log_level="error") as dark,
+        ):
 
-        async def observed(_: int) -> Run:
-            first = await seeds.add(scale.amount)
-            async with _scraped(seen):
-                return await seen.cancel(clients, scale.amount, first)
+            async def observed(_: int) -> Run:
+                first = await seeds.add(scale.amount)
+                async with _scraped(seen):
+                    return await seen.cancel(clients, scale.amount, first)
 
-        async def unobserved(_: int) -> Run:
-            return await dark.cancel(clients, scale.amount, await seeds.add(scale.amount))
+            async def unobserved(_: int) -> Run:
+                return await dark.cancel(clients, scale.amount, await seeds.add(scale.amount))
 
-        for api in (seen, dark):
-            await api.cancel(clients, min(WARM, scale.amount), await seeds.add(min(WARM, scale.amount)))
-        pairs = await interleave(scale.repetitions, observed, unobserved)
-        lines = (bed.folder / "api.log").read_text().count('"event": "request"')
-    return [Case(f"{clients} clients", pairs, "rate", {"lines": lines})]
+            for api in (seen, dark):
+                await api.cancel(clients, WARM, await seeds.add(WARM))
+            pairs = await interleave(scale.repetitions, observed, unobserved)
+            lines = (bed.folder / "api.log").read_text().count('"event":"request"')
+        # Only now: what a process still holds it sends at its end.
+        spans = await _count_spans(receiver)
+    requests = WARM + sum(ours.done for ours, _ in pairs)
+    if not spans:
+        raise UnfitError(f"No span of {requests} requests has reached the receiver")
+    return [Case(f"{clients} clients", pairs, "rate", {"lines": lines, "requests": requests, "spans": spans})]
+
+
+@asynccontextmanager
+async def _receiving(bed: Bed) -> AsyncIterator[str]:
+    """The address of a process that takes spans."""
+    port = free_port()
+    receiver = bed.our_part("receiver", (str(port),), port, {}, "workers.bench.receiver")
+    async with bed.running(receiver):
+        yield receiver.address
+
+
+async def _count_spans(receiver: str) -> int:
+    async with httpx.AsyncClient(base_url=receiver, trust_env=False) as client:
+        return int((await client.get("/")).raise_for_status().text)
 
 
 @asynccontextmanager
