@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.processes import ROOT
-from tests.postgres import Database
+from tests.postgres import Database, PostgresServer
 from workers.settings import Settings, variable_name
 
 TEXT = (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8")
@@ -97,3 +98,27 @@ def test_it_brings_its_migrations_and_its_policy(image: Path, database: Database
     loaded = run(image, "policy", "load", RECOURSE_DATABASE_URL=database.app_url)
     assert loaded.returncode == 0, loaded.stderr
     assert "telecom is version" in loaded.stdout
+
+
+def test_jobs_that_start_in_the_wrong_order_end_in_the_right_one(image: Path, postgres_server: PostgresServer) -> None:
+    """A release's Jobs start at once, and whoever is too early is tried again by the cluster: the policy without
+    a schema fails without a trace, of any kind; after `migrate` the same command succeeds, and again."""
+    name = f"fresh_{secrets.token_hex(6)}"
+    postgres_server.execute(f"create database {name}")
+    try:
+        fresh = postgres_server.database(name)
+        urls = {
+            "RECOURSE_DATABASE_URL": fresh.app_url,
+            "RECOURSE_RELAY_DATABASE_URL": fresh.relay_url,
+            "RECOURSE_AUDITOR_DATABASE_URL": fresh.auditor_url,
+        }
+        early = run(image, "policy", "load", **urls)
+        assert (early.returncode, "Traceback" in early.stderr) == (1, False), early.stderr
+        migrated = run(image, "migrate", RECOURSE_OWNER_DATABASE_URL=fresh.owner_url, **urls)
+        assert migrated.returncode == 0, migrated.stderr
+        for _ in range(2):
+            loaded = run(image, "policy", "load", **urls)
+            assert loaded.returncode == 0, loaded.stderr
+            assert loaded.stdout.splitlines() == ["telecom is version 1"]
+    finally:
+        postgres_server.execute(f"drop database {name} with (force)")
