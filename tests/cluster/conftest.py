@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster.control_plane import Cluster, run_cluster
+from tests.cluster.releases import release_as_written, remove, roll_out
 
 ASKED = "RECOURSE_TEST_CLUSTER"
 
@@ -27,3 +28,12 @@ def cluster() -> Iterator[Cluster]:
     """A control plane with three nodes in two zones and the operators' definitions."""
     with run_cluster() as running:
         yield running
+
+
+@pytest.fixture
+def production(cluster: Cluster) -> Iterator[None]:
+    """The overlay `production`, released into an empty cluster and removed afterwards."""
+    release_as_written(cluster, "production")
+    roll_out(cluster)
+    yield
+    remove(cluster)

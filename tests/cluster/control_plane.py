@@ -243,6 +243,8 @@ def _commands(folder: Path, ports: dict[str, int]) -> list[list[str]]:
             "--service-cluster-ip-range=10.96.0.0/16",
             f"--token-auth-file={folder / 'tokens.csv'}",
             "--authorization-mode=Node,RBAC",
+            # As almost everywhere; without it the server itself refuses what Pod Security should.
+            "--allow-privileged=true",
         ],
         [
             "kube-controller-manager",
@@ -266,6 +268,8 @@ def _commands(folder: Path, ports: dict[str, int]) -> list[list[str]]:
             login,
             "--manage-all-nodes=true",
             "--node-ip=127.0.0.1",
+            # Without its lease a node is taken for dead after fifty seconds, and all pods on it for unready.
+            "--node-lease-duration-seconds=40",
             f"--server-address=127.0.0.1:{ports['kwok']}",
         ],
     ]
