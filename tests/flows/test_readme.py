@@ -75,7 +75,8 @@ def test_camundas_own_tool_deploys_all_models_by_the_line_of_the_readme(stack: R
 
 
 def test_the_commands_of_the_runbooks_run_on_a_running_stack(stack: RunningStack) -> None:
-    """Whoever is woken at night must not find that the first line does not work. Lines of kubectl want a cluster."""
+    """Whoever is woken at night must not find that the first line does not work. Lines of kubectl are
+    run by `tests/cluster`."""
     lines = {line for page in PAGES if page.parent.name == "runbooks" for line in fenced_lines(page)}
     commands = sorted(line for line in lines if line.startswith("recourse "))
     assert len(commands) >= 5, commands
