@@ -729,7 +729,8 @@ def _end_order(draft: Draft) -> None:
     for amendment in list(draft.amendments.values()):
         if not amendment.has_ended:
             reject_amendment(draft, amendment, "ORDER_ENDED")
-    state = _sum_up(bases)
+    # Nothing was asked for but to leave things as they are: what became of that says it.
+    state = _sum_up(bases or [item.base for item in draft.items.values() if item.base == "CANCELLED"])
     before = draft.head.state
     check_move("ORDER", before, state)
     draft.change_head(state=state, resume_state=None, ended_at=draft.now)

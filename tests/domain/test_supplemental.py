@@ -90,6 +90,19 @@ def test_an_asset_is_changed_by_one_item_of_an_order(first: str, second: str, *,
     assert world.order is None
 
 
+def test_an_order_that_asks_for_nothing_is_cancelled_like_any_other() -> None:
+    """T04 leaves NO_CHANGE items out; where there is nothing else, their own end is the order's."""
+    left = a_new_order(a_change("NO_CHANGE", "fiber-500"))
+    around = Surroundings({FIBER.asset_id: FIBER})
+    world = World()
+    world.do(left, AGENT, around)
+    assert world.judge(world.cancel()).outcome == "CANCELLED"
+    assert (world.state, world.the_order.items["1"].state) == ("CANCELLED", "CANCELLED")
+    other = World()
+    other.do(left, AGENT, around)
+    assert other.decompose(around).state == "COMPLETED"
+
+
 @pytest.mark.parametrize(
     ("order_type", "action", "offering", "locked"),
     [
