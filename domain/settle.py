@@ -325,6 +325,9 @@ def _commit(draft: Draft, request: Request) -> None:
     for other in list(draft.requests.values()):
         if request.scope == "ORDER" and is_parked(draft, other) and not other.has_ended:
             _supersede(draft, other)
+    for amendment in list(draft.amendments.values()):
+        if request.scope == "ORDER" and not amendment.has_ended and not amendment.is_stored:
+            supersede_amendment(draft, amendment, "OVERTAKEN_BY_CANCELLATION")
     _take_over(draft, request)
 
 

@@ -290,6 +290,16 @@ def test_past_the_commit_point_the_amendment_is_superseded() -> None:
     assert (amendment.status, amendment.outcome) == ("SUPERSEDED", "OVERTAKEN_BY_CANCELLATION")
 
 
+def test_the_amendment_is_superseded_also_where_nothing_has_to_be_undone() -> None:
+    """The order ends in the same moment; seen to fail with amendments left to the next pass: REJECTED, ORDER_ENDED."""
+    world = World().accept(an_order(an_item()))
+    amendment = world.amend(change("/items/1/configuration/deviceModel", "R7", "R9"), auto_apply=False)
+    world.judge(world.cancel())
+    assert world.state == "CANCELLED"
+    amendment = world.amendment(amendment.request_id)
+    assert (amendment.status, amendment.outcome) == ("SUPERSEDED", "OVERTAKEN_BY_CANCELLATION")
+
+
 def test_a_cancellation_over_an_amendment_in_the_making_undoes_what_it_did() -> None:
     """EC35: no further undoing of the amendment begins; its effects are in the cancellation's plan."""
     world = two_items()
