@@ -401,6 +401,7 @@ def reviewed_and_refused(world: Stage) -> None:
 def thought_better(world: Stage) -> None:
     world.accept().decompose().run_to("reserve-inventory")
     request = world.judge(world.cancel())
+    world.do(ask.RaiseJeopardy(world.order_id, request.request_id, "PREDICTED"))
     world.do(ask.WithdrawCancellation(world.order_id, request.request_id, "stay"), AGENT)
     world.run_flow()
     assert world.state == "COMPLETED"

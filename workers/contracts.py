@@ -319,7 +319,7 @@ CONTRACTS: Final[Mapping[str, Contract]] = {
         "REQUEST CASE",
         "A deadline has been missed, or will be.",
         "never",
-        {"reason": one_of("GRACE", "APPROVAL_SLA", "COMPENSATION_SLA", "CASE_SLA")},
+        {"reason": one_of("GRACE", "APPROVAL_SLA", "COMPENSATION_SLA", "CASE_SLA", "PREDICTED")},
     ),
 }
 
