@@ -451,6 +451,7 @@ def _past_review(draft: Draft, amendment: Amendment, found: Finding) -> Amendmen
     """Review is over or was not needed: a blocking charge is offered before anything is undone."""
     offer = found.offer
     if amendment.charge and (offer is None or offer.amount.to_json() != amendment.charge["amount"]):
+        _waive_accepted(draft, amendment)
         amendment = draft.change_amendment(amendment.request_id, charge=None)
     if offer and amendment.charge is None:
         status = "OFFERED" if offer.blocking else "RECORDED"
@@ -561,7 +562,7 @@ def reject_amendment(
         note={"outcome": outcome, "blockers": [blocker["code"] for blocker in blockers]},
     )
     let_go(draft, amendment)
-    return amendment
+    return draft.amendments[amendment.request_id]
 
 
 def supersede_amendment(draft: Draft, amendment: Amendment, outcome: str) -> None:
@@ -601,6 +602,8 @@ def resume_amendment(draft: Draft, amendment: Amendment) -> None:
 def let_go(draft: Draft, amendment: Amendment) -> None:
     """What it held is free again, what it asked for prices is not asked any more."""
     draft.unhold(str(amendment.request_id))
+    if draft.amendments[amendment.request_id].has_ended:
+        _waive_accepted(draft, draft.amendments[amendment.request_id])
     for plan in list(draft.plans.values()):
         if plan.amendment_id == amendment.request_id and plan.purpose == "QUOTE" and plan.state == "IN_PROGRESS":
             supersede_plan(draft, plan.plan_id)
@@ -640,7 +643,7 @@ def withdraw(draft: Draft, command: WithdrawAmendment) -> Amendment:
     _wake_waiting(draft, amendment)
     amendment = draft.move_amendment(amendment.request_id, "CANCELLED", "AMENDMENT_WITHDRAWN", outcome="WITHDRAWN")
     let_go(draft, amendment)
-    return amendment
+    return draft.amendments[amendment.request_id]
 
 
 def apply(draft: Draft, command: ApplyAmendment) -> Amendment:
@@ -689,6 +692,14 @@ def _end_charge(draft: Draft, amendment: Amendment, status: str, kind: str) -> A
     _tell_charge(draft, amendment, kind)
     amendment = draft.change_amendment(amendment.request_id, charge={**(amendment.charge or {}), "status": status})
     return reject_amendment(draft, amendment, f"CHARGE_{status}")
+
+
+def _waive_accepted(draft: Draft, amendment: Amendment) -> None:
+    """What was accepted is not owed any more; billing has been told to collect it, so it is told that too."""
+    charge = amendment.charge
+    if charge and charge["status"] == "ACCEPTED":
+        _tell_charge(draft, amendment, "CHARGE_WAIVED", amount=charge["amount"])
+        draft.change_amendment(amendment.request_id, charge={**charge, "status": "WAIVED"})
 
 
 def record_review(draft: Draft, command: RecordReview) -> Mapping[str, Json]:

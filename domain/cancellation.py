@@ -556,6 +556,7 @@ def _past_review(draft: Draft, request: Request, assessment: Assessment) -> Requ
     """Review is over or was not needed: a blocking charge is offered before anything is undone."""
     offer = assessment.offer
     if request.charge and (offer is None or offer.amount.to_json() != request.charge["amount"]):
+        request = _waive_accepted(draft, request)
         request = draft.change_request(request.request_id, charge=None)  # what is undone has changed, and its price
     if offer and request.charge is None:
         status = "WAIVED" if offer.waived else "OFFERED" if offer.blocking else "RECORDED"
@@ -760,11 +761,13 @@ def reject_request(draft: Draft, request: Request, outcome: str, blockers: list[
         note={"outcome": outcome, "blockers": [b["code"] for b in blockers]},
     )
     let_go(draft, request)
-    return request
+    return draft.requests[request.request_id]
 
 
 def let_go(draft: Draft, request: Request) -> None:
     draft.unhold(str(request.request_id))
+    if draft.requests[request.request_id].status in {"REJECTED", "WITHDRAWN", "SUPERSEDED"}:
+        _waive_accepted(draft, draft.requests[request.request_id])
     for case in draft.open_cases():
         if case.request_id == request.request_id and case.context == "FULFILLMENT" and not case.blocking:
             # A fact for the assessment no more: the order goes on, and this stands in its way.
@@ -787,6 +790,7 @@ def withdraw(draft: Draft, command: WithdrawCancellation) -> Request:
         request.request_id, "WITHDRAWN", "CANCELLATION_WITHDRAWN", outcome="WITHDRAWN", waiting=False
     )
     let_go(draft, request)
+    request = draft.requests[request.request_id]
     if before.status == "REQUIRES_APPROVAL":
         draft.send("review-decided", before.wait_key)
     elif before.status == "AWAITING_CHARGE_DECISION":
@@ -832,6 +836,22 @@ def _end_charge(draft: Draft, request: Request, status: str, kind: str) -> Reque
     draft.record(kind, "REQUEST", request.request_id, request_id=request.request_id, code=charge["code"])
     request = draft.change_request(request.request_id, charge={**charge, "status": status})
     return reject_request(draft, request, f"CHARGE_{status}", [])
+
+
+def _waive_accepted(draft: Draft, request: Request) -> Request:
+    """What was accepted is not owed any more; billing has been told to collect it, so it is told that too."""
+    charge = request.charge
+    if not charge or charge["status"] != "ACCEPTED":
+        return request
+    draft.record(
+        "CHARGE_WAIVED",
+        "REQUEST",
+        request.request_id,
+        request_id=request.request_id,
+        code=charge["code"],
+        amount=charge["amount"],
+    )
+    return draft.change_request(request.request_id, charge={**charge, "status": "WAIVED"})
 
 
 def record_review(draft: Draft, command: RecordReview) -> Mapping[str, Json]:

@@ -67,6 +67,7 @@ EVENT_TYPES: Final[Mapping[str, str]] = MappingProxyType(
         "CHARGE_ACCEPTED": "OrderChargeAccepted",
         "CHARGE_DECLINED": "OrderChargeDeclined",
         "CHARGE_EXPIRED": "OrderChargeExpired",
+        "CHARGE_WAIVED": "OrderChargeWaived",
         "COMPENSATION_PLANNED": "OrderCompensationPlanned",
         "COMPENSATION_STARTED": "OrderCompensationStarted",
         "COMPENSATION_BLOCKED": "OrderCompensationBlocked",

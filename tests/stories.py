@@ -416,6 +416,15 @@ def late_and_paid(world: Stage) -> None:
     assert world.state == "CANCELLED"
 
 
+def late_and_thought_better(world: Stage) -> None:
+    world.accept().decompose().run_to(*FIBER[:3])
+    world.wait(timedelta(days=10, hours=9))
+    request = world.judge(world.cancel())
+    world.do(ask.AnswerCharge(world.order_id, request.request_id, True), AGENT)
+    world.do(ask.WithdrawCancellation(world.order_id, request.request_id, "stay"), AGENT)
+    assert world.state == "IN_PROGRESS"
+
+
 def late_and_declined(world: Stage) -> None:
     world.accept().decompose().run_to(*FIBER[:3])
     world.wait(timedelta(days=10, hours=9))
@@ -719,6 +728,7 @@ STORIES: tuple[Story, ...] = (
     reviewed_and_refused,
     thought_better,
     late_and_paid,
+    late_and_thought_better,
     late_and_declined,
     late_and_silent,
     paid_back,

@@ -222,6 +222,12 @@ CONTRACTS: Final[Mapping[str, Contract]] = {
     ),
     "CHARGE_DECLINED": Contract("REQUEST", "The charge was declined.", "never", {"code": CODE}),
     "CHARGE_EXPIRED": Contract("REQUEST", "The charge was not answered in time.", "never", {"code": CODE}),
+    "CHARGE_WAIVED": Contract(
+        "REQUEST",
+        "A charge that was accepted is not owed after all: what it was for does not happen, or costs something else.",
+        "never",
+        {"code": CODE, "amount": MONEY},
+    ),
     "DECISION_REFUSED": Contract(
         "REQUEST", "A decision was entered that does not count; the task is offered again.", "never", {"code": CODE}
     ),

@@ -661,6 +661,39 @@ def test_no_word_or_a_no_leaves_the_order_as_it_was(how: str) -> None:
     assert world.undoings() == {}
 
 
+def told_of_charges(world: World) -> list[tuple[str, str, int]]:
+    """What billing hears: whether to collect which charge."""
+    kinds = {"CHARGE_ACCEPTED", "CHARGE_WAIVED"}
+    return [(e.kind, e.data["code"], e.data["amount"]["amountMinor"]) for e in world.events if e.kind in kinds]
+
+
+@pytest.mark.parametrize("how", ["withdrawn", "refused", "carried out"])
+def test_billing_is_told_when_an_accepted_charge_is_not_owed_after_all(how: str) -> None:
+    """Seen to fail without _waive_accepted in let_go: a charge was collected for what never happened."""
+    world = late()
+    request = world.judge(world.cancel())
+    world.do(ask.AnswerCharge(world.order_id, request.request_id, True), AGENT)
+    accepted_charge = ("CHARGE_ACCEPTED", "LATE_APPOINTMENT_CANCELLATION", 2500)
+    assert told_of_charges(world) == [accepted_charge]
+    if how == "withdrawn":
+        world.do(ask.WithdrawCancellation(world.order_id, request.request_id), AGENT)
+    elif how == "refused":  # the slot has come before anything was undone, and a person says no
+        world.wait(timedelta(days=2))
+        assert world.plan(request)["verdict"] == "assess"
+        assert world.judge(request).status == "REQUIRES_APPROVAL"
+        world.do(ask.RejectCancellation(world.order_id, request.request_id, "too late"), APPROVER)
+    else:
+        world.plan(request)
+        world.run_flow()
+    request = world.request(request.request_id)
+    assert request.charge is not None
+    if how == "carried out":
+        assert (request.charge["status"], told_of_charges(world)) == ("ACCEPTED", [accepted_charge])
+    else:
+        waived = ("CHARGE_WAIVED", "LATE_APPOINTMENT_CANCELLATION", 2500)
+        assert (request.charge["status"], told_of_charges(world)) == ("WAIVED", [accepted_charge, waived])
+
+
 def test_a_reason_can_waive_the_charge() -> None:
     world = late()
     request = world.judge(world.cancel("CANNOT_DELIVER"))
@@ -696,6 +729,7 @@ def test_what_could_not_be_stopped_costs_nothing() -> None:
     request = world.judge(request)
     assert (request.status, request.charge) == ("COMPENSATING", None)
     assert request.assessment["estimatedCost"]["amountMinor"] == 0  # type: ignore[index]
+    assert told_of_charges(world)[-1] == ("CHARGE_WAIVED", "LATE_STOP", 500)
 
 
 def test_a_charge_that_nobody_waits_for_does_not_shorten_the_time_to_answer_another_one() -> None:
