@@ -402,7 +402,11 @@ def describe_headers(type_name: str) -> Schema:
             "ce_orderversion": {**text, "pattern": "^[1-9][0-9]*$", "description": "Counts an order's events from 1."},
             "ce_tenant": ID,
             "content-type": {"const": "application/json"},
-            "traceparent": {**text, "description": "W3C trace context, where there was one."},
+            "traceparent": {
+                **text,
+                "pattern": "^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$",
+                "description": "W3C trace context: of what caused it; else not recorded, with the order's id as trace.",
+            },
         },
         "required": [
             "ce_specversion",
@@ -414,6 +418,7 @@ def describe_headers(type_name: str) -> Schema:
             "ce_orderversion",
             "ce_tenant",
             "content-type",
+            "traceparent",
         ],
     }
 

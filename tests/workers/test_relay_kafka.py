@@ -57,6 +57,18 @@ async def test_an_event_is_a_cloud_event_keyed_by_its_order(outboxes: Outboxes, 
     }
 
 
+async def test_an_event_that_no_trace_led_to_has_one_all_the_same(outboxes: Outboxes, kafka: str) -> None:
+    """1-domain §11 names the header without a condition: a reader may count on it."""
+    order_id = uuid.uuid4()
+    event_id = await outboxes.add_event(order_id)
+    await outboxes.as_owner.execute("update outbox set trace_parent = null")
+    settings = outboxes.settings(kafka_bootstrap=kafka)
+    async with relaying(settings, KafkaSink):
+        await outboxes.until_sent("outbox")
+    (arrived,) = await read_topic(settings)
+    assert arrived.headers["traceparent"] == f"00-{order_id.hex}-{event_id.hex[:16]}-00"
+
+
 async def test_the_events_of_an_order_stay_in_their_order(outboxes: Outboxes, kafka: str) -> None:
     orders = [uuid.uuid4() for _ in range(20)]
     settings = outboxes.settings(kafka_bootstrap=kafka)
