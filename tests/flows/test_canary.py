@@ -13,6 +13,8 @@ import httpx
 import pytest
 
 from tests.flows.running import RunningStack, Tenant, eventually
+from tests.flows.test_amendments import amend, replace
+from tests.flows.test_repairs import repair
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -46,17 +48,18 @@ def secrets_of(stack: RunningStack) -> set[str]:
 
 
 def test_nothing_private_leaves(stack: RunningStack, tenant: Tenant) -> None:
-    """An order full of one word is refused, repaired and cancelled with it: what the redaction of logs, the list of
-    what an event may carry and variables that are ids only are there for."""
+    """An order full of one word is refused, changed, cancelled and repaired with it; systems say it as their reason and
+    in an error that ends as an incident of the engine."""
+    tenant.make_impatient("release-inventory")
     tenant.fault(taskType="ship-device", fault="accept-silent")
-    tenant.fault(taskType="reserve-inventory", fault="refuse", times=1)
+    tenant.fault(taskType="reserve-inventory", fault="refuse", times=1, words=WORD)
+    tenant.fault(taskType="release-inventory", fault="error-before", times=1, words=WORD)
     order_id = tenant.submit(**PERSON)
-    (case,) = eventually(lambda: tenant.cases(order_id), bool, "a case for the refused reservation")
-    repair = {"action": "RETRY", "reasonCode": "SYSTEM_RECOVERED", "reasonText": WORD}
-    path = f"/api/v1/fallout-cases/{case['caseId']}"
-    etag = tenant.operator.get(path).headers["etag"]
-    assert tenant.post(f"{path}/repairs", repair, by=tenant.operator, etag=etag).status_code == httpx.codes.ACCEPTED
+    eventually(lambda: tenant.cases(order_id), bool, "a case for the refused reservation")
+    assert WORD in str(tenant.get(f"/api/v1/orders/{order_id}/effects")), "an operator reads what the system has said"
+    repair(tenant, order_id, "RETRY", reasonText=WORD)
     tenant.wait_effect(order_id, "ship", "shipping", acceptedAt=...)
+    amend(tenant, order_id, replace("/contact/name", WORD, f"{WORD}-too"))
     # Wrong in every way that is answered with words of the asker.
     tenant.post("/api/v1/orders", {**PERSON, WORD: WORD})
     tenant.agent.get(f"/api/v1/orders/{WORD}", headers={"Authorization": f"Bearer {WORD}"})
@@ -69,12 +72,16 @@ def test_nothing_private_leaves(stack: RunningStack, tenant: Tenant) -> None:
     link = request["links"]["self"]
     etag = tenant.approver.get(link).headers["etag"]
     tenant.post(f"{link}/approve", {"comment": WORD}, by=tenant.approver, etag=etag).raise_for_status()
+    tenant.wait_state(order_id, "FALLOUT")
+    [stuck] = [case for case in tenant.cases(order_id) if case["status"] == "OPEN"]
+    repair(tenant, order_id, "RETRY", reasonText=WORD, evidence={"kind": "TICKET", "reference": WORD})
     tenant.wait_state(order_id, "CANCELLED", "PARTIALLY_COMPLETED")
 
     home = stack.folder
     places = [home / "log", home / "engine", home / "kafka"]
-    # The search finds what is there: logs name the tenant; the engine and Kafka the order, too.
-    for place, there in zip(places, (str(tenant.tenant_id), order_id, order_id), strict=True):
+    # The search finds what is there: logs name the tenant; the engine its incident, and Kafka the order.
+    incident = f"EFFECT_EXHAUSTED {stuck['caseId']}"
+    for place, there in zip(places, (str(tenant.tenant_id), incident, order_id), strict=True):
         eventually(lambda place=place, there=there: files_with(there, place), bool, f"{there} in {place.name}")  # type: ignore[misc]
     assert files_with(WORD, *places) == []
     for secret in secrets_of(stack):

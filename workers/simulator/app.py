@@ -66,9 +66,10 @@ class Simulator:
         about = tuple(str(body.get(key)) for key in ("tenantId", "orderId", "taskType", "system"))
         self.book.note_call(body, effect_id)
         fault = self.script.next(*about)
+        words = fault and fault.words
         match fault.fault if fault else None:
             case "error-before":
-                return _answer(500, {"error": "nothing was done"})
+                return _answer(500, {"error": words or "nothing was done"})
             case "hang":
                 await caller_gone()
                 return _Broken()
@@ -79,7 +80,7 @@ class Simulator:
             case "lose-answer":
                 return _Broken()
             case "error-after":
-                return _answer(500, {"error": "it may have been done"})
+                return _answer(500, {"error": words or "it may have been done"})
             case "answer-twice":
                 self.call_back(entry, after=0.0, times=2)
             case "accept" if fault and entry.state == "ACCEPTED":
@@ -128,7 +129,7 @@ class Simulator:
         if fault and fault.fault in {"accept", "accept-silent"}:
             state = "ACCEPTED"
         elif fault and fault.fault == "refuse":
-            state, reason = "NO_EFFECT", "refused by the script"
+            state, reason = "NO_EFFECT", fault.words or "refused by the script"
         elif self._comes_too_late(body):
             state, reason = "NO_EFFECT", "too late: it has been done"
         entry = Entry(

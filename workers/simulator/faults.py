@@ -23,10 +23,12 @@ Kind = Literal[
 class Fault(BaseModel):
     """One line of the script; what is not named matches everything, `times` not given means always.
 
-    answer: as usual, and tell `output` (another price, say) · delay: wait `delayMs`, then as usual · refuse: NO_EFFECT
+    answer: as usual, and tell `output` (another price, say) · delay: wait `delayMs`, then as usual
+    refuse: NO_EFFECT, for the reason in `words`
     lose-answer: do it, then break the connection · answer-twice: do it, answer, and report it by callbacks as well
     accept: promise, do it after `callbackAfterMs` and call back · accept-silent: promise and say no more
-    error-after / error-before: HTTP 500 with and without having done it · hang: nothing, neither done nor answered
+    error-after / error-before: HTTP 500, and `words` in its body, with and without having done it
+    hang: nothing, neither done nor answered
     """
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
@@ -39,6 +41,7 @@ class Fault(BaseModel):
     times: Annotated[int | None, Field(ge=1)] = None
     delay_ms: Annotated[int, Field(alias="delayMs", ge=0)] = 1_000
     output: dict[str, JsonValue] | None = None
+    words: str | None = None
     callback_after_ms: Annotated[int, Field(alias="callbackAfterMs", ge=0)] = 500
 
     def fits(self, tenant_id: str, order_id: str, task_type: str, system: str) -> bool:
