@@ -24,11 +24,22 @@ from domain.commands import (
     WithdrawAmendment,
 )
 from domain.compensation import draw_graph, find_type, supersede_plan
+from domain.consent import (
+    accept_charge,
+    add_decision,
+    check_charge,
+    check_four_eyes,
+    end_charge,
+    is_charge_due,
+    offer_charge,
+    refuse_decision,
+    waive_charge,
+    wake_waiting,
+)
 from domain.decomposition import Redraw, again_id, copy_types, live_tasks, redraw_plan
 from domain.errors import (
     CaseClosed,
     CaseNotFound,
-    ChargeNotOpen,
     CompensationStarted,
     FieldError,
     FourEyes,
@@ -65,7 +76,7 @@ from domain.impact import (
 )
 from domain.order import IN_FLIGHT, UNSTARTED, Amendment, CompensationPlan, Draft, Plan, Task
 from domain.policy import REVALIDATION, SAFETY_RESULTS, AmendableField, TaskType, format_duration
-from domain.values import EffectId, Json, OrderId, PlanId, RequestId, Run, TaskId, derive_id, format_time
+from domain.values import EffectId, Json, OrderId, PlanId, RequestId, Run, TaskId, derive_id
 
 _OPEN: Final = frozenset({"REQUESTED", "ASSESSING", "REQUIRES_APPROVAL", "AWAITING_CHARGE_DECISION", "APPROVED"})
 _UNDONE_FIRST: Final = frozenset({"UNDO_THEN_DO", "MANUAL", "WITHDRAW"})
@@ -286,8 +297,8 @@ def assess(draft: Draft, command: AssessAmendment) -> Mapping[str, Json]:
         if found.needs_quote and found.feasibility != "NOT_APPLICABLE" and amendment.quote is None:
             return _revalidate(draft, amendment)
         amendment = conclude(draft, amendment)
-    elif amendment.status == "AWAITING_CHARGE_DECISION" and _charge_is_due(amendment, draft.now):
-        amendment = _end_charge(draft, amendment, "EXPIRED", "CHARGE_EXPIRED")
+    elif amendment.status == "AWAITING_CHARGE_DECISION" and is_charge_due(amendment, draft.now):
+        amendment = _end_charge(draft, amendment, "EXPIRED")
     return _direction(draft, amendment)
 
 
@@ -449,15 +460,7 @@ def _covers(approval: Mapping[str, Json], found: Finding) -> bool:
 
 def _past_review(draft: Draft, amendment: Amendment, found: Finding) -> Amendment:
     """Review is over or was not needed: a blocking charge is offered before anything is undone."""
-    offer = found.offer
-    if amendment.charge and (offer is None or offer.amount.to_json() != amendment.charge["amount"]):
-        _waive_accepted(draft, amendment)
-        amendment = draft.change_amendment(amendment.request_id, charge=None)
-    if offer and amendment.charge is None:
-        status = "OFFERED" if offer.blocking else "RECORDED"
-        amendment = draft.change_amendment(amendment.request_id, charge=offer.to_json(status))
-        if status == "OFFERED":
-            _tell_charge(draft, amendment, "CHARGE_OFFERED", amount=offer.amount.to_json())
+    amendment = offer_charge(draft, amendment, found.offer)
     if amendment.charge and amendment.charge["status"] == "OFFERED":
         return draft.move_amendment(
             amendment.request_id, "AWAITING_CHARGE_DECISION", "AMENDMENT_AWAITS_CHARGE", round=amendment.round + 1
@@ -465,11 +468,6 @@ def _past_review(draft: Draft, amendment: Amendment, found: Finding) -> Amendmen
     return draft.move_amendment(
         amendment.request_id, "APPROVED", "AMENDMENT_APPROVED", note={"automatic": amendment.approval is None}
     )
-
-
-def _tell_charge(draft: Draft, amendment: Amendment, kind: str, **more: Json) -> None:
-    code = (amendment.charge or {})["code"]
-    draft.record(kind, "REQUEST", amendment.request_id, request_id=amendment.request_id, code=code, **more)
 
 
 def exhibit(amendment: Amendment, order_id: OrderId) -> str:
@@ -503,23 +501,15 @@ def find_amendment(draft: Draft, request_id: RequestId) -> Amendment:
 
 
 def _check_reviewer(draft: Draft, amendment: Amendment) -> None:
-    """The person, not the role: neither who asked nor for whom it was asked may decide (I8)."""
-    if draft.actor.subject in {amendment.requested_by, amendment.on_behalf_of}:
-        raise FourEyes
+    check_four_eyes(amendment, draft.actor.subject)
     if amendment.status != "REQUIRES_APPROVAL":
         raise RequestClosed(f"The request is {amendment.status}; only REQUIRES_APPROVAL can be decided.")
 
 
 def _decide(draft: Draft, amendment: Amendment, decision: str, comment: str | None, **more: Json) -> Amendment:
-    row = {
-        "decision": decision,
-        "by": draft.actor.subject,
-        "at": format_time(draft.now),
-        "comment": comment,
-        "round": amendment.round,
-    }
     draft.send("review-decided", amendment.wait_key)
-    return draft.change_amendment(amendment.request_id, decisions=(*amendment.decisions, row), **more)
+    decisions = add_decision(draft, amendment, decision, comment)
+    return draft.change_amendment(amendment.request_id, decisions=decisions, **more)
 
 
 def approve(draft: Draft, command: ApproveAmendment) -> Amendment:
@@ -566,14 +556,14 @@ def reject_amendment(
 
 
 def supersede_amendment(draft: Draft, amendment: Amendment, outcome: str) -> None:
-    _wake_waiting(draft, amendment)
+    wake_waiting(draft, amendment)
     draft.move_amendment(amendment.request_id, "SUPERSEDED", "AMENDMENT_SUPERSEDED", outcome=outcome)
     let_go(draft, amendment)
 
 
 def queue_amendment(draft: Draft, amendment: Amendment, behind: RequestId) -> None:
     """A cancellation goes first; what has been found out is found out again when its turn comes."""
-    _wake_waiting(draft, amendment)
+    wake_waiting(draft, amendment)
     draft.move_amendment(
         amendment.request_id,
         "QUEUED",
@@ -603,7 +593,7 @@ def let_go(draft: Draft, amendment: Amendment) -> None:
     """What it held is free again, what it asked for prices is not asked any more."""
     draft.unhold(str(amendment.request_id))
     if draft.amendments[amendment.request_id].has_ended:
-        _waive_accepted(draft, draft.amendments[amendment.request_id])
+        waive_charge(draft, draft.amendments[amendment.request_id])
     for plan in list(draft.plans.values()):
         if plan.amendment_id == amendment.request_id and plan.purpose == "QUOTE" and plan.state == "IN_PROGRESS":
             supersede_plan(draft, plan.plan_id)
@@ -621,16 +611,6 @@ def forget_quote(draft: Draft, plan: CompensationPlan) -> bool:
     return moved
 
 
-def _wake_waiting(draft: Draft, amendment: Amendment) -> None:
-    """The flow that waits for a decision, or for quiet, is told that there is something to ask."""
-    if amendment.status == "REQUIRES_APPROVAL":
-        draft.send("review-decided", amendment.wait_key)
-    elif amendment.status == "AWAITING_CHARGE_DECISION":
-        draft.send("charge-decided", amendment.wait_key)
-    elif amendment.waiting:
-        draft.send("closure-quiesced", amendment.wait_key)
-
-
 def withdraw(draft: Draft, command: WithdrawAmendment) -> Amendment:
     """Until the change is in the order its asker may change their mind."""
     amendment = find_amendment(draft, command.request_id)
@@ -640,7 +620,7 @@ def withdraw(draft: Draft, command: WithdrawAmendment) -> Amendment:
         raise CompensationStarted("The change is in the order already; ask for another one.")
     if command.invalid:
         raise Unprocessable(errors=command.invalid)
-    _wake_waiting(draft, amendment)
+    wake_waiting(draft, amendment)
     amendment = draft.move_amendment(amendment.request_id, "CANCELLED", "AMENDMENT_WITHDRAWN", outcome="WITHDRAWN")
     let_go(draft, amendment)
     return draft.amendments[amendment.request_id]
@@ -667,39 +647,19 @@ def apply(draft: Draft, command: ApplyAmendment) -> Amendment:
 
 def answer_charge(draft: Draft, command: AnswerAmendmentCharge) -> Amendment:
     amendment = find_amendment(draft, command.request_id)
-    if amendment.status != "AWAITING_CHARGE_DECISION" or not amendment.charge:
-        raise ChargeNotOpen
-    if command.invalid:
-        raise Unprocessable(errors=command.invalid)
-    if _charge_is_due(amendment, draft.now):
-        raise ChargeNotOpen("The time to answer the charge has passed.")
+    check_charge(draft, amendment, command.invalid)
     draft.send("charge-decided", amendment.wait_key)
     if not command.accepted:
-        return _end_charge(draft, amendment, "DECLINED", "CHARGE_DECLINED")
-    _tell_charge(draft, amendment, "CHARGE_ACCEPTED", amount=amendment.charge["amount"])
-    amendment = draft.change_amendment(amendment.request_id, charge={**amendment.charge, "status": "ACCEPTED"})
+        return _end_charge(draft, amendment, "DECLINED")
+    amendment = accept_charge(draft, amendment)
     if assess_amendment(draft, amendment).fingerprint != amendment.fingerprint:
         draft.move_amendment(amendment.request_id, "ASSESSING", "AMENDMENT_STALE")
         return conclude(draft, draft.amendments[amendment.request_id])
     return draft.move_amendment(amendment.request_id, "APPROVED", "AMENDMENT_APPROVED", note={"automatic": False})
 
 
-def _charge_is_due(amendment: Amendment, now: datetime) -> bool:
-    return now >= datetime.fromisoformat(str((amendment.charge or {})["respondBy"]))
-
-
-def _end_charge(draft: Draft, amendment: Amendment, status: str, kind: str) -> Amendment:
-    _tell_charge(draft, amendment, kind)
-    amendment = draft.change_amendment(amendment.request_id, charge={**(amendment.charge or {}), "status": status})
-    return reject_amendment(draft, amendment, f"CHARGE_{status}")
-
-
-def _waive_accepted(draft: Draft, amendment: Amendment) -> None:
-    """What was accepted is not owed any more; billing has been told to collect it, so it is told that too."""
-    charge = amendment.charge
-    if charge and charge["status"] == "ACCEPTED":
-        _tell_charge(draft, amendment, "CHARGE_WAIVED", amount=charge["amount"])
-        draft.change_amendment(amendment.request_id, charge={**charge, "status": "WAIVED"})
+def _end_charge(draft: Draft, amendment: Amendment, status: str) -> Amendment:
+    return reject_amendment(draft, end_charge(draft, amendment, status), f"CHARGE_{status}")
 
 
 def record_review(draft: Draft, command: RecordReview) -> Mapping[str, Json]:
@@ -708,9 +668,9 @@ def record_review(draft: Draft, command: RecordReview) -> Mapping[str, Json]:
     if amendment is None or amendment.status != "REQUIRES_APPROVAL" or amendment.wait_key != command.wait_key:
         return {"verdict": "decided"}
     if command.decision not in {"approve", "reject"} or not command.reviewer:
-        return _refuse_review(draft, amendment, "NO_DECISION")
+        return refuse_decision(draft, amendment, "NO_DECISION")
     if "approver" not in draft.actor.roles:
-        return _refuse_review(draft, amendment, "ROLE_REQUIRED")
+        return refuse_decision(draft, amendment, "ROLE_REQUIRED")
     comment = (command.comment or "")[:500] or None
     try:
         if command.decision == "approve":
@@ -718,13 +678,8 @@ def record_review(draft: Draft, command: RecordReview) -> Mapping[str, Json]:
         else:
             reject(draft, RejectAmendment(command.order_id, command.request_id, comment))
     except FourEyes as breach:
-        return _refuse_review(draft, amendment, breach.code)
+        return refuse_decision(draft, amendment, breach.code)
     return {"verdict": "decided"}
-
-
-def _refuse_review(draft: Draft, amendment: Amendment, code: str) -> Mapping[str, Json]:
-    draft.record("DECISION_REFUSED", "REQUEST", amendment.request_id, request_id=amendment.request_id, code=code)
-    return {"verdict": "again"}
 
 
 # -- application -----------------------------------------------------------------------------------------------

@@ -37,9 +37,20 @@ from domain.commands import (
     WithdrawCancellation,
 )
 from domain.compensation import draw_graph, store_plan, supersede_plan
+from domain.consent import (
+    accept_charge,
+    add_decision,
+    check_charge,
+    check_four_eyes,
+    end_charge,
+    is_charge_due,
+    offer_charge,
+    refuse_decision,
+    waive_charge,
+    wake_waiting,
+)
 from domain.errors import (
     ChangeActive,
-    ChargeNotOpen,
     CompensationStarted,
     DispositionRequired,
     FieldError,
@@ -452,8 +463,8 @@ def assess(draft: Draft, command: AssessCancellation) -> Mapping[str, Json]:
         if told["verdict"] == "wait":
             return told
         request = conclude_assessment(draft, draft.requests[request.request_id])
-    elif request.status == "AWAITING_CHARGE_DECISION" and _charge_is_due(request, draft.now):
-        request = _end_charge(draft, request, "EXPIRED", "CHARGE_EXPIRED")
+    elif request.status == "AWAITING_CHARGE_DECISION" and is_charge_due(request, draft.now):
+        request = _end_charge(draft, request, "EXPIRED")
     return _direction(draft, request)
 
 
@@ -554,22 +565,7 @@ def _is_worse(assessment: Assessment, approved: Mapping[str, Json]) -> bool:
 
 def _past_review(draft: Draft, request: Request, assessment: Assessment) -> Request:
     """Review is over or was not needed: a blocking charge is offered before anything is undone."""
-    offer = assessment.offer
-    if request.charge and (offer is None or offer.amount.to_json() != request.charge["amount"]):
-        request = _waive_accepted(draft, request)
-        request = draft.change_request(request.request_id, charge=None)  # what is undone has changed, and its price
-    if offer and request.charge is None:
-        status = "WAIVED" if offer.waived else "OFFERED" if offer.blocking else "RECORDED"
-        request = draft.change_request(request.request_id, charge=offer.to_json(status))
-        if status == "OFFERED":
-            draft.record(
-                "CHARGE_OFFERED",
-                "REQUEST",
-                request.request_id,
-                request_id=request.request_id,
-                code=offer.code,
-                amount=offer.amount.to_json(),
-            )
+    request = offer_charge(draft, request, assessment.offer)
     if request.charge and request.charge["status"] == "OFFERED":
         return draft.move_request(
             request.request_id,
@@ -655,12 +651,6 @@ def find_request(draft: Draft, request_id: RequestId) -> Request:
     return request
 
 
-def check_four_eyes(request: Request, person: str) -> None:
-    """The person, not the role: neither who asked nor for whom it was asked may decide (I8)."""
-    if person in {request.requested_by, request.on_behalf_of}:
-        raise FourEyes
-
-
 def approve(draft: Draft, command: ApproveCancellation) -> Request:
     request = find_request(draft, command.request_id)
     check_four_eyes(request, draft.actor.subject)
@@ -672,17 +662,10 @@ def approve(draft: Draft, command: ApproveCancellation) -> Request:
         raise Unprocessable(errors=command.invalid)
     _check_dispositions(draft, request, command.dispositions)
     seen = request.assessment or {}
-    decision = {
-        "decision": "APPROVED",
-        "by": draft.actor.subject,
-        "at": format_time(draft.now),
-        "comment": command.comment,
-        "round": request.round,
-    }
     request = draft.change_request(
         request.request_id,
         dispositions=dict(command.dispositions),
-        decisions=(*request.decisions, decision),
+        decisions=add_decision(draft, request, "APPROVED", command.comment),
         approval={
             "feasibility": seen["feasibility"],
             "by": draft.actor.subject,
@@ -739,14 +722,8 @@ def reject(draft: Draft, command: RejectCancellation) -> Request:
         raise ReasonNotRefusable
     if command.invalid:
         raise Unprocessable(errors=command.invalid)
-    decision = {
-        "decision": "REJECTED",
-        "by": draft.actor.subject,
-        "at": format_time(draft.now),
-        "comment": command.reason,
-        "round": request.round,
-    }
-    request = draft.change_request(request.request_id, decisions=(*request.decisions, decision))
+    decisions = add_decision(draft, request, "REJECTED", command.reason)
+    request = draft.change_request(request.request_id, decisions=decisions)
     draft.send("review-decided", _review_key(draft, request.request_id))
     return reject_request(draft, request, "REJECTED_BY_REVIEW", [])
 
@@ -767,7 +744,7 @@ def reject_request(draft: Draft, request: Request, outcome: str, blockers: list[
 def let_go(draft: Draft, request: Request) -> None:
     draft.unhold(str(request.request_id))
     if draft.requests[request.request_id].status in {"REJECTED", "WITHDRAWN", "SUPERSEDED"}:
-        _waive_accepted(draft, draft.requests[request.request_id])
+        waive_charge(draft, draft.requests[request.request_id])
     for case in draft.open_cases():
         if case.request_id == request.request_id and case.context == "FULFILLMENT" and not case.blocking:
             # A fact for the assessment no more: the order goes on, and this stands in its way.
@@ -791,35 +768,17 @@ def withdraw(draft: Draft, command: WithdrawCancellation) -> Request:
     )
     let_go(draft, request)
     request = draft.requests[request.request_id]
-    if before.status == "REQUIRES_APPROVAL":
-        draft.send("review-decided", before.wait_key)
-    elif before.status == "AWAITING_CHARGE_DECISION":
-        draft.send("charge-decided", before.wait_key)
-    elif before.waiting:
-        draft.send("closure-quiesced", before.wait_key)
+    wake_waiting(draft, before)
     return request
 
 
 def answer_charge(draft: Draft, command: AnswerCharge) -> Request:
     request = find_request(draft, command.request_id)
-    if request.status != "AWAITING_CHARGE_DECISION" or not request.charge:
-        raise ChargeNotOpen
-    if command.invalid:
-        raise Unprocessable(errors=command.invalid)
-    if _charge_is_due(request, draft.now):
-        raise ChargeNotOpen("The time to answer the charge has passed.")
+    check_charge(draft, request, command.invalid)
     draft.send("charge-decided", request.wait_key)
     if not command.accepted:
-        return _end_charge(draft, request, "DECLINED", "CHARGE_DECLINED")
-    draft.record(
-        "CHARGE_ACCEPTED",
-        "REQUEST",
-        request.request_id,
-        request_id=request.request_id,
-        code=request.charge["code"],
-        amount=request.charge["amount"],
-    )
-    request = draft.change_request(request.request_id, charge={**request.charge, "status": "ACCEPTED"})
+        return _end_charge(draft, request, "DECLINED")
+    request = accept_charge(draft, request)
     fresh = assess_cancellation(draft, request)
     if fresh.fingerprint != request.fingerprint:
         draft.move_request(request.request_id, "ASSESSING", "CANCELLATION_STALE")
@@ -827,31 +786,8 @@ def answer_charge(draft: Draft, command: AnswerCharge) -> Request:
     return draft.move_request(request.request_id, "APPROVED", "CANCELLATION_APPROVED", note={"automatic": False})
 
 
-def _charge_is_due(request: Request, now: datetime) -> bool:
-    return now >= datetime.fromisoformat(str((request.charge or {})["respondBy"]))
-
-
-def _end_charge(draft: Draft, request: Request, status: str, kind: str) -> Request:
-    charge = dict(request.charge or {})
-    draft.record(kind, "REQUEST", request.request_id, request_id=request.request_id, code=charge["code"])
-    request = draft.change_request(request.request_id, charge={**charge, "status": status})
-    return reject_request(draft, request, f"CHARGE_{status}", [])
-
-
-def _waive_accepted(draft: Draft, request: Request) -> Request:
-    """What was accepted is not owed any more; billing has been told to collect it, so it is told that too."""
-    charge = request.charge
-    if not charge or charge["status"] != "ACCEPTED":
-        return request
-    draft.record(
-        "CHARGE_WAIVED",
-        "REQUEST",
-        request.request_id,
-        request_id=request.request_id,
-        code=charge["code"],
-        amount=charge["amount"],
-    )
-    return draft.change_request(request.request_id, charge={**charge, "status": "WAIVED"})
+def _end_charge(draft: Draft, request: Request, status: str) -> Request:
+    return reject_request(draft, end_charge(draft, request, status), f"CHARGE_{status}", [])
 
 
 def record_review(draft: Draft, command: RecordReview) -> Mapping[str, Json]:
@@ -861,9 +797,9 @@ def record_review(draft: Draft, command: RecordReview) -> Mapping[str, Json]:
     if request is None or request.status != "REQUIRES_APPROVAL" or request.wait_key != command.wait_key:
         return {"verdict": "decided"}
     if command.decision not in {"approve", "reject"} or not command.reviewer:
-        return _refuse_review(draft, request, "NO_DECISION")
+        return refuse_decision(draft, request, "NO_DECISION")
     if "approver" not in draft.actor.roles:
-        return _refuse_review(draft, request, "ROLE_REQUIRED")
+        return refuse_decision(draft, request, "ROLE_REQUIRED")
     comment = (command.comment or "")[:500] or None
     try:
         if command.decision == "approve":
@@ -872,7 +808,7 @@ def record_review(draft: Draft, command: RecordReview) -> Mapping[str, Json]:
         else:
             reject(draft, RejectCancellation(command.order_id, command.request_id, comment))
     except (FourEyes, DispositionRequired, ReasonNotRefusable) as breach:
-        return _refuse_review(draft, request, breach.code)
+        return refuse_decision(draft, request, breach.code)
     return {"verdict": "decided"}
 
 
@@ -882,11 +818,6 @@ def _dispose_of_all(request: Request, disposition: str | None) -> dict[str, str]
         return {}
     impacts = (request.assessment or {}).get("taskImpacts", ())
     return {impact["taskId"]: disposition for impact in impacts if impact["consequence"] == "MANUAL"}
-
-
-def _refuse_review(draft: Draft, request: Request, code: str) -> Mapping[str, Json]:
-    draft.record("DECISION_REFUSED", "REQUEST", request.request_id, request_id=request.request_id, code=code)
-    return {"verdict": "again"}
 
 
 # -- plan ----------------------------------------------------------------------------------------------------------

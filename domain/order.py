@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar, final
 
 from domain.commands import AcceptOrder
 from domain.events import Event, Message
@@ -203,6 +203,7 @@ class Task:
         return self.has_ended or self.state == "COMPENSATING"
 
 
+@final
 @dataclass(frozen=True)
 class Request:
     """One cancellation, from acceptance to its end.
@@ -259,6 +260,7 @@ class Request:
         return f"{self.request_id}:{self.round}"
 
 
+@final
 @dataclass(frozen=True)
 class Amendment:
     """One requested change of the order's terms, from acceptance to its end.
