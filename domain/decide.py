@@ -203,10 +203,11 @@ def _answer(draft: Draft, command: ask.Command, told: Told) -> Decision:
             "orderId": order_id,
             "status": request.status,
             "currentOrderState": draft.head.state,
-            "version": request.version,
             **({"outcome": request.outcome} if request.outcome else {}),
-            "links": {"self": link, "order": base},
+            "links": {"self": link},
         }
+        if not isinstance(command, ask.RequestCancellation):  # the first answer is the lesson's (§9), to the letter
+            body |= {"version": request.version, "links": {"self": link, "order": base}}
         return Decision(draft, 202, body, request_etag(request.version), link)
     if isinstance(told, Amendment):
         amendment = draft.amendments[told.request_id]
@@ -216,10 +217,11 @@ def _answer(draft: Draft, command: ask.Command, told: Told) -> Decision:
             "orderId": order_id,
             "status": amendment.status,
             "currentOrderState": draft.head.state,
-            "version": amendment.version,
             **({"outcome": amendment.outcome} if amendment.outcome else {}),
-            "links": {"self": link, "order": base},
+            "links": {"self": link},
         }
+        if not isinstance(command, ask.RequestAmendment):
+            body |= {"version": amendment.version, "links": {"self": link, "order": base}}
         return Decision(draft, 202, body, request_etag(amendment.version), link)
     if isinstance(told, Case):
         case = draft.cases[told.case_id]

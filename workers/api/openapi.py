@@ -227,12 +227,11 @@ ANSWERS: Final[Mapping[str, Schema]] = {
         edges=_list(_object(source=_ID, target=_ID, type=_TEXT, reasonCode=_maybe(_TEXT), createdAt=_TIME)),
     ),
     "RequestAnswer": _object(
-        {"outcome": _TEXT},
+        {"outcome": _TEXT, "version": _NUMBER},
         cancellationRequestId=_ID,
         orderId=_ID,
         status=_TEXT,
         currentOrderState=_TEXT,
-        version=_NUMBER,
         links=_LINKS,
     ),
     "Assessment": _object(
@@ -307,12 +306,11 @@ ANSWERS: Final[Mapping[str, Schema]] = {
         links=_LINKS,
     ),
     "AmendmentAnswer": _object(
-        {"outcome": _TEXT},
+        {"outcome": _TEXT, "version": _NUMBER},
         amendmentRequestId=_ID,
         orderId=_ID,
         status=_TEXT,
         currentOrderState=_TEXT,
-        version=_NUMBER,
         links=_LINKS,
     ),
     "AmendmentAssessment": _object(
