@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tests.certificates import Certificates
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class Receiver:
 
 
 @contextmanager
-def receive_spans() -> Iterator[Receiver]:
+def receive_spans(certificates: Certificates | None = None) -> Iterator[Receiver]:
+    """Over TLS where there are certificates."""
     receiver = Receiver()
 
     class Handler(BaseHTTPRequestHandler):
@@ -59,7 +63,12 @@ def receive_spans() -> Iterator[Receiver]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    receiver.url = f"http://127.0.0.1:{server.server_port}"
+    if certificates:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificates.certificate, certificates.key)
+        # Hands are shaken where the connection is read: one that is refused is that one's own matter.
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    receiver.url = f"http{'s' if certificates else ''}://127.0.0.1:{server.server_port}"
     serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     serving.start()
     try:

@@ -26,7 +26,8 @@ from starlette.routing import Route
 
 from domain.store.pool import open_pool
 from tests.certificates import Certificates, make_certificates
-from tests.kafka import serve_kafka
+from tests.kafka import serve_secured_kafka
+from tests.otlp import receive_spans
 from tests.postgres import Database
 from tests.workers.fake_engine import FakeEngine, open_engine
 from tests.workers.outboxes import open_outboxes, relaying
@@ -35,6 +36,7 @@ from workers.gateways.engine import Engine, NoSearchError, open_channel
 from workers.gateways.systems import Systems
 from workers.relay.kafka import KafkaSink
 from workers.settings import Settings, System
+from workers.spans import open_span, start_spans, stop_spans
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +192,20 @@ async def test_an_outside_system_is_believed_by_our_own_authority_only(
         await systems.close()
 
 
+def test_spans_go_to_no_receiver_that_our_authority_does_not_vouch_for(
+    ours: Certificates, foreign: Certificates
+) -> None:
+    for authority, arrived in ((foreign.authority, 0), (ours.authority, 1)):
+        with receive_spans(ours) as receiver:
+            start_spans(Settings(otlp_endpoint=receiver.url, ca_file=authority), "tests")
+            try:
+                with open_span("job", "x"):
+                    pass
+            finally:
+                stop_spans()
+            assert len(receiver.spans) == arrived
+
+
 # -- PostgreSQL --------------------------------------------------------------------------------------------------
 
 _SSL_REQUEST = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"
@@ -250,17 +266,17 @@ async def test_postgresql_is_spoken_to_over_tls_where_its_address_says_so(
 
 
 @pytest.fixture(scope="module")
-def secured_kafka(ours: Certificates) -> Iterator[str]:
-    with serve_kafka(ours) as address:
-        yield address
+def secured_kafka(ours: Certificates) -> Iterator[tuple[str, str]]:
+    with serve_secured_kafka(ours) as addresses:
+        yield addresses
 
 
 async def test_kafka_takes_events_over_tls_from_who_knows_the_password(
-    database: Database, secured_kafka: str, ours: Certificates
+    database: Database, secured_kafka: tuple[str, str], ours: Certificates
 ) -> None:
     async with open_outboxes(database) as outboxes:
         told = {
-            "kafka_bootstrap": secured_kafka, "kafka_security": "SASL_SSL", "kafka_mechanism": "PLAIN",
+            "kafka_bootstrap": secured_kafka[0], "kafka_security": "SASL_SSL", "kafka_mechanism": "PLAIN",
             "kafka_username": "relay", "ca_file": ours.authority,
         }  # fmt: skip
         await outboxes.add_event(uuid.uuid4())
@@ -270,4 +286,20 @@ async def test_kafka_takes_events_over_tls_from_who_knows_the_password(
                 await asyncio.sleep(0.02)
         known = outboxes.settings(**told, kafka_password="hush")
         async with relaying(known, KafkaSink):
+            await outboxes.until_sent("outbox")
+
+
+async def test_kafka_takes_events_from_who_has_a_certificate_that_it_believes(
+    database: Database, secured_kafka: tuple[str, str], ours: Certificates, foreign: Certificates
+) -> None:
+    async with open_outboxes(database) as outboxes:
+        told = {"kafka_bootstrap": secured_kafka[1], "kafka_security": "SSL", "ca_file": ours.authority}
+        await outboxes.add_event(uuid.uuid4())
+        theirs = {"kafka_cert_file": foreign.certificate, "kafka_key_file": foreign.key}
+        for unknown in ({}, theirs):
+            async with relaying(outboxes.settings(**told, **unknown), KafkaSink) as loop, asyncio.timeout(30):
+                while "KafkaConnectionError" not in loop.trouble:
+                    await asyncio.sleep(0.02)
+        own = {"kafka_cert_file": ours.certificate, "kafka_key_file": ours.key}
+        async with relaying(outboxes.settings(**told, **own), KafkaSink):
             await outboxes.until_sent("outbox")
