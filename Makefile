@@ -34,8 +34,10 @@ $(STAMP): pyproject.toml requirements-dev.lock
 	  echo "[2/3] uv $(UV_VERSION)"; $(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv==$(UV_VERSION)'; \
 	fi
 	@echo "[3/3] locked packages"
-	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --require-hashes -r requirements-dev.lock
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --compile-bytecode --require-hashes -r requirements-dev.lock
 	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+	@# Once here, not at each start of each process where Python is told not to keep what it compiles.
+	@$(BIN)/python -m compileall -q domain workers
 	@touch $(STAMP)
 
 check: $(STAMP) ## Lint, types and the rules of the house
