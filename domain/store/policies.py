@@ -38,21 +38,25 @@ class PolicyBook:
 async def add_policy(
     connection: Connection, tenant_id: TenantId, document: Json, *, effective_from: datetime, loaded_by: str
 ) -> dict[str, Any]:
-    """Store a checked document as a new version; the same document as the last one of its tenant keeps its version."""
-    text = orjson.dumps(document).decode()
-    row = await fetch_row(connection, _SQL["find_same"], tenant_id=tenant_id, document=text)
-    if row is None:
-        row = await fetch_row(
-            connection,
-            _SQL["add_policy"],
-            tenant_id=tenant_id,
-            name=str(document["policy"]),
-            effective_from=effective_from,
-            document=text,
-            loaded_by=loaded_by,
-        )
+    """Store a checked document as its tenant's newest version, whatever the ones before say."""
+    row = await fetch_row(
+        connection,
+        _SQL["add_policy"],
+        tenant_id=tenant_id,
+        name=str(document["policy"]),
+        effective_from=effective_from,
+        document=orjson.dumps(document).decode(),
+        loaded_by=loaded_by,
+    )
     assert row is not None
     return {"version": row["version"], "loadedAt": row["loaded_at"]}
+
+
+async def find_latest_same(connection: Connection, tenant_id: TenantId, document: Json) -> dict[str, Any] | None:
+    """The tenant's newest version, where it is this very document: whoever loads it again has nothing to do."""
+    text = orjson.dumps(document).decode()
+    row = await fetch_row(connection, _SQL["find_latest_same"], tenant_id=tenant_id, document=text)
+    return None if row is None else {"version": row["version"], "loadedAt": row["loaded_at"]}
 
 
 async def read_document(connection: Connection, version: int) -> Json:

@@ -8,9 +8,9 @@ insert into policy (tenant_id, name, effective_from, document, loaded_by)
 values (:tenant_id, :name, :effective_from, :document::jsonb, :loaded_by)
 returning version, loaded_at;
 
--- name: find_same
+-- name: find_latest_same
 select version, loaded_at from policy
-where tenant_id = :tenant_id and document = :document::jsonb order by version desc limit 1;
+where version = (select max(version) from policy where tenant_id = :tenant_id) and document = :document::jsonb;
 
 -- name: list_policies
 select version, name, effective_from, loaded_at, loaded_by, tenant_id from policy

@@ -140,6 +140,21 @@ async def test_a_tenants_own_policy_comes_before_the_shared_one(world: ApiWorld)
         assert (await world.get(f"/policies/{odd}")).status_code == 404
 
 
+async def test_every_policy_that_is_posted_is_a_new_version(world: ApiWorld) -> None:
+    """A tenant goes back to what it had: seen to fail while an old document gave its old version, and the one that was
+    to be replaced stayed in force."""
+    other = TELECOM.replace("CUSTOMER_CHANGED_MIND", "CHANGED_MY_MIND")
+    versions = []
+    for text in (TELECOM, other, TELECOM, TELECOM):
+        made = await world.send("POST", "/policies", as_=ADMIN, raw=text.encode())
+        assert made.status_code == 201, made.text
+        versions.append(made.json()["version"])
+    assert versions == sorted(set(versions))
+    listed = (await world.get("/policies")).json()["items"]
+    assert [policy["version"] for policy in listed if policy["inForce"]] == [versions[-1]]
+    assert [policy["version"] for policy in listed if not policy["shared"]] == versions[::-1]
+
+
 async def test_a_faulty_policy_is_refused_as_a_whole(world: ApiWorld) -> None:
     for raw in (b"policy: [", b"[]", b"", b"\xff", TELECOM.replace("system: inventory", "system: nowhere").encode()):
         answer = await world.send("POST", "/policies", as_=ADMIN, raw=raw)
