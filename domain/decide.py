@@ -195,6 +195,7 @@ def _answer(draft: Draft, command: ask.Command, told: Told) -> Decision:
     """The body that the asker gets: of the object that the command was about, as it stands after settling."""
     order_id = str(draft.head.order_id)
     base = f"/api/v1/orders/{order_id}"
+    body: dict[str, Json]
     if isinstance(told, Request):
         request = draft.requests[told.request_id]
         link = f"{base}/cancellation-requests/{request.request_id}"
