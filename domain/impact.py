@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -49,6 +50,7 @@ AGREED: Final = UNDOING | {"AWAIT", "FOLLOW"}
 
 _ADDS_ITEM: Final = "-"
 _AN_ITEM: Final = "{itemId}"
+_INDEX: Final = re.compile(r"0|[1-9][0-9]{0,8}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +232,11 @@ def _read_change(draft: Draft, number: int, change: AskedChange, match: FieldMat
         if after is None and change.operation != "REMOVE":
             raise Unprocessable(errors=(FieldError(f"{at}/newValue", "is required; take REMOVE to leave it out"),))
         root = parts[: len(whole)]
+        if not _leads_on(value_at(draft, root), parts[len(whole) :], change.operation):
+            raise Unprocessable(
+                "A list is changed as a whole, or in a member that it has; what has no members has none to change.",
+                errors=(FieldError(f"{at}/path", "leads nowhere in the value that stands"),),
+            )
         value = _set_in(value_at(draft, root), parts[len(whole) :], after)
         wrong = (
             () if value is None and match.item_id is None else match.field.value_errors(value)
@@ -343,14 +350,37 @@ def value_at(draft: Draft, parts: tuple[str, ...]) -> Json:
     else:
         source = draft.head.content
     for part in parts:
-        source = source.get(part) if isinstance(source, Mapping) else None
+        source = _member(source, part)
     return source
+
+
+def _member(source: Json, part: str) -> Json:
+    """What a value has under a name, or a list at a place; None where there is nothing."""
+    if isinstance(source, list):
+        return source[int(part)] if _INDEX.fullmatch(part) and int(part) < len(source) else None
+    return source.get(part) if isinstance(source, Mapping) else None
+
+
+def _leads_on(source: Json, parts: tuple[str, ...], operation: str) -> bool:
+    """Whether a pointer inside a value can be followed: places that a list has are replaced, nothing else in it moves;
+    under names that are not there yet something new comes."""
+    for left, part in enumerate(parts, 1 - len(parts)):
+        if isinstance(source, list):
+            if _member(source, part) is None or (left == 0 and operation != "REPLACE"):
+                return False
+        elif source is not None and not isinstance(source, Mapping):
+            return False
+        source = _member(source, part)
+    return True
 
 
 def _set_in(source: Json, parts: tuple[str, ...], value: Json) -> Json:
     """A copy of a document with one value in it changed; None takes it out."""
     if not parts:
         return value
+    if isinstance(source, list):
+        place = int(parts[0])
+        return [*source[:place], _set_in(source[place], parts[1:], value), *source[place + 1 :]]
     changed = dict(source) if isinstance(source, Mapping) else {}
     inner = _set_in(changed.get(parts[0]), parts[1:], value)
     if inner is None:

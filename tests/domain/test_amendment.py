@@ -29,6 +29,7 @@ from domain.errors import (
     UseCancellation,
 )
 from domain.order import Amendment, Draft
+from domain.policy import PHASES
 from domain.values import Actor, RequestId
 from tests.builders import (
     AGENT,
@@ -235,6 +236,59 @@ def test_a_place_inside_a_value_is_a_change_of_that_value() -> None:
     assert world.the_order.head.content["deliveryAddress"] == MOVED
     assert amendment.changes[0]["command"] == "ChangeDeliveryAddress"
     assert (amendment.changes[0]["before"], amendment.changes[0]["after"]) == ("12930", "12940")
+
+
+LINES = {"name": "x", "lines": [{"n": 1}, {"n": 2}]}
+
+
+def with_lines() -> World:
+    """An item with a list in its configuration, in a business that lets it be changed and looks at nothing in it."""
+
+    def loose(document: dict[str, Any]) -> None:
+        cells = dict.fromkeys(PHASES, "ALLOWED")
+        path = "/items/{itemId}/configuration/wiring"
+        row = {"field": "wiring", "command": "ChangeWiring", "class": "TECHNICAL", "path": path}
+        document["amendable_fields"].append(row | {"schema": {"type": "object"}, "safety": cells})
+
+    configuration = {"bandwidth": "500M", "deviceModel": "R7", "wiring": LINES}
+    return World(changed_telecom(loose)).accept(an_order(an_item(content={"configuration": configuration})))
+
+
+@pytest.mark.parametrize(
+    ("place", "old", "new", "lines"),
+    [
+        ("0", {"n": 1}, {"n": 9}, [{"n": 9}, {"n": 2}]),
+        ("1/n", 2, 5, [{"n": 1}, {"n": 5}]),
+        ("1/m", None, 5, [{"n": 1}, {"n": 2, "m": 5}]),
+    ],
+)
+def test_a_place_in_a_list_is_named_by_its_number(place: str, old: Any, new: Any, lines: Any) -> None:
+    world = with_lines()
+    amendment = world.amend(change(f"/items/1/configuration/wiring/lines/{place}", old, new))
+    assert amendment.status == "APPLIED"
+    assert world.the_order.items["1"].document()["configuration"]["wiring"] == {**LINES, "lines": lines}
+
+
+@pytest.mark.parametrize(
+    ("place", "operation", "old"),
+    [
+        ("lines/2", "ADD", None),
+        ("lines/-", "ADD", None),
+        ("lines/0", "REMOVE", {"n": 1}),
+        ("lines/7", "REPLACE", None),
+        ("lines/01", "REPLACE", None),
+        ("lines/x", "ADD", None),
+        ("name/first", "ADD", None),
+    ],
+)
+def test_a_pointer_that_leads_nowhere_is_refused(place: str, operation: str, old: Any) -> None:
+    """Seen to fail without _leads_on: the list, or the word, gave way to an object with that one member."""
+    world = with_lines()
+    asked = change(f"/items/1/configuration/wiring/{place}", old, None if operation == "REMOVE" else 5, operation)
+    with pytest.raises(Unprocessable) as refusal:
+        world.amend(asked)
+    assert [error.path for error in refusal.value.errors] == ["/changes/0/path"]
+    assert world.the_order.items["1"].document()["configuration"]["wiring"] == LINES
 
 
 def test_nothing_new_is_no_change() -> None:
