@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # imported where they are used: the pure core's tests start w
     from tests.browser.consoles import Consoles
     from tests.flows.running import RunningStack, Tenant
 
+pytest_plugins = ["tests.tally"]
+
 # How long an example took tells how busy the machine was, and nothing here asserts that. What lets a change in draws
 # the same every time; `--hypothesis-profile=long` draws many more of them, and others each time.
 settings.register_profile(
@@ -128,3 +130,4 @@ def tenant(stack: RunningStack) -> Iterator[Tenant]:
     fresh.close()
     report = asyncio.run(verify(stack.told()["RECOURSE_AUDITOR_DATABASE_URL"], tenant_id=fresh.tenant_id))
     assert report.valid, report.to_text()
+    fresh.settle()

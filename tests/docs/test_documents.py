@@ -36,7 +36,7 @@ _FOLDERS = re.compile(r"/(build|dev|opt|run|usr|var/lib|var/cache)(/.*)?|/tmp")
 _POINTERS = {"appointment", "contact", "deliveryAddress", "deliveryNote", "items", "spec"}
 _SERVED = {"actuator", "api", "book", "docs", "healthz", "issuer", "metrics", "openapi", "readyz", "tmf-api", "ui"}
 # The ends of marked blocks, <!-- /story -->.
-_MARKS = {"archive", "callback", "measured", "restore", "settings", "story", "tour"}
+_MARKS = {"archive", "callback", "measured", "restore", "settings", "story", "tally", "tour"}
 _OUTWARDS = re.compile(r"(?:\.\./)+[\w./-]*")
 
 

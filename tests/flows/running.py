@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
 import asyncpg
 import httpx
@@ -29,6 +30,9 @@ from pyzeebe.proto.gateway_pb2 import ModifyProcessInstanceRequest, SetVariables
 from pyzeebe.proto.gateway_pb2_grpc import GatewayStub
 
 from domain.policy import read_policy_text
+from tests.tally import TALLY
+from tests.workers.outboxes import assert_in_order, read_topic
+from workers.api.calls import COMMANDS
 from workers.api.routes.effects import sign_callback
 from workers.gateways.dialects import SeenIncident
 from workers.gateways.engine import Engine, open_channel
@@ -122,6 +126,11 @@ class RunningStack:
     def pid(self, process: str) -> int:
         return int(self.status()["processes"][process])
 
+    def kill(self, pid: int) -> None:
+        """kill -9, and counted."""
+        os.kill(pid, signal.SIGKILL)
+        TALLY["killed"] += 1
+
     @contextmanager
     def stopped(self, process: str) -> Iterator[int]:
         """Keep a process from running for as long as the block lasts, without ending it; the block may."""
@@ -146,6 +155,7 @@ class RunningStack:
         try:
             yield process
         finally:
+            TALLY["killed"] += process.poll() == -signal.SIGKILL
             if process.poll() is None:
                 process.terminate()
                 process.wait(30)
@@ -320,6 +330,7 @@ class Tenant:
     simulator: str
     tenant_id: UUID
     clients: dict[str, httpx.Client] = field(default_factory=dict)
+    acknowledged: set[UUID] = field(default_factory=set)
 
     def person(self, subject: str, *roles: str) -> httpx.Client:
         """An HTTP client with this person's token."""
@@ -363,8 +374,13 @@ class Tenant:
     def post(
         self, path: str, body: Any, *, by: httpx.Client | None = None, key: str | None = None, etag: str | None = None
     ) -> httpx.Response:
-        headers = {"Idempotency-Key": key or uuid4().hex, **({"If-Match": etag} if etag else {})}
-        return (by or self.agent).post(path, json=body, headers=headers)
+        client, key = by or self.agent, key or uuid4().hex
+        answer = client.post(path, json=body, headers={"Idempotency-Key": key, **({"If-Match": etag} if etag else {})})
+        if answer.status_code == httpx.codes.ACCEPTED:
+            [subject] = (name for name, known in self.clients.items() if known is client)
+            scope = (str(self.tenant_id), subject, "POST", answer.request.url.path.lower(), key)
+            self.acknowledged.add(uuid5(COMMANDS, "\n".join(scope)))
+        return answer
 
     def get(self, path: str, by: httpx.Client | None = None) -> Any:
         answer = (by or self.agent).get(path)
@@ -455,6 +471,17 @@ class Tenant:
     def cases(self, order_id: str) -> list[Any]:
         return list(self.get(f"/api/v1/fallout-cases?orderId={order_id}", self.operator)["items"])
 
+    def assert_all_told(self, orders: Collection[str]) -> None:
+        """Every event of these orders comes to be in Kafka, in the order of versions."""
+        versions = {UUID(order_id): len(self.items(f"/api/v1/orders/{order_id}/timeline")) for order_id in orders}
+        settings = Settings(kafka_bootstrap=self.stack.status()["kafka"])
+        arrived = eventually(
+            lambda: [record for record in asyncio.run(read_topic(settings)) if record.key in orders],
+            lambda records: {UUID(record.key): record.version for record in records} == versions,
+            "the last event of every order in Kafka",
+        )
+        assert_in_order(arrived, versions)
+
     # -- the outside world --------------------------------------------------------------------------------
 
     def fault(self, **script: Any) -> None:
@@ -482,6 +509,18 @@ class Tenant:
             if line["event"] == "DONE":
                 counts[line["taskType"]] = counts.get(line["taskType"], 0) + 1
         return counts
+
+    def settle(self) -> None:
+        """What was acknowledged is there; what was done outside was done once, and the ledger has it."""
+        kept = self.stack.as_owner("select command_id from receipt where tenant_id = $1", self.tenant_id)
+        lost = self.acknowledged - {row[0] for row in kept}
+        known = self.stack.as_owner("select effect_id::text from effect where tenant_id = $1", self.tenant_id)
+        book = (self.stack.folder / "simulator" / "book.jsonl").read_bytes().splitlines()
+        lines = [json.loads(line) for line in book if str(self.tenant_id).encode() in line]
+        done = Counter(str(line["effectId"]) for line in lines if line["event"] == "DONE")
+        twice = {effect for effect, times in done.items() if times > 1} | (done.keys() - {row[0] for row in known})
+        TALLY.update(acknowledged=len(self.acknowledged), lost=len(lost), done=done.total(), twice=len(twice))
+        assert (lost, twice) == (set(), set())
 
     def calls(self, order_id: str, task_type: str) -> int:
         lines = httpx.get(f"{self.simulator}/book", params={"orderId": order_id}, timeout=10).json()["lines"]

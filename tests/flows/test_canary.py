@@ -49,7 +49,12 @@ def secrets_of(stack: RunningStack) -> set[str]:
 
 def test_nothing_private_leaves(stack: RunningStack, tenant: Tenant) -> None:
     """An order full of one word is refused, changed, cancelled and repaired with it; systems say it as their reason and
-    in an error that ends as an incident of the engine."""
+    in an error that ends as an incident of the engine.
+
+    The word is in a log where a request's line names the path and not its route, in the engine's files where a job
+    fails with the system's words and not with its case's id, in Kafka's where an event carries its note. A job that
+    tells its flow all of an answer (`_TOLD`) tells it no more than ids here.
+    """
     tenant.make_impatient("release-inventory")
     tenant.fault(taskType="ship-device", fault="accept-silent")
     tenant.fault(taskType="reserve-inventory", fault="refuse", times=1, words=WORD)

@@ -5,13 +5,11 @@ docs/crash-points.md says what has happened by each point."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from subprocess import Popen
-from uuid import UUID
 
 import httpx
 import pytest
@@ -19,8 +17,6 @@ import pytest
 from tests.flows.running import RunningStack, Tenant, eventually
 from tests.flows.test_amended_work import an_item
 from tests.flows.test_amendments import LATER, SLOT, amend, replace, wait_status
-from tests.workers.outboxes import assert_in_order, read_topic
-from workers.settings import Settings
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -181,7 +177,7 @@ def test_a_worker_dies_in_the_midst_of_applying(stack: RunningStack, shipped_lat
         with stack.locked("audit_head", order_id) as is_waited_for:
             os.kill(workers, signal.SIGCONT)
             eventually(is_waited_for, bool, "a worker in the midst of its writing", 120)
-            os.kill(workers, signal.SIGKILL)
+            stack.kill(workers)
     assert tenant.items(path) == plan
     assert (tenant.order(order_id)["planVersion"], tenant.get(link)["status"]) == (1, "APPROVED")
     tenant.call_back(promised["2"])
@@ -218,11 +214,4 @@ def test_relays_die_around_sending(stack: RunningStack, shipped_later: Tenant, s
     for order_id in orders:
         tenant.wait_state(order_id, "CANCELLED", seconds=120)
         assert tenant.done(order_id) == UNDONE
-    versions = {UUID(order_id): len(tenant.items(f"/api/v1/orders/{order_id}/timeline")) for order_id in orders}
-    settings = Settings(kafka_bootstrap=stack.status()["kafka"])
-    arrived = eventually(
-        lambda: [record for record in asyncio.run(read_topic(settings)) if record.key in orders],
-        lambda records: {UUID(record.key): record.version for record in records} == versions,
-        "the last event of every order in Kafka",
-    )
-    assert_in_order(arrived, versions)
+    tenant.assert_all_told(orders)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.flows.running import RunningStack
+from tests.tally import TALLY
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -40,4 +42,7 @@ def test_a_minute_of_load_with_killed_parts(stack: RunningStack, tmp_path: Path)
     assert told.returncode == 0, told.stdout + told.stderr
     verdict = json.loads(record.read_text())
     assert verdict["good"] is True
-    assert {row["name"] for row in verdict["rows"]} == JUDGED
+    found = {row["name"]: [int(number) for number in re.findall(r"\d+", row["found"])] for row in verdict["rows"]}
+    assert found.keys() == JUDGED
+    acknowledged = int(verdict["load"]["orders"]) + sum(found["acknowledged cancellations"])
+    TALLY.update(killed=sum(found["parts killed"]), acknowledged=acknowledged, done=found["effects outside"][1])

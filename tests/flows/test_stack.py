@@ -47,7 +47,7 @@ def mortal() -> Iterator[RunningStack]:
 def kill_supervisor(stack: RunningStack) -> None:
     supervisor = find_child(stack.home.pid_file(SUPERVISOR))
     assert supervisor is not None
-    os.kill(supervisor.pid, signal.SIGKILL)
+    stack.kill(supervisor.pid)
     eventually(supervisor.is_alive, lambda alive: not alive, "the supervisor's death", 10)
 
 
@@ -84,7 +84,7 @@ def test_doctor_finds_a_running_stack_healthy(mortal: RunningStack) -> None:
 def test_a_part_that_dies_is_back_within_ten_seconds(mortal: RunningStack, part: str) -> None:
     eventually(mortal.status, lambda status: bool(status["ready"]), "readiness")
     pid = mortal.pid(part)
-    os.kill(pid, signal.SIGKILL)
+    mortal.kill(pid)
     killed = time.monotonic()
 
     def find_next() -> Child | None:
@@ -105,7 +105,7 @@ def lose_engine_data(stack: RunningStack) -> None:
     assert engine is not None
     os.kill(supervisor.pid, signal.SIGSTOP)
     try:
-        os.kill(engine.pid, signal.SIGKILL)
+        stack.kill(engine.pid)
         shutil.rmtree(stack.home.data("engine"))
     finally:
         os.kill(supervisor.pid, signal.SIGCONT)
@@ -267,7 +267,7 @@ def test_a_backup_under_load_comes_back_and_flows_go_on_in_a_new_engine(mortal: 
         for order in doubtful:
             tenant.wait_effect(order, "assign", "numbering", state="UNKNOWN")
         kill_supervisor(mortal)
-        os.kill(workers, signal.SIGKILL)
+        mortal.kill(workers)
     assert mortal.cli("down").returncode == 0
     for part in ("postgres", "kafka", "engine"):
         shutil.rmtree(mortal.home.data(part))
@@ -296,6 +296,7 @@ def test_a_backup_under_load_comes_back_and_flows_go_on_in_a_new_engine(mortal: 
     for order in (*waiting, *doubtful, *running):
         done_outside = tenant.done(order)
         assert set(done_outside.values()) == {1}, done_outside
+    tenant.settle()
     for check in (("verify",), ("audit", "verify")):
         told = mortal.cli(*check)
         assert told.returncode == 0, told.stdout + told.stderr
