@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -27,11 +27,26 @@ def reader(stack: RunningStack, view: Path) -> Iterator[subprocess.Popen[bytes]]
     try:
         yield process
         assert process.poll() is None, "it has ended by itself"
-        process.kill()
+        stack.kill(process.pid)
         assert process.wait(10) == -signal.SIGKILL
     finally:
         process.kill()
         process.wait(10)
+
+
+@contextmanager
+def endless(view: Path, order_id: str) -> Iterator[Callable[[], bool]]:
+    """A view that never comes to an end with what it takes in of one order; answers whether it has begun with it."""
+    journal = view.with_name(f"{view.name}-journal")
+    with closing(sqlite3.connect(view)) as database:
+        database.executescript(f"""
+            create view numbers as with recursive n(i) as (select 1 union all select i + 1 from n) select i from n;
+            create trigger endless before insert on things when new.order_id = '{order_id}'
+            begin select max(i) from numbers; end;
+        """)
+    yield lambda: journal.exists() and journal.stat().st_size > 0
+    with closing(sqlite3.connect(view)) as database:
+        database.executescript("drop trigger endless; drop view numbers")
 
 
 def seen(view: Path, tenant: Tenant) -> dict[str, str]:
@@ -49,17 +64,25 @@ def seen(view: Path, tenant: Tenant) -> dict[str, str]:
 def test_a_reader_killed_and_a_new_one_have_the_view_of_the_api(
     stack: RunningStack, tenant: Tenant, tmp_path: Path
 ) -> None:
+    """It dies with records in its hands that its view does not have yet. Where Kafka is told before the view is written
+    (`commit` above `with view`), they never come again, and an order of the API's is missing for ever.
+    """
     tenant.fault(taskType="ship-device", fault="accept-silent")
     view, other = tmp_path / "view.db", tmp_path / "new.db"
     first = tenant.submit("router")
     with reader(stack, view):
         eventually(lambda: seen(view, tenant), lambda rows: first in rows, "the first order in the view")
-    orders = [first, tenant.submit("router"), tenant.submit("router")]
+    quiet = tenant.submit("router")  # nothing more is said of it than what the reader finds in the topic now
+    tenant.wait_effect(quiet, "ship", "shipping", acceptedAt=...)
+    tenant.assert_all_told([quiet])
+    with endless(view, quiet) as has_begun, reader(stack, view):
+        eventually(has_begun, bool, "the reader in the midst of its writing")
+    assert quiet not in seen(view, tenant)
+    orders = [first, tenant.submit("router"), quiet]
     for order_id in orders[:2]:
         tenant.wait_effect(order_id, "ship", "shipping", acceptedAt=...)
         tenant.cancel(order_id)
         tenant.wait_state(order_id, "CANCELLED")
-    tenant.wait_state(orders[2], "IN_PROGRESS")
     wanted = {order_id: tenant.order(order_id)["state"] for order_id in orders}
     assert sorted(wanted.values()) == ["CANCELLED", "CANCELLED", "IN_PROGRESS"]
     for database in (view, other):
