@@ -151,7 +151,7 @@ def test_a_worker_dies_in_the_midst_of_applying(stack: RunningStack, shipped_lat
     """EC27: its transaction waits for a row in the middle of what it writes when it is killed. Nothing of the new plan
     is there and the old one goes on; then the job comes again, and the amendment is applied.
 
-    Were the plan written by more than one transaction, the order would have parts of both.
+    Without the one transaction (the plan's rows committed before the rest) the order has parts of both.
     """
     tenant = shipped_later
     order_id = tenant.submit(items=[an_item("1", "fiber-500"), an_item("2", "router")], appointment=SLOT)

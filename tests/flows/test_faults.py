@@ -47,6 +47,11 @@ def test_a_killed_part_loses_nothing(stack: RunningStack, tenant: Tenant, part: 
     """kill -9 in the midst of ten running cancellations, with a call under way outside and directly after an answer:
     each ends, the book shows each thing once, and Kafka every event in its order. The relay dies with events on their
     way to a Kafka that stands still; the engine, which is away for half a minute, goes on from its own log.
+
+    Seen to fail, each by its own part: without the effect's id as the key of a second call (workers), without marking
+    only what Kafka has acknowledged (relay), where the answer comes before the commit (API) or `synchronous_commit` is
+    off (PostgreSQL). Two need two taken out: Kafka is back before the relay's patience ends (`_SECONDS`, and the
+    marking); what the engine never got is marked only when it has it, and else the reconciler starts it again.
     """
     tenant.fault(taskType="release-inventory", fault="delay", delayMs=3000)
     orders = [held_shipment(tenant)[0] for _ in range(10)]

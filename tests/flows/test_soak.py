@@ -37,6 +37,8 @@ JUDGED = {
 
 
 def test_a_minute_of_load_with_killed_parts(stack: RunningStack, tmp_path: Path) -> None:
+    """Without the effect's id as the key of a second call, the row "effects outside" is not good: what a system did
+    before its answer was lost it does again."""
     record = tmp_path / "soak.json"
     told = stack.cli("bench", "soak", "--seconds", "60", "--rate", "0.5", "--json", str(record), seconds=840)
     assert told.returncode == 0, told.stdout + told.stderr

@@ -220,9 +220,9 @@ def test_the_example_of_a_system_works_behind_the_real_stack(mortal: RunningStac
 def test_a_backup_under_load_comes_back_and_flows_go_on_in_a_new_engine(mortal: RunningStack) -> None:
     """The commands of the handbook, while orders run; then everything but the archive and the outside world is lost.
 
-    It rests on the relay's `_ask_for_models`: what is started before the new engine has the models, nobody hears of;
-    orders with work to do would be found silent and started again, those with an unknown outcome only when the policy
-    gives it up.
+    Without the reconciler's `mend` no flow is started again, and the orders stand still. Their silence alone leads to
+    them, too: it held without asking for what a lost engine knew (`lost_before`), and with a relay that tells an engine
+    without models (`_ask_for_models`).
     """
     assert mortal.cli("up", "--detach", "--light", "--systems", "{}", seconds=420).returncode == 0
     tenant, folder = mortal.tenant(), mortal.folder
