@@ -195,7 +195,7 @@ def _advance_cancellation(draft: Draft, request: Request) -> bool:
         first or any(_is_intent(task) for task in tasks) or all(task.has_ended for task in tasks)
     ):
         _commit(draft, request)
-        _do_again(draft, request, first)
+        _do_again(draft, request, [*_redone_before(draft, request, first), *first])
         moved = True
     request = draft.requests[request.request_id]
     if request.committed_at:
@@ -288,6 +288,24 @@ def _done_first(draft: Draft, request: Request, undoings: list[Task]) -> list[Ta
         return []
     originals = [draft.tasks[task.original_task] for task in undoings if task.original_task]
     return [task for task in originals if again_of(request, task) in waited_for]
+
+
+def _redone_before(draft: Draft, request: Request, first: Iterable[Task]) -> list[Task]:
+    """What these build on and is done again in its own place: they are given the new result, not the old one."""
+    again = replaced_by_again(request)
+    found: dict[TaskId, Task] = {}
+    seen: set[TaskId] = set()
+    ahead = [task_id for task in first for task_id in task.depends_on]
+    while ahead:
+        task_id = ahead.pop()
+        if task_id in seen or task_id not in draft.tasks:
+            continue
+        seen.add(task_id)
+        task = draft.tasks[task_id]
+        if task_id in again and task.state == "COMPLETED" and task.superseded_by is None:
+            found[task_id] = task
+        ahead.extend(task.depends_on)
+    return list(found.values())
 
 
 def _commit(draft: Draft, request: Request) -> None:

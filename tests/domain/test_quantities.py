@@ -110,6 +110,33 @@ def test_the_new_takes_the_place_of_the_old() -> None:
     assert world.state == "COMPLETED"
 
 
+def test_what_is_done_first_is_done_on_what_has_been_done_again() -> None:
+    """The port is assigned anew in its own place, the billing behind it before the old one is stopped: it bills the new
+    port, not the old one."""
+
+    def bill_the_port(document: dict[str, Any]) -> None:
+        types = document["task_types"]
+        types["assign-resource"] |= {"on_input_change": "REDO", "inputs": ["/items/*/quantity"]}
+        types["start-billing"] |= {"on_input_change": "DO_THEN_UNDO", "inputs": ["/items/*/quantity"]}
+        document["offerings"]["router"]["plans"]["ADD"] = [
+            {"step": "port", "type": "assign-resource"},
+            {"step": "bill", "type": "start-billing", "after": ["port"]},
+            {"step": "ship", "type": "ship-device", "after": ["bill"]},
+        ]
+
+    world = routers(World(changed_telecom(bill_the_port))).run_to("assign-resource", "start-billing")
+    request = give_up(world, 2)
+    world.run_flow()
+    names = [call["body"]["taskType"] for call in world.calls]
+    assert names == ["assign-resource", "start-billing"] * 2 + ["stop-billing", "ship-device"]
+    assert quantities_sent(world, "assign-resource") == quantities_sent(world, "start-billing") == [5, 3]
+    assert (world.state, world.request(request.request_id).status) == ("COMPLETED", "COMPLETED")
+    states = sorted(
+        effect.state for effect in world.the_order.effects.values() if effect.task_type == "assign-resource"
+    )
+    assert states == ["CONFIRMED", "REVERSED"]
+
+
 def test_what_is_done_again_is_held_as_the_rest_is() -> None:
     world = routers().run_to("reserve-inventory")
     world.do(ask.HoldOrder(world.order_id), OPERATOR)
