@@ -58,6 +58,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
     terminalreporter.section("tally")
     for says, count in rows.items():
         terminalreporter.write_line(f"{count:6} {says}")
-    if config.getoption("publish_tally") and exitstatus == pytest.ExitCode.OK:
+    # A process of xdist's has its own part of the tests only.
+    if config.getoption("publish_tally") and not hasattr(config, "workerinput") and exitstatus == pytest.ExitCode.OK:
         table = "\n".join(["| what | found |", "|---|---|", *(f"| {says} | {n} |" for says, n in rows.items())])
         PAGE.write_text(_BLOCK.sub(rf"\g<1>\n{table}\n\n\g<2>", PAGE.read_text(encoding="utf-8")), encoding="utf-8")
