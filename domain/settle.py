@@ -279,8 +279,9 @@ def _resume_after_refused_withdrawal(draft: Draft, request: Request, plan_id: Pl
 
 
 def _done_first(draft: Draft, request: Request, undoings: list[Task]) -> list[Task]:
-    """The tasks that are done again before they are undone; none while something is still being called off."""
-    if any(task.purpose == "WITHDRAW" and not task.has_ended for task in undoings):
+    """The tasks that are done again before they are undone; none while something is still being called off. Only for
+    a part of a quantity is anything done again."""
+    if not request.quantities or any(task.purpose == "WITHDRAW" and not task.has_ended for task in undoings):
         return []
     waited_for = {other for task in undoings for other in task.depends_on}
     waited_for.difference_update(task.task_id for task in undoings)

@@ -107,7 +107,7 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "observability": Bench(
         Target("cancellation requests per second with metrics, JSON logs, a tenth traced ÷ all off", 0.8, 0.9),
         measure_observability,
-        Scale(3, 400),
+        Scale(5, 1200),
         _quick(32),
     ),
     "growth": Bench(
@@ -125,7 +125,7 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "plan": Bench(
         Target("planning a compensation over 10 000 effects ÷ over 1 000", 13.0, 10.5, "less"),
         measure_plan,
-        Scale(5, SMALL),
+        Scale(9, SMALL),
         _quick(100),
     ),
 }
