@@ -653,14 +653,20 @@ def related_items(draft: Draft, item_ids: Iterable[str]) -> set[str]:
 def spread_retention(
     draft: Draft, impacts: Iterable[Impact], dispositions: Mapping[str, str]
 ) -> tuple[list[Impact], list[Rule]]:
-    """`keeps` and `undo_after` to a fixpoint: what an effect that stays needs, stays too."""
+    """`keeps` and `undo_after` to a fixpoint: what an effect that stays needs, stays too, also where a person was to
+    judge: the policy has said."""
+
+    def may_go(impact: Impact) -> bool:
+        decided = dispositions.get(str(impact.task.task_id))
+        return impact.consequence == "COMPENSATE" or (impact.consequence == "MANUAL" and decided != "RETAIN")
+
     current = {impact.key: impact for impact in impacts}
     # By type and by compensation, each per item: whoever stays finds what it needs without looking at all the rest.
     by_type: dict[tuple[str, str], list[uuid.UUID]] = {}
     by_compensation: dict[tuple[str, str], list[uuid.UUID]] = {}
     compensations: dict[str, None] = {}
     for impact in current.values():
-        if impact.is_surplus or impact.consequence != "COMPENSATE":
+        if impact.is_surplus or not may_go(impact):
             continue  # nobody needs it twice; and only what would be undone can be kept
         for item_id in impact.task.item_ids:
             by_type.setdefault((impact.task.task_type, item_id), []).append(impact.key)
@@ -682,7 +688,7 @@ def spread_retention(
 
     def keep(key: uuid.UUID, rule_id: str, because: Impact) -> None:
         impact = current[key]
-        if impact.consequence != "COMPENSATE":
+        if not may_go(impact):
             return
         kept = Impact(impact.task, impact.type, impact.effect, "RETAIN", True)
         current[key] = kept

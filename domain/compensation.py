@@ -91,7 +91,7 @@ def draw_graph(
         task = tasks[place]
         impact, purpose, task_type = chosen[effect_id]
         after = dict.fromkeys(nearest[place])
-        if purpose == "COMPENSATE":
+        if purpose in {"COMPENSATE", "MANUAL"}:
             for earlier in find_type(draft, task_type).undo_after:
                 for item_id in impact.task.item_ids:
                     for user in relying.get(item_id, ()):

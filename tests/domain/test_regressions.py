@@ -14,6 +14,7 @@ from domain import commands as ask
 from domain.assessment import moment_of
 from domain.errors import ChangeActive, ItemUnknown, RepairNotPossible, ScopeInvalid
 from domain.order import Asset, Request, Surroundings
+from domain.policy import Policy
 from domain.store.orders import draft_rows
 from domain.values import AssetId, OrderId, RequestId, format_time
 from tests.builders import (
@@ -465,6 +466,57 @@ def test_what_a_person_decided_to_keep_keeps_what_it_needs() -> None:
     world.plan(world.approve(request, {str(world.task("activate-service").task_id): "RETAIN"}))
     world.run_flow()
     assert (world.effect("assign-resource").state, world.state) == ("CONFIRMED", "PARTIALLY_COMPLETED")
+
+
+def by_hand(*types: str) -> Policy:
+    def rows(document: dict[str, Any]) -> None:
+        for name in types:
+            document["task_types"][name]["reversibility"] = "MANUAL"
+
+    return changed_telecom(rows)
+
+
+def test_what_a_delivery_keeps_is_no_question_for_a_person() -> None:
+    """The device is with the customer: its reservation stays by the policy, whoever would have to judge it else."""
+    world = World(by_hand("reserve-inventory")).accept().decompose().run_to(*UP_TO_SHIPMENT)
+    request = world.judge(world.cancel())
+    seen = {impact["type"]: impact["consequence"] for impact in (request.assessment or {})["taskImpacts"]}
+    assert (seen["ship-device"], seen["reserve-inventory"]) == ("RETAIN", "RETAIN")
+    assert (request.assessment or {})["feasibility"] == "PARTIALLY_CANCELLABLE"
+
+
+@pytest.mark.parametrize("resource", ["COMPENSATE", "MANUAL"])
+def test_an_undoing_whose_partner_a_person_keeps_stays_whatever_was_said_of_it(resource: str) -> None:
+    """release-resource comes after deactivate-service: without it, it never comes."""
+
+    def rows(document: dict[str, Any]) -> None:
+        reversible(document, "MANUAL")
+        del document["task_types"]["activate-service"]["keeps"]
+        document["task_types"]["assign-resource"]["reversibility"] = "MANUAL"
+
+    world = World(changed_telecom(rows)).accept().decompose()
+    world.run_to(*UP_TO_SHIPMENT, "perform-visit", "activate-service")
+    request = world.judge(world.cancel())
+    said = {str(world.task("activate-service").task_id): "RETAIN"}
+    world.plan(world.approve(request, said | {str(world.task("assign-resource").task_id): resource}))
+    world.run_flow()
+    assert (world.effect("assign-resource").state, world.state) == ("CONFIRMED", "PARTIALLY_COMPLETED")
+
+
+def test_what_a_person_undoes_by_hand_comes_after_what_the_policy_puts_before_it() -> None:
+    """The stock is given up once the customer has the money back; nothing else in the plan says so."""
+
+    def rows(document: dict[str, Any]) -> None:
+        document["task_types"]["reserve-inventory"]["reversibility"] = "MANUAL"
+        document["task_types"]["release-inventory"]["undo_after"] = ["cancel-appointment"]
+
+    world = World(changed_telecom(rows)).accept().decompose().run_to(*UP_TO_SHIPMENT[:3])
+    request = world.judge(world.cancel())
+    world.plan(world.approve(request, {str(world.task("reserve-inventory").task_id): "MANUAL"}))
+    assert world.undoings()["release-inventory"] == "PLANNED"
+    assert [case for case in world.the_order.cases.values() if case.blocking] == []
+    world.run_to("cancel-appointment")
+    assert world.open_case().context == "COMPENSATION"
 
 
 def test_whoever_undoes_by_hand_has_no_call_to_repeat() -> None:
