@@ -55,7 +55,17 @@ select json_build_object(
         from cancellation_request r
         where r.tenant_id = :tenant_id and r.order_id = :order_id and r.requested_at <= :as_of
             and (r.ended_at is null or r.ended_at > :as_of)
-        order by r.scope = 'ORDER' desc, r.requested_at limit 1)
+        order by r.scope = 'ORDER' desc, r.requested_at limit 1),
+    'amendment', (
+        select json_build_object('request_id', r.request_id, 'status', past.status)
+        from amendment_request r cross join lateral (
+            select a.after as status from audit_entry a
+            where a.tenant_id = :tenant_id and a.order_id = :order_id and a.entity = 'REQUEST'
+                and a.entity_id = r.request_id::text and a.after is not null and a.at <= :as_of
+            order by a.sequence desc limit 1) as past
+        where r.tenant_id = :tenant_id and r.order_id = :order_id and r.requested_at <= :as_of
+            and (r.ended_at is null or r.ended_at > :as_of)
+        order by past.status = 'APPLYING' desc, r.requested_at limit 1)
 )::text as document
 from customer_order where tenant_id = :tenant_id and order_id = :order_id and created_at <= :as_of;
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import orjson
@@ -237,6 +239,28 @@ class ApiWorld:
 
     async def rows(self, table: str) -> int:
         return int(await self.value(f"select count(*) from {table}"))
+
+
+@dataclass(slots=True)
+class Looks:
+    """What an order was seen to be, moment by moment, to be asked for again with `?asOf=`."""
+
+    world: ApiWorld
+    path: str
+    seen: list[tuple[str, Any, str]] = field(default_factory=list)
+
+    async def look(self) -> Any:
+        answer = await self.world.get(self.path)
+        moment = await self.world.value("select clock_timestamp()")
+        self.seen.append((moment.isoformat(), answer.json(), answer.headers["etag"]))
+        return answer.json()
+
+    async def look_back(self) -> None:
+        """Every look was another one, and each is told again as it was."""
+        assert len({json.dumps(order) for _, order, _ in self.seen}) == len(self.seen)
+        for moment, order, etag in self.seen:
+            then = await self.world.get(f"{self.path}?asOf={quote(moment)}")
+            assert (then.json(), then.headers["etag"]) == (order, etag)
 
 
 async def read_test_keys() -> Any:

@@ -11,7 +11,7 @@ import pytest
 
 from domain import commands as ask
 from domain.values import OrderId, RequestId, Run
-from tests.workers.api_world import ADDRESS, ApiWorld
+from tests.workers.api_world import ADDRESS, ApiWorld, Looks
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -112,6 +112,34 @@ async def test_review_apply_and_the_new_plan(world: ApiWorld) -> None:
     assert (await world.get(f"/orders/{order_id}")).json()["state"] == "COMPLETED"
     versions = {t["planVersion"] for t in (await world.get(f"/orders/{order_id}/plan")).json()["items"]}
     assert versions == {1, 2}
+
+
+async def test_an_order_shows_the_amendments_that_were_open_at_a_moment(world: ApiWorld) -> None:
+    """Of several the one that is being applied, else the oldest; of one that ended at once there is no moment."""
+    order_id = await world.create()
+    await world.fulfil(order_id, only=BOOKED)
+    looks = Looks(world, f"/orders/{order_id}")
+    await looks.look()
+    slow = (await ask_for(world, order_id, MOVED, autoApply=False)).json()
+    assert (await looks.look())["activeRequest"]["status"] == "REQUESTED"
+    await drive(world, order_id, slow["amendmentRequestId"])
+    assert (await looks.look())["activeRequest"]["status"] == "REQUIRES_APPROVAL"
+    assert (await ask_for(world, order_id, PHONE)).json()["status"] == "APPLIED"
+    await looks.look()
+    link = slow["links"]["self"]
+    approved = await world.post(f"{link}/approve", {}, as_=BOB, if_match=await world.etag(link))
+    await looks.look()
+    await world.post(f"{link}/apply", {}, if_match=approved.headers["etag"])
+    await drive(world, order_id, slow["amendmentRequestId"])
+    seen = await looks.look()
+    assert (seen["state"], seen["activeRequest"]["status"]) == ("AMENDING", "APPLYING")
+    assert (
+        await ask_for(world, order_id, replace("/items/1/configuration/bandwidth", "500M", "1G"))
+    ).status_code == 202
+    assert (await looks.look())["activeRequest"]["amendmentRequestId"] == slow["amendmentRequestId"]
+    await world.cancel(order_id)
+    assert "cancellationRequestId" in (await looks.look())["activeRequest"]
+    await looks.look_back()
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 
 from domain import commands as ask
 from domain.store.pool import tenant_transaction
 from domain.values import OrderId, format_time
-from tests.workers.api_world import ApiWorld, a_cancellation_body, a_line, an_order_body, confirmed
+from tests.workers.api_world import ApiWorld, Looks, a_cancellation_body, a_line, an_order_body, confirmed
 from tests.workers.test_api_amendments import ask_for, drive, replace
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -415,34 +413,25 @@ async def test_an_order_is_shown_as_it_stood_at_every_moment(world: ApiWorld) ->
         a_line(productOfferingId="router", quantity=5), a_line("2", productOfferingId="router")
     )
     path = f"/orders/{order_id}"
-    seen: list[tuple[str, Any, str]] = []
-
-    async def look() -> None:
-        answer = await world.get(path)
-        moment = await world.value("select clock_timestamp()")
-        seen.append((moment.isoformat(), answer.json(), answer.headers["etag"]))
-
-    await look()
+    looks = Looks(world, path)
+    await looks.look()
     await world.fulfil(order_id, only={"reserve-inventory"})
-    await look()
+    await looks.look()
     part = {"scope": {"type": "ITEMS"}, "items": [{"itemId": "1", "quantity": 2}]}
     request_id = await world.cancel(order_id, **part)
-    await look()
+    await looks.look()
     planned = await world.judge(order_id, request_id)
-    await look()
+    await looks.look()
     await world.walk(OrderId(uuid.UUID(order_id)), planned["plan_id"], planned["plan_run"])
-    await look()
+    await looks.look()
     await world.judge(order_id, await world.cancel(order_id, forceManualReview=True))
-    await look()
-    assert len({json.dumps(order) for _, order, _ in seen}) == len(seen)
-    for moment, order, etag in seen:
-        then = await world.get(f"{path}?asOf={quote(moment)}")
-        assert (then.json(), then.headers["etag"]) == (order, etag)
+    await looks.look()
+    await looks.look_back()
     before = await world.get(f"{path}?asOf=2020-01-01T00:00:00Z")
     assert (before.status_code, before.json()["code"]) == (404, "ORDER_NOT_FOUND")
     assert (await world.get(f"{path}?asOf=yesterday")).status_code == 400
     later = await world.get(f"{path}?asOf=2999-01-01T00:00:00Z")
-    assert later.json() == seen[-1][1]
+    assert later.json() == looks.seen[-1][1]
 
 
 async def test_a_part_of_a_quantity_is_cancelled(world: ApiWorld) -> None:
