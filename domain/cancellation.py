@@ -36,7 +36,7 @@ from domain.commands import (
     RestartFlow,
     WithdrawCancellation,
 )
-from domain.compensation import draw_graph, store_plan, supersede_plan
+from domain.compensation import Node, draw_graph, store_plan, supersede_plan
 from domain.consent import (
     accept_charge,
     add_decision,
@@ -69,7 +69,7 @@ from domain.errors import (
 from domain.exhibit import CONSEQUENCE, FEASIBILITY, draw_up, say, tell_costs, tell_reasons, tell_works
 from domain.order import Case, CompensationPlan, Draft, Item, Request, Task, tasks_by_item
 from domain.policy import format_duration
-from domain.values import Json, OrderId, PlanId, RequestId, Run, TaskId, derive_id, format_time
+from domain.values import EffectId, Json, OrderId, PlanId, RequestId, Run, TaskId, derive_id, format_time
 
 DISPOSITIONS: Final = frozenset({"RETAIN", "COMPENSATE", "MANUAL"})
 # What the assessment says of an order that depends on what goes, by the policy's `dependent_order`.
@@ -845,13 +845,7 @@ def plan_compensation(draft: Draft, command: PlanCompensation) -> Mapping[str, J
         )
         return {"verdict": "assess"}
     nodes = draw_graph(draft, fresh.impacts, request.dispositions, reversing_elsewhere(draft, request.request_id))
-    done_first = {
-        node.effect_id: again_of(request, node.original)
-        for node in nodes
-        if node.original.task_id in fresh.closure.resized
-        and node.original.state == "COMPLETED"
-        and draft.task_type(node.original).on_input_change == "DO_THEN_UNDO"
-    }
+    done_first = _find_done_first(draft, request, fresh, nodes)
     plan_id = PlanId(derive_id(request.request_id, "plan", request.version))
     types = dict(draft.fulfillment_types)
     for node in nodes:
@@ -868,6 +862,32 @@ def plan_compensation(draft: Draft, command: PlanCompensation) -> Mapping[str, J
     draft.move_request(request.request_id, "COMPENSATING", "CANCELLATION_COMPENSATING", plan_id=plan_id)
     draft.move_plan(plan_id, "IN_PROGRESS", "COMPENSATION_STARTED")
     return _planned(draft, draft.plans[plan_id])
+
+
+def _find_done_first(
+    draft: Draft, request: Request, assessment: Assessment, nodes: Iterable[Node]
+) -> dict[EffectId, TaskId]:
+    """DO_THEN_UNDO: per effect the task that must have done it again before it is undone. Where that would have to be
+    done on something that is itself given back first, there is nothing yet to do it on: it is undone, then done."""
+    own = {
+        node.original.task_id: node.effect_id
+        for node in nodes
+        if node.original.task_id in assessment.closure.resized and node.effect_id == node.original.effect_id
+    }
+    wished = {
+        task_id
+        for task_id in own
+        if (task := draft.tasks[task_id]).state == "COMPLETED"
+        and draft.task_type(task).on_input_change == "DO_THEN_UNDO"
+    }
+    again = own.keys() | assessment.replaced
+    late = own.keys() - wished
+    ahead = list(late)
+    while ahead:
+        behind = again.intersection(draft.successors(ahead.pop())) - late
+        late |= behind
+        ahead += behind
+    return {own[task_id]: again_of(request, draft.tasks[task_id]) for task_id in wished - late}
 
 
 def _planned(draft: Draft, plan: CompensationPlan) -> Mapping[str, Json]:

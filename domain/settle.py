@@ -295,17 +295,12 @@ def _redone_before(draft: Draft, request: Request, first: Iterable[Task]) -> lis
     """What these build on and is done again in its own place: they are given the new result, not the old one."""
     again = replaced_by_again(request)
     found: dict[TaskId, Task] = {}
-    seen: set[TaskId] = set()
     ahead = [task_id for task in first for task_id in task.depends_on]
     while ahead:
-        task_id = ahead.pop()
-        if task_id in seen or task_id not in draft.tasks:
-            continue
-        seen.add(task_id)
-        task = draft.tasks[task_id]
-        if task_id in again and task.state == "COMPLETED" and task.superseded_by is None:
-            found[task_id] = task
-        ahead.extend(task.depends_on)
+        task = draft.newest_of(draft.tasks[ahead.pop()])
+        if task.task_id in again and task.task_id not in found and task.state == "COMPLETED":
+            found[task.task_id] = task
+            ahead.extend(task.depends_on)
     return list(found.values())
 
 
@@ -669,7 +664,8 @@ def _do_again(draft: Draft, request: Request, tasks: Iterable[Task]) -> None:
 
 def _behind(draft: Draft, task: Task, instead: Mapping[TaskId, TaskId]) -> dict[str, Any]:
     """A task's predecessors once some of them have others in their place, and how many of them it waits for."""
-    before = tuple(instead.get(other, other) for other in task.depends_on)
+    newest = (draft.newest_of(draft.tasks[other]).task_id for other in task.depends_on)
+    before = tuple(instead.get(other, other) for other in newest)
     done = {other for other in before if other in draft.tasks and draft.tasks[other].satisfies}
     return {"depends_on": before, "unmet": len(set(before) - done)}
 

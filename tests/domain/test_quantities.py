@@ -137,6 +137,73 @@ def test_what_is_done_first_is_done_on_what_has_been_done_again() -> None:
     assert states == ["CONFIRMED", "REVERSED"]
 
 
+def numbered(world: World) -> Callable[[Any], dict[str, Any]]:
+    """The outside system whose every answer has a reference of its own."""
+    return lambda _: {"state": "CONFIRMED", "external_reference": f"ref-{len(world.calls)}", "output": {}}
+
+
+@pytest.mark.parametrize("last", ["KEEP", "REDO", "UNDO_THEN_DO", "DO_THEN_UNDO"])
+@pytest.mark.parametrize("middle", ["REDO", "UNDO_THEN_DO", "DO_THEN_UNDO"])
+@pytest.mark.parametrize("first", ["REDO", "UNDO_THEN_DO", "DO_THEN_UNDO"])
+def test_what_is_done_again_builds_on_what_is_done_again(first: str, middle: str, last: str) -> None:
+    """Whatever waits for whose undoing: the port is there before it is billed, and the new bill is for the new port.
+    What would be done again before it is undone, on something that is undone first, is undone first as well."""
+
+    def in_a_row(document: dict[str, Any]) -> None:
+        types = document["task_types"]
+        named = ("assign-resource", "start-billing", "reserve-inventory")
+        for task_type, rule in zip(named, (first, middle, last), strict=True):
+            types[task_type] |= {"on_input_change": rule, "inputs": ["/items/*/quantity"]}
+        for undoing in ("release-resource", "stop-billing", "release-inventory"):
+            types[undoing]["undo_after"] = []
+        document["offerings"]["router"]["plans"]["ADD"] = [
+            {"step": "port", "type": "assign-resource"},
+            {"step": "bill", "type": "start-billing", "after": ["port"]},
+            {"step": "reserve", "type": "reserve-inventory", "after": ["bill"]},
+            {"step": "ship", "type": "ship-device", "after": ["reserve"]},
+        ]
+
+    world = routers(World(changed_telecom(in_a_row)))
+    outside = numbered(world)
+    world.run_to("assign-resource", "start-billing", "reserve-inventory", outside=outside)
+    request = give_up(world, 2)
+    world.run_flow(outside)
+    assert (world.state, world.request(request.request_id).status) == ("COMPLETED", "COMPLETED")
+    standing = {e.task_type: e for e in world.the_order.effects.values() if e.is_original and e.state == "CONFIRMED"}
+    assert len([e for e in world.the_order.effects.values() if e.is_original and e.state == "CONFIRMED"]) == 4
+    port, bill = standing["assign-resource"], standing["start-billing"]
+    assert isinstance(bill.input, dict)
+    assert bill.input["upstream"]["port"]["externalReference"] == port.external_reference
+    assert bill.input["order"]["items"][0]["quantity"] == 3
+    assert len(world.calls_of("start-billing")) == 2
+
+
+def test_what_happened_twice_is_undone_once_and_what_stays_is_not_done_again() -> None:
+    """The refused reservation came true after all, beside the one that was made instead and cannot be given back. The
+    surplus one was taken for that of the task, so it was made a third time."""
+
+    def change(document: dict[str, Any]) -> None:
+        document["task_types"]["reserve-inventory"] |= {
+            "on_input_change": "DO_THEN_UNDO",
+            "irreversible_after_state": "COMPLETED",
+        }
+
+    world = routers(World(changed_telecom(change)))
+    world.run_to("reserve-inventory", outside=only({"reserve-inventory": refused}))
+    world.retry()
+    world.run_to("reserve-inventory")
+    world.report(world.calls[0], {"state": "CONFIRMED", "external_reference": "late"}, "CALLBACK")
+    request = give_up(world, 2)
+    assert request.status == "REQUIRES_APPROVAL"
+    world.plan(world.approve(request))
+    world.run_flow()
+    assert (world.state, world.request(request.request_id).status) == ("COMPLETED", "PARTIALLY_COMPLETED")
+    assert quantities_sent(world, "reserve-inventory") == [5, 5]
+    states = {e.effect_id: e.state for e in world.the_order.effects.values() if e.task_type == "reserve-inventory"}
+    assert sorted(states.values()) == ["CONFIRMED", "REVERSED"]
+    assert world.called("release-inventory") == 1
+
+
 def test_what_is_done_again_is_held_as_the_rest_is() -> None:
     world = routers().run_to("reserve-inventory")
     world.do(ask.HoldOrder(world.order_id), OPERATOR)
