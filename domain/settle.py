@@ -635,6 +635,9 @@ def _finish_cancellation(draft: Draft, request: Request) -> None:
 def _do_again(draft: Draft, request: Request, tasks: Iterable[Task]) -> None:
     """Do these tasks again for a quantity that is smaller now; those behind them wait for the new ones."""
     instead = {task.task_id: again_of(request, task) for task in tasks}
+    if not instead:
+        return
+    assert draft.plan is not None
     for old_id, new_id in instead.items():
         task = draft.change_task(old_id, superseded_by=new_id)
         if task.state == "COMPLETED":
@@ -644,8 +647,8 @@ def _do_again(draft: Draft, request: Request, tasks: Iterable[Task]) -> None:
         again = Task(
             task_id=new_id,
             kind="FULFILLMENT",
-            plan_id=task.plan_id,
-            plan_version=task.plan_version,
+            plan_id=draft.plan.plan_id,  # that of the old one may be one that nobody walks any more
+            plan_version=draft.plan.version,
             step=task.step,
             task_type=task.task_type,
             item_ids=task.item_ids,

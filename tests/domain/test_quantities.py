@@ -11,7 +11,7 @@ import pytest
 from domain import commands as ask
 from domain.errors import ItemUnknown, OrderTerminal, ScopeInvalid
 from domain.order import Request
-from tests.builders import AGENT, OPERATOR, World, accepted, an_item, an_order, changed_telecom, only, refused
+from tests.builders import AGENT, OPERATOR, World, accepted, an_item, an_order, change, changed_telecom, only, refused
 
 ROUTERS = ("reserve-inventory", "ship-device")
 
@@ -176,6 +176,20 @@ def test_what_is_done_again_builds_on_what_is_done_again(first: str, middle: str
     assert bill.input["upstream"]["port"]["externalReference"] == port.external_reference
     assert bill.input["order"]["items"][0]["quantity"] == 3
     assert len(world.calls_of("start-billing")) == 2
+
+
+def test_what_is_done_again_is_work_of_the_plan_that_is_walked() -> None:
+    """An amendment has made a new version of the plan since it was done. In the version that it was done in, nobody
+    would ever have handed it out: the order stood still for ever."""
+    world = routers().run_to("reserve-inventory")
+    world.drive(world.amend(change("/deliveryAddress/postalCode", "12930", "12940")))
+    request = give_up(world, 2)
+    world.run_flow()
+    assert (world.state, world.request(request.request_id).status) == ("COMPLETED", "COMPLETED")
+    assert quantities_sent(world, "reserve-inventory") == [5, 3]
+    plan = world.the_order.plan
+    assert plan is not None
+    assert (world.task("reserve-inventory").plan_id, plan.version) == (plan.plan_id, 2)
 
 
 def test_what_happened_twice_is_undone_once_and_what_stays_is_not_done_again() -> None:
