@@ -599,6 +599,7 @@ def judge_resized(
     name = f"{task.step} ({task.task_type})"
     started = effect is not None and effect.state in {"CONFIRMED", "INTENDED", "UNKNOWN"}
     past = is_past_return(task_type, task.state, draft.document_of(task), draft.now)
+    undone = task_type.on_input_change in {"UNDO_THEN_DO", "DO_THEN_UNDO"}
     rule: tuple[str, str, str] | None = None
     replaced = False
     if not started:
@@ -609,7 +610,12 @@ def judge_resized(
         )
     elif task_type.on_input_change == "KEEP":
         rule = "quantity.keep", "NOTHING_TO_UNDO", f"{name} stays as it is when a quantity changes."
-    elif task_type.on_input_change == "REDO" and not past and task.state == "COMPLETED":
+    elif (
+        task.state == "COMPLETED"
+        and not past
+        # What is not felt outside has nothing to undo before or after it is done once more.
+        and (task_type.on_input_change == "REDO" or (undone and not is_external(task_type.external_effect_level)))
+    ):
         replaced = True
         rule = "quantity.redo", "NOTHING_TO_UNDO", f"{name} is done once more, for the new quantity."
     elif (

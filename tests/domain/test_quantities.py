@@ -218,6 +218,25 @@ def test_what_happened_twice_is_undone_once_and_what_stays_is_not_done_again() -
     assert world.called("release-inventory") == 1
 
 
+@pytest.mark.parametrize("rule", ["REDO", "UNDO_THEN_DO", "DO_THEN_UNDO"])
+def test_what_nobody_outside_feels_is_done_again_for_what_is_left(rule: str) -> None:
+    """There is nothing to undo, so it was left as it had been done, for the old quantity."""
+
+    def change(document: dict[str, Any]) -> None:
+        document["task_types"]["reserve-inventory"] |= {
+            "external_effect_level": "NO_EXTERNAL_EFFECT",
+            "on_input_change": rule,
+        }
+        del document["task_types"]["reserve-inventory"]["compensation"]
+
+    world = routers(World(changed_telecom(change))).run_to("reserve-inventory")
+    request = give_up(world, 2)
+    assert (request.status, consequences(request)["reserve-inventory"]) == ("COMPLETED", "NOTHING_TO_UNDO")
+    world.run_flow()
+    assert world.state == "COMPLETED"
+    assert (quantities_sent(world, "reserve-inventory"), quantities_sent(world, "ship-device")) == ([5, 3], [3])
+
+
 def test_what_is_done_again_is_held_as_the_rest_is() -> None:
     world = routers().run_to("reserve-inventory")
     world.do(ask.HoldOrder(world.order_id), OPERATOR)
