@@ -697,7 +697,8 @@ def _write_retained_assets(draft: Draft, kept: list[Item]) -> None:
 
 
 def _finish_items(draft: Draft) -> bool:
-    """An item is complete when all its tasks are; one without tasks, with its last child."""
+    """An item is complete when all its tasks are; one without tasks, with its last child. One of which a part is being
+    cancelled is not yet: some of its work may be done again, for what is left."""
     if draft.head.base != "IN_PROGRESS" or draft.plan is None:
         return False
     moved = False
@@ -706,8 +707,11 @@ def _finish_items(draft: Draft) -> bool:
     for item in draft.items.values():
         if item.parent:
             parts.setdefault(item.parent, []).append(item.item_id)
+    shrinking = {
+        item_id for request in draft.requests.values() if not request.has_ended for item_id in request.quantities
+    }
     for item in list(draft.items.values()):
-        if item.base != "IN_PROGRESS" or item.state == "SUPERSEDED":
+        if item.base != "IN_PROGRESS" or item.state == "SUPERSEDED" or item.item_id in shrinking:
             continue
         own = [t for t in tasks.get(item.item_id, ()) if t.state != "SUPERSEDED" and not t.superseded_by]
         children = [draft.items[part] for part in parts.get(item.item_id, ())]

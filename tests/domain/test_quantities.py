@@ -237,6 +237,44 @@ def test_what_nobody_outside_feels_is_done_again_for_what_is_left(rule: str) -> 
     assert (quantities_sent(world, "reserve-inventory"), quantities_sent(world, "ship-device")) == ([5, 3], [3])
 
 
+@pytest.mark.parametrize("rule", ["KEEP", "REDO", "UNDO_THEN_DO", "DO_THEN_UNDO"])
+def test_an_item_is_not_complete_while_a_part_of_it_is_being_given_up(rule: str) -> None:
+    """The last of its work is in the air when the wish comes. Without `shrinking` in _finish_items the order ended with
+    nothing delivered, what was to be done again never was, and the asset was of the old quantity."""
+
+    def change(document: dict[str, Any]) -> None:
+        types = document["task_types"]
+        types["reserve-inventory"]["on_input_change"] = rule
+        types["ship-device"] |= {"on_input_change": rule, "compensation": "release-inventory"}
+        for point in ("irreversible_after_state", "withdrawal", "follow_up"):
+            types["ship-device"].pop(point, None)
+
+    world = routers(World(changed_telecom(change))).run_to("reserve-inventory")
+    [shipping] = world.handed
+    world.handed.clear()
+    call = world.claim(shipping)
+    request = world.cancel(scope="ITEMS", item_ids=("1",), quantities={"1": 2})
+    assert world.begin(request)["verdict"] == "wait"
+    world.report(call, {"state": "CONFIRMED", "external_reference": "s-1", "output": {}})
+    request = world.judge(request)
+    assert world.state == ("COMPLETED" if rule == "KEEP" else "IN_PROGRESS")
+    world.run_flow()
+    assert (world.state, world.request(request.request_id).status) == ("COMPLETED", "COMPLETED")
+    assert quantities_sent(world, "ship-device") == ([5] if rule == "KEEP" else [5, 3])
+    assert (world.the_order.items["1"].quantity, [a.quantity for a in world.the_order.assets.values()]) == (3, [3])
+
+
+def test_a_part_that_is_not_given_up_after_all_completes_its_item() -> None:
+    world = routers().run_to("reserve-inventory")
+    [shipping] = world.handed
+    call = world.claim(shipping)
+    request = world.cancel(scope="ITEMS", item_ids=("1",), quantities={"1": 2}, force_manual_review=True)
+    world.report(call, {"state": "CONFIRMED", "external_reference": "s-1", "output": {}})
+    assert world.state == "IN_PROGRESS"
+    world.do(ask.WithdrawCancellation(world.order_id, request.request_id), AGENT)
+    assert (world.state, [asset.quantity for asset in world.the_order.assets.values()]) == ("COMPLETED", [5])
+
+
 def test_what_is_done_again_is_held_as_the_rest_is() -> None:
     world = routers().run_to("reserve-inventory")
     world.do(ask.HoldOrder(world.order_id), OPERATOR)
