@@ -807,7 +807,7 @@ def record_review(draft: Draft, command: RecordReview) -> Mapping[str, Json]:
             approve(draft, ApproveCancellation(command.order_id, command.request_id, comment, dispositions))
         else:
             reject(draft, RejectCancellation(command.order_id, command.request_id, comment))
-    except (FourEyes, DispositionRequired, ReasonNotRefusable) as breach:
+    except (FourEyes, DispositionRequired, ReasonNotRefusable, ChangeActive) as breach:
         return refuse_decision(draft, request, breach.code)
     return {"verdict": "decided"}
 

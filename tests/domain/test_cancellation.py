@@ -285,6 +285,19 @@ def test_a_form_asks_once_what_becomes_of_all_that_a_person_must_undo(
     assert world.request(request.request_id).status == then
 
 
+def test_who_approves_in_tasklist_what_a_larger_cancellation_has_parked_is_asked_again() -> None:
+    """Without ChangeActive in record_review the job of their answer ended as an incident, and the review with it."""
+    world = World().accept(an_order(an_item(), an_item("2", "fiber-1000"))).decompose()
+    part = world.judge(world.cancel(scope="ITEMS", item_ids=("1",), force_manual_review=True))
+    whole = world.judge(world.cancel(force_manual_review=True))
+    review = ask.RecordReview(world.order_id, part.request_id, part.run, part.wait_key, APPROVER.subject, "approve")
+    assert world.do(review, APPROVER).body == {"verdict": "again"}
+    assert [event.data["code"] for event in world.events if event.kind == "DECISION_REFUSED"] == ["CHANGE_ACTIVE"]
+    world.do(ask.WithdrawCancellation(world.order_id, whole.request_id), AGENT)
+    assert world.do(review, APPROVER).body == {"verdict": "decided"}
+    assert world.request(part.request_id).status == "APPROVED"
+
+
 def test_a_block_makes_the_cancellation_impossible_and_the_order_goes_on() -> None:
     world = (
         World().accept(an_order(an_item(offering="mobile-port-in"))).decompose().run_to("ship-device", "port-number")
