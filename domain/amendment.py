@@ -562,8 +562,10 @@ def supersede_amendment(draft: Draft, amendment: Amendment, outcome: str) -> Non
 
 
 def queue_amendment(draft: Draft, amendment: Amendment, behind: RequestId) -> None:
-    """A cancellation goes first; what has been found out is found out again when its turn comes."""
+    """A cancellation goes first; what has been found out is found out again when its turn comes, and a charge that
+    nobody can answer meanwhile is offered again then."""
     wake_waiting(draft, amendment)
+    offered = amendment.charge is not None and amendment.charge["status"] == "OFFERED"
     draft.move_amendment(
         amendment.request_id,
         "QUEUED",
@@ -572,6 +574,7 @@ def queue_amendment(draft: Draft, amendment: Amendment, behind: RequestId) -> No
         waiting=False,
         quote=None,
         quote_plan=None,
+        charge=None if offered else amendment.charge,
         note={"behind": str(behind)},
     )
     let_go(draft, amendment)

@@ -584,6 +584,29 @@ def test_an_accepted_charge_of_an_amendment_that_does_not_come_is_waived(how: st
     assert [e.data["amount"]["amountMinor"] for e in world.events if e.kind == "CHARGE_WAIVED"] == [2500]
 
 
+def test_a_charge_that_nobody_could_answer_is_offered_again() -> None:
+    """Behind a cancellation no answer is taken. Without taking the offer back in queue_amendment its time ran out
+    meanwhile, and the amendment was refused the moment that its turn came."""
+
+    def never_too_late(document: dict[str, Any]) -> None:
+        del document["task_types"]["create-appointment"]["hard_point_of_no_return"]
+        point = document["task_types"]["create-appointment"]["soft_point_of_no_return"]
+        point["by"] = "P30D"
+
+    world = World(changed_telecom(never_too_late)).accept().decompose().run_to(*BOOKED.done)
+    amendment = world.drive(world.amend(change("/appointment", world.the_order.head.content["appointment"], LATER)))
+    request = world.judge(world.cancel(force_manual_review=True))
+    assert (world.amendment(amendment.request_id).status, request.status) == ("QUEUED", "REQUIRES_APPROVAL")
+    with pytest.raises(ChargeNotOpen):
+        world.do(ask.AnswerAmendmentCharge(world.order_id, amendment.request_id, True), AGENT)
+    world.wait(timedelta(days=3))
+    world.do(ask.WithdrawCancellation(world.order_id, request.request_id), AGENT)
+    assert world.assess_amendment(amendment)["verdict"] == "charge"
+    assert world.assess_amendment(amendment)["wait"] == "P2D"
+    world.do(ask.AnswerAmendmentCharge(world.order_id, amendment.request_id, True), AGENT)
+    assert world.drive(amendment).is_stored
+
+
 def test_an_operators_hold_is_inherited_by_what_comes_new() -> None:
     world = come_to("decomposed")
     world.do(ask.HoldOrder(world.order_id), Actor("olga", frozenset({"operator"})))
