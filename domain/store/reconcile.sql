@@ -5,7 +5,8 @@
 select pg_try_advisory_lock(hashtextextended('recourse.reconciler', 0)) as watches;
 
 -- name: find_idle_tasks
--- Free to start, held by nobody, and its order has been silent for longer than its flow's heartbeat.
+-- Free to start, held by nobody (an undoing: by no cancellation of the whole order, `Draft.is_held`), and its order has
+-- been silent for longer than its flow's heartbeat.
 select c.tenant_id, c.order_id, c.plan_id, c.task_id, c.handed, entry.at as silent_since, (
     select count(*) from audit_entry r
     where r.tenant_id = c.tenant_id and r.order_id = c.order_id and r.entity_id = c.plan_id::text
@@ -13,8 +14,14 @@ select c.tenant_id, c.order_id, c.plan_id, c.task_id, c.handed, entry.at as sile
 from (
     select tenant_id, order_id, plan_id, task_id, handed from fulfillment_task where state = 'READY'
     union all
-    select tenant_id, order_id, plan_id, task_id, handed from compensation_task
-    where state = 'READY' and purpose <> 'MANUAL') c
+    select tenant_id, order_id, plan_id, task_id, handed from compensation_task t
+    where state = 'READY' and purpose <> 'MANUAL' and not exists (
+        select from cancellation_request larger
+        join compensation_plan p on p.tenant_id = t.tenant_id and p.plan_id = t.plan_id
+        left join cancellation_request own on own.tenant_id = p.tenant_id and own.request_id = p.request_id
+        where larger.tenant_id = t.tenant_id and larger.order_id = t.order_id and larger.scope = 'ORDER'
+            and larger.ended_at is null
+            and (p.request_id is null or (own.scope = 'ITEMS' and own.committed_at is null)))) c
 join customer_order o on o.tenant_id = c.tenant_id and o.order_id = c.order_id
 join audit_head head on head.tenant_id = o.tenant_id and head.order_id = o.order_id
 join audit_entry entry on entry.tenant_id = o.tenant_id and entry.order_id = o.order_id and entry.sequence = head.sequence
@@ -79,9 +86,9 @@ from engine_outbox where published_at is null and (created_at < clock_timestamp(
 group by tenant_id;
 
 -- name: find_silent_flows
--- Flows without a plan: of orders before theirs (unless they wait for their date), of requests before they undo anything
--- and not with a person, of amendments before they are in the order: not with a person, and waiting neither for prices
--- nor for another amendment. A case about the order as a whole is a person's.
+-- Flows without a plan: of orders before theirs (unless they wait for their date), of requests before they undo anything,
+-- not with a person and not waiting for a larger one or for what an amendment has in the air (`Draft.is_parked`), of
+-- amendments before they are in the order: not with a person, and waiting neither for prices nor for another amendment. A case about the order as a whole is a person's.
 select o.tenant_id, o.order_id, null::uuid as request_id, o.state as status, entry.at as silent_since, (
     select count(*) from audit_entry r
     where r.tenant_id = o.tenant_id and r.order_id = o.order_id and r.entity_id = o.order_id::text
@@ -115,6 +122,17 @@ where q.ended_at is null and q.committed_at is null and entry.at < clock_timesta
         select from cancellation_request larger
         where larger.tenant_id = q.tenant_id and larger.order_id = q.order_id and larger.scope = 'ORDER'
             and larger.ended_at is null))
+    and not (q.status = 'ACCEPTED_FOR_ASSESSMENT' and (
+        exists (
+            select from amendment_request a
+            where a.tenant_id = q.tenant_id and a.order_id = q.order_id and a.status = 'APPLYING')
+        or exists (
+            select from compensation_plan p
+            join compensation_task t on t.tenant_id = p.tenant_id and t.plan_id = p.plan_id
+            where p.tenant_id = q.tenant_id and p.order_id = q.order_id and p.amendment_id is not null
+                and p.purpose = 'UNDO' and p.state not in ('COMPLETED', 'SUPERSEDED') and t.ended_at is null
+                and (t.state in ('DISPATCHED', 'WAITING_EXTERNAL', 'OUTCOME_UNKNOWN')
+                    or (q.scope = 'ITEMS' and t.state <> 'PLANNED')))))
 union all
 select a.tenant_id, a.order_id, a.request_id, a.status, entry.at, (
     select count(*) from audit_entry r
