@@ -76,6 +76,8 @@ SHARED: Final = TenantId(UUID(int=0))
 SEARCHED_CLASSES: Final = frozenset(
     {"INCIDENT_WITHOUT_CASE", "INCIDENT_OF_CLOSED_CASE", "CASE_WITHOUT_INCIDENT", "ORDER_ENDED_FLOW_RUNNING"}
 )
+# What one sweep looks for on one page of the open effects only: over when a round over all pages has not shown it.
+PAGED_CLASSES: Final = frozenset({"INTENT_WITHOUT_OUTCOME", "CALLBACK_OVERDUE", "UNKNOWN_TOO_LONG"})
 ENGINE_CLASSES: Final = SEARCHED_CLASSES | {"INSTANCE_GONE", "INSTANCE_UNKNOWN", "ENGINE_LOST_DATA"}
 
 

@@ -23,6 +23,7 @@ from domain.errors import Breach
 from domain.handle import Door
 from domain.reconciliation import (
     EXPLANATIONS,
+    PAGED_CLASSES,
     SEARCHED_CLASSES,
     SHARED,
     Canonical,
@@ -95,11 +96,13 @@ _INCIDENTS = Counter("recourse_incidents_mended", "Incidents of the engine that 
 @dataclass(slots=True)
 class Memory:
     """What one sweep leaves to the next. effects, running: where the next page of open effects and of running instances
-    begins · owners: whose an incident is, by its key, once its variables were read · lost_before: the engine has lost
-    its data, so the flows noted before that time are asked about, page by page · lost_next: where the next page begins
-    once what was found on this one is mended; until then it is asked about again"""
+    begins · round_began: when the first page of open effects was looked at · owners: whose an incident is, by its key,
+    once its variables were read · lost_before: the engine has lost its data, so the flows noted before that time are
+    asked about, page by page · lost_next: where the next page begins once what was found on this one is mended; until
+    then it is asked about again"""
 
     effects: datetime | None = None
+    round_began: datetime | None = None
     running: Cursor | None = None
     owners: dict[str, Owner | None] = field(default_factory=dict)
     lost_before: datetime | None = None
@@ -131,6 +134,8 @@ async def sweep(
         [incident.key for incident in incidents if not incident.case_id],
         (begins, memory.effects),
     )
+    if begins is None:
+        memory.round_began = now
     shown = {*observed.running, *observed.cancelled, *(incident.root for incident in incidents)}
     asked: dict[int, Flow] = {}
     displaced: dict[Run, Flow] = {}
@@ -340,16 +345,19 @@ async def keep(
     findings: Sequence[Finding],
     observed: Observed,
     done: dict[tuple[str, str], datetime],
+    memory: Memory,
 ) -> None:
     """Store what stands, tenant by tenant; those where nothing stands any more are told so."""
     classes = set(EXPLANATIONS) - (SEARCHED_CLASSES if observed.incidents is None else frozenset())
+    if memory.effects is not None:
+        classes -= PAGED_CLASSES  # there are more pages to this round
     by_tenant: dict[TenantId, list[Finding]] = defaultdict(list)
     for tenant_id in await find_tenants_with_findings(connection):
         by_tenant[tenant_id] = []
     for finding in findings:
         by_tenant[finding.tenant_id or SHARED].append(finding)
     for tenant_id, own in by_tenant.items():
-        await keep_findings(pool, tenant_id, own, classes, done)
+        await keep_findings(pool, tenant_id, own, classes, done, memory.round_began)
 
 
 async def run(
@@ -367,6 +375,7 @@ async def run(
                 if once:
                     raise
                 troubles["database"] = type(outage).__name__
+                memory.effects = None  # what was found on the last page may not have been kept: the round begins anew
                 log.warning("not reconciled", error=type(outage).__name__)
                 await asyncio.sleep(_STANDBY_SECONDS * random.uniform(0.5, 1.5))
             else:
@@ -418,7 +427,7 @@ async def _watch(
                     memory.lost_before = memory.lost_next
             else:
                 memory.lost_before = memory.lost_next
-            await keep(pool, connection, findings, observed, done)
+            await keep(pool, connection, findings, observed, done, memory)
             if once:
                 for finding in findings:
                     log.info("finding", klass=finding.klass, subject=finding.subject, evidence=finding.evidence)

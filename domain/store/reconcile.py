@@ -13,6 +13,7 @@ import orjson
 
 from domain.reconciliation import (
     EXPLANATIONS,
+    PAGED_CLASSES,
     REMEDIES,
     Canonical,
     CaseInEngine,
@@ -321,10 +322,12 @@ async def keep_findings(
     findings: Sequence[Finding],
     classes: Iterable[str],
     repaired: Mapping[tuple[str, str], datetime],
+    round_began: datetime | None = None,
 ) -> None:
     """Write what stands for one tenant, and end what does not any more of the classes that were looked for.
 
-    repaired: when a finding's repair was carried out, by (class, subject)
+    repaired: when a finding's repair was carried out, by (class, subject) · round_began: when the first of the pages of
+    effects was looked at; what has been seen since stands, though it is not on the last one. None: all were one page
     """
     rows = [
         {
@@ -342,7 +345,15 @@ async def keep_findings(
     async with tenant_transaction(pool, tenant_id) as connection:
         await fetch_row(connection, _SQL["lock_findings"])
         await run(connection, _SQL["keep_findings"], tenant_id=tenant_id, findings=document)
-        await run(connection, _SQL["end_findings"], tenant_id=tenant_id, findings=document, classes=list(classes))
+        await run(
+            connection,
+            _SQL["end_findings"],
+            tenant_id=tenant_id,
+            findings=document,
+            classes=list(classes),
+            paged=list(PAGED_CLASSES),
+            round_began=round_began,
+        )
 
 
 async def list_findings(

@@ -307,9 +307,11 @@ on conflict (tenant_id, class, subject) where resolved_at is null do update set
     last_seen_at = clock_timestamp(), repaired_at = coalesce(excluded.repaired_at, finding.repaired_at);
 
 -- name: end_findings
--- What was not found any more has been mended, by whomever; only of the classes that were looked for.
+-- What was not found any more has been mended, by whomever; only of the classes that were looked for, and of those that
+-- are looked for page by page what was on no page of the round.
 update finding set resolved_at = clock_timestamp()
 where tenant_id = :tenant_id and resolved_at is null and class = any(:classes::text[])
+    and (class <> all(:paged::text[]) or last_seen_at < coalesce(:round_began::timestamptz, 'infinity'))
     and not exists (
         select from jsonb_to_recordset(:findings::jsonb) as f (class text, subject text)
         where f.class = finding.class and f.subject = finding.subject);

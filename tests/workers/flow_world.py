@@ -155,7 +155,7 @@ async def open_flow_world(database: Database, folder: Path) -> AsyncIterator[Flo
                 systems={"*": {"url": simulator}},
                 RECOURSE_HOME=folder,
             )
-            yield await _start_order(settings, engine, pool, owner, simulator, book_path)
+            yield await start_order(settings, engine, pool, owner, simulator, book_path)
     finally:
         server.should_exit = True
         await serving
@@ -163,7 +163,7 @@ async def open_flow_world(database: Database, folder: Path) -> AsyncIterator[Flo
         await owner.close()
 
 
-async def _start_order(
+async def start_order(
     settings: Settings,
     engine: FakeEngine,
     pool: Pool,
@@ -171,6 +171,7 @@ async def _start_order(
     simulator: str,
     book_path: Path,
 ) -> FlowWorld:
+    """One order more, of a tenant of its own."""
     tenant, door, order = TenantId(uuid.uuid4()), Door(pool), an_order()
 
     async def do(command: ask.Command, actor: Actor | None = None) -> dict[str, Any]:

@@ -24,12 +24,13 @@ from starlette.routing import Route
 from domain import commands as ask
 from domain.decide import case_etag
 from domain.reconciliation import ADVICE, EXPLANATIONS, RESTARTS
+from domain.store import reconcile
 from domain.store.reconcile import list_findings
 from domain.store.views import read_dashboard
-from domain.values import Actor, CaseId, RequestId, Run, TenantId, system_actor
+from domain.values import Actor, CaseId, EffectId, RequestId, Run, TaskId, TenantId, system_actor
 from tests.builders import an_order
 from tests.postgres import Database
-from tests.workers.flow_world import FlowWorld, open_flow_world
+from tests.workers.flow_world import FlowWorld, open_flow_world, start_order
 from tests.workers.test_simulator import serve
 from tests.workers.topology import topology_of
 from workers import reconciler
@@ -237,6 +238,46 @@ async def test_an_effect_whose_flow_is_gone_is_taken_up_again(world: FlowWorld, 
     await age(world, 60 + 20)
     await run(world.settings, once=True, settle=SETTLE)
     assert len(await restarts(world)) == 1, found
+
+
+async def test_what_is_found_page_by_page_stands_until_a_whole_round_has_not_shown_it(
+    world: FlowWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen to fail without `round_began`: with more open effects than a page has, a finding was over as soon as the
+    next page was looked at, and a new one when its own came again."""
+    monkeypatch.setattr(reconcile, "_PAGE", 1)
+    monkeypatch.setattr(reconciler, "SWEEP_SECONDS", 0.02)
+    other = await start_order(world.settings, world.engine, world.pool, world.owner, world.simulator, world.book_path)
+    effects: list[EffectId] = []
+    for one in (world, other):
+        claim = ask.ClaimTask(one.order_id, TaskId(uuid.UUID(one.task["task_id"])), one.task["release"], one.run)
+        envelope = ask.Envelope(one.tenant_id, uuid.uuid4(), system_actor("test"), keep=False)
+        told = (await one.door.handle(envelope, claim)).body
+        effects.append(EffectId(uuid.UUID(str(told["effect_id"]))))
+    await world.owner.execute("update fulfillment_task set state = 'PENDING' where state = 'READY'")
+    await age(world, 60)
+    found = (
+        "select tenant_id, resolved_at is null as stands, first_seen_at, last_seen_at from finding"
+        " where class = 'INTENT_WITHOUT_OUTCOME'"
+    )
+    watching = asyncio.create_task(run(world.settings, report_only=True, settle=SETTLE))
+    try:
+        async with asyncio.timeout(20):
+            rows: list[asyncpg.Record] = []
+            while len(rows) < 2 or min(row["last_seen_at"] for row in rows) <= max(r["first_seen_at"] for r in rows):
+                await asyncio.sleep(0.02)
+                rows = await world.owner.fetch(found)
+            answered = ask.RecordOutcome(world.order_id, effects[0], "CONFIRMED", "CALLBACK")
+            envelope = ask.Envelope(world.tenant_id, uuid.uuid4(), system_actor("test"), keep=False)
+            await world.door.handle(envelope, answered)
+            while all(row["stands"] for row in await world.owner.fetch(found)):
+                await asyncio.sleep(0.02)
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
+    told_once = {row["tenant_id"]: row["stands"] for row in await world.owner.fetch(found)}
+    assert told_once == {world.tenant_id: False, other.tenant_id: True}
+    assert len(await world.owner.fetch(found)) == 2
 
 
 async def test_a_held_task_is_not_silent(world: FlowWorld) -> None:
