@@ -37,7 +37,7 @@ from domain.reconciliation import (
     compare,
 )
 from domain.store.outages import OUTAGES
-from domain.store.pool import Connection, Pool, open_pool
+from domain.store.pool import Connection, LockTimeout, Pool, StatementTimeout, open_pool
 from domain.store.reconcile import (
     find_flows,
     find_flows_of_orders,
@@ -290,6 +290,13 @@ async def mend(door: Door, engine: Engine, findings: Sequence[Finding]) -> dict[
             log.warning("not mended", klass=finding.klass, subject=finding.subject, code=breach.code)
         except EngineRefusedError as refusal:
             log.warning("not mended", klass=finding.klass, subject=finding.subject, code=str(refusal))
+        except (LockTimeout, StatementTimeout) as busy:  # one order's own trouble
+            log.warning("not mended", klass=finding.klass, subject=finding.subject, error=type(busy).__name__)
+        except OUTAGES:
+            raise
+        except Exception:
+            # One order that cannot be decided on must not keep the others from being mended.
+            log.exception("not mended", klass=finding.klass, subject=finding.subject)
     return done
 
 
@@ -357,7 +364,10 @@ async def keep(
     for finding in findings:
         by_tenant[finding.tenant_id or SHARED].append(finding)
     for tenant_id, own in by_tenant.items():
-        await keep_findings(pool, tenant_id, own, classes, done, memory.round_began)
+        try:
+            await keep_findings(pool, tenant_id, own, classes, done, memory.round_began)
+        except LockTimeout:  # somebody holds an order that one is about; the next sweep keeps it
+            log.warning("findings not kept", tenant_id=str(tenant_id))
 
 
 async def run(

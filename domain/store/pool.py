@@ -14,6 +14,7 @@ from domain.values import TenantId
 Connection = asyncpg.pool.PoolConnectionProxy
 Pool = asyncpg.Pool
 LockTimeout = asyncpg.LockNotAvailableError
+StatementTimeout = asyncpg.QueryCanceledError
 UniqueViolation = asyncpg.UniqueViolationError
 
 # A lock is waited for so long, a statement lasts so long; then the caller hears about it and tries again.

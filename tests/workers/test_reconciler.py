@@ -240,6 +240,31 @@ async def test_an_effect_whose_flow_is_gone_is_taken_up_again(world: FlowWorld, 
     assert len(await restarts(world)) == 1, found
 
 
+@pytest.mark.parametrize("trouble", ["locked", "unreadable"])
+async def test_one_order_that_cannot_be_mended_does_not_keep_others_from_it(world: FlowWorld, trouble: str) -> None:
+    """Seen to fail without the last branches of `mend`: the reconciler ended with it, and began again before it."""
+    others = [
+        await start_order(world.settings, world.engine, world.pool, world.owner, world.simulator, world.book_path)
+        for _ in range(3)
+    ]
+    await age(world, 60)
+    lock = world.owner.transaction()
+    await lock.start()
+    if trouble == "locked":
+        await world.owner.execute("select from customer_order where order_id = $1 for update", others[1].order_id)
+    else:
+        await lock.rollback()
+        await world.owner.execute(
+            "update fulfillment_plan set types = '{\"ship-device\": {}}' where order_id = $1", others[1].order_id
+        )
+    await run(world.settings, once=True, settle=SETTLE)
+    if trouble == "locked":
+        await lock.rollback()
+    assert {uuid.UUID(row["plan_id"]) for row in await restarts(world)} == {
+        one.plan_id for one in (world, others[0], others[2])
+    }
+
+
 async def test_what_is_found_page_by_page_stands_until_a_whole_round_has_not_shown_it(
     world: FlowWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
