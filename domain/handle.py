@@ -218,7 +218,9 @@ class Door:
         return _draft(order, envelope, now, policy, version), around
 
     async def _replay(self, connection: Connection, envelope: ask.Envelope) -> Answer:
-        fingerprint, answer = await read_receipt(connection, envelope.tenant_id, envelope.command_id)
+        found = await read_receipt(connection, envelope.tenant_id, envelope.command_id)
+        assert found is not None
+        fingerprint, answer = found
         if fingerprint != envelope.fingerprint:
             raise IdempotencyKeyReused
         return Answer(200, answer["body"], answer.get("etag"), answer.get("location"), replayed=True)

@@ -50,10 +50,10 @@ async def claim_receipt(connection: Connection, tenant_id: TenantId, command_id:
     return row is not None
 
 
-async def read_receipt(connection: Connection, tenant_id: TenantId, command_id: UUID) -> tuple[str, Json]:
+async def read_receipt(connection: Connection, tenant_id: TenantId, command_id: UUID) -> tuple[str, Json] | None:
+    """(fingerprint, answer) of a command that has been carried out."""
     row = await fetch_row(connection, _SQL["read_receipt"], tenant_id=tenant_id, command_id=command_id)
-    assert row is not None
-    return row["fingerprint"], orjson.loads(row["answer"])
+    return (row["fingerprint"], orjson.loads(row["answer"])) if row else None
 
 
 # -- reading ------------------------------------------------------------------------------------------------

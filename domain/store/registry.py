@@ -44,13 +44,23 @@ class Filed:
 
 
 async def find_answer(connection: Connection, envelope: Envelope) -> Filed | None:
-    """The stored answer of a command that was carried out before; None for the one that is to do it now."""
+    """The stored answer of a command that was carried out before; None for the one that is to do it now, and file its
+    answer in the same transaction."""
     try:
         if await claim_receipt(connection, envelope.tenant_id, envelope.command_id, envelope.fingerprint):
             return None
     except LockTimeout as busy:
         raise IdempotencyInFlight from busy
-    fingerprint, answer = await read_receipt(connection, envelope.tenant_id, envelope.command_id)
+    return await read_answer(connection, envelope)
+
+
+async def read_answer(connection: Connection, envelope: Envelope) -> Filed | None:
+    """The same for one that keeps no receipt while it is at work, because it does nothing that another one of its name
+    could do twice."""
+    found = await read_receipt(connection, envelope.tenant_id, envelope.command_id)
+    if found is None:
+        return None
+    fingerprint, answer = found
     if fingerprint != envelope.fingerprint:
         raise IdempotencyKeyReused
     return Filed(200, answer["body"], answer["etag"], answer["location"], replayed=True)

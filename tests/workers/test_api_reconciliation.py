@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from typing import Any
 
@@ -145,6 +146,13 @@ async def test_the_same_run_is_told_again_and_other_tenants_are_not_looked_at(
     assert other.json()["findings"] == 0
     agent = await world.post("/reconciliation/runs", {"reportOnly": True}, as_=("alice", "agent"))
     assert agent.status_code == 403
+
+
+async def test_as_many_runs_at_once_as_there_are_connections_do_not_wait_for_each_other(world: ApiWorld) -> None:
+    """Each held one while it asked for another: the whole process answered nobody any more."""
+    async with asyncio.timeout(30):
+        told = await asyncio.gather(*(look(world, report_only=True) for _ in range(2 * world.pool.get_max_size())))
+    assert len({run["runId"] for run in told}) == len(told)
 
 
 async def test_findings_are_chosen_by_class(world: ApiWorld, api_database: Database) -> None:

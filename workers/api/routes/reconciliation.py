@@ -57,14 +57,16 @@ async def run_once(call: Call) -> Response:
         raise Unprocessable(errors=asked.invalid)
     settle = call.service.settings.heartbeat * _SETTLE_HEARTBEATS
     async with tenant_transaction(call.pool, call.tenant) as connection:
-        before = await registry.find_answer(connection, asked.envelope)
+        before = await registry.read_answer(connection, asked.envelope)
         if before is not None:
             return answer_command(before)
         canonical, now = await reconcile.read_canonical(connection, settle)
-        told = await _run(
-            call, asked.envelope, asked.body, compare(canonical, Observed(), settle, now, _NO_SETTLE), now
-        )
-        return answer_command(await registry.store_answer(connection, asked.envelope, registry.Filed(202, told)))
+    # No connection is held while others are asked for: as many callers as there are connections would wait for ever.
+    told = await _run(call, asked.envelope, asked.body, compare(canonical, Observed(), settle, now, _NO_SETTLE), now)
+    async with tenant_transaction(call.pool, call.tenant) as connection:
+        before = await registry.find_answer(connection, asked.envelope)
+        filed = registry.Filed(202, told)
+        return answer_command(before or await registry.store_answer(connection, asked.envelope, filed))
 
 
 async def _run(
