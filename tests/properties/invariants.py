@@ -19,6 +19,7 @@ def check_order(order: Order, previous: Order | None) -> None:
     cancelled_means_undone(order)
     quantities_are_conserved(order)
     what_stands_is_what_is_left(order)
+    what_ended_is_done(order)
     counters_are_true(order)
     what_ended_holds_nothing(order)
 
@@ -88,6 +89,18 @@ def what_stands_is_what_is_left(order: Order) -> None:
             )
 
 
+def what_ended_is_done(order: Order) -> None:
+    """T04: an order does not end over work that is still to be done, and what it installed is as many as are left."""
+    if not order.head.has_ended:
+        return
+    for task in order.tasks.values():
+        assert task.kind != "FULFILLMENT" or task.has_ended, f"T04: {task.step} is {task.state} in an ended order"
+    for item in order.items.values():
+        if item.base == "COMPLETED" and item.action == "ADD" and item.asset is not None:
+            count = order.assets[item.asset].quantity
+            assert count == item.quantity, f"item {item.item_id}: {item.quantity} are left, its asset is of {count}"
+
+
 def counters_are_true(order: Order) -> None:
     """The counters of unmet predecessors are what counting gives."""
     for task in order.tasks.values():
@@ -95,6 +108,8 @@ def counters_are_true(order: Order) -> None:
             unmet = sum(not order.tasks[p].satisfies for p in task.depends_on if p in order.tasks)
             assert task.unmet == unmet, f"{task.task_type} {task.state}: unmet {task.unmet}, counted {unmet}"
             if task.kind == "FULFILLMENT":
+                walked = order.plan is not None and task.plan_id == order.plan.plan_id
+                assert walked, f"{task.task_type} {task.state}: in a version of the plan that nobody walks"
                 assert (task.state == "PENDING") == (unmet > 0), f"{task.task_type}: {task.state} with {unmet} unmet"
 
 

@@ -1,7 +1,8 @@
 """The same order under policies that nobody has thought of: task types, points of no return, plans and matrices drawn.
 
-What `policy check` lets through must carry every order to an end, with its work done once for every item that is left.
-Takes `_take_out` back to a bare move to see it fail.
+What `policy check` lets through must carry every order to an end, with its work done once for every item that is left,
+and what is done again for fewer of it on what has been done again before it. Takes `_take_out` back to a bare move to
+see it fail.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ def draw_type(dice: random.Random, number: int, names: list[str]) -> dict[str, d
         "past_no_return": dice.choice(("RETAIN", "RETAIN", "RETAIN", "BLOCK")),
         "keeps": dice.sample(names, dice.choice((0, 0, 1))),
     }
+    if QUANTITY not in row["inputs"] and dice.random() < 0.3:  # so that whole chains of work are told it
+        row["inputs"].append(QUANTITY)
     if QUANTITY in row["inputs"] and row["on_input_change"] == "KEEP":  # then what stands is for more than are left
         row["on_input_change"] = "REDO"
     if dice.random() < 0.3:
@@ -157,6 +160,26 @@ def work_is_done_once(order: Order, policy: Policy) -> None:
             assert late or not external or len(done) == 1, f"item {item.item_id}: {step.step} stands {len(done)} times"
 
 
+def again_is_done_on_again(order: Order, policy: Policy) -> None:
+    """What was done once more for a smaller quantity stands on work that stands, not on what has been undone or
+    replaced since; but for what a person or a point of no return kept, and where an amendment has looked at results."""
+    kept = any(request.status == "PARTIALLY_COMPLETED" for request in order.requests.values())
+    if kept or any(amendment.is_stored for amendment in order.amendments.values()):
+        return
+    if any(task.purpose == "MANUAL" for task in order.tasks.values()):
+        return
+    for old in order.tasks.values():
+        new = order.tasks.get(old.superseded_by) if old.superseded_by else None
+        if new is None or new.superseded_by or new.state != "COMPLETED":
+            continue
+        if policy.task_types[new.task_type].on_input_change == "MANUAL":
+            continue
+        for base in (order.tasks[other] for other in new.depends_on):
+            if set(base.item_ids) & set(new.item_ids):
+                stands = base.state == "COMPLETED" and base.superseded_by is None
+                assert stands, f"{new.step} was done again on {base.step}, which is {base.state}"
+
+
 class DrawnMachine(OrderMachine):
     """The machine of one order, in a business that is drawn with it."""
 
@@ -199,6 +222,7 @@ class DrawnMachine(OrderMachine):
         super().teardown()
         if hasattr(self, "world") and self.world.the_order.head.state in {"COMPLETED", "PARTIALLY_COMPLETED"}:
             work_is_done_once(self.world.the_order, self.policy)
+            again_is_done_on_again(self.world.the_order, self.policy)
 
 
 TestOrderUnderDrawnPolicies = DrawnMachine.TestCase
