@@ -88,7 +88,8 @@ group by tenant_id;
 -- name: find_silent_flows
 -- Flows without a plan: of orders before theirs (unless they wait for their date), of requests before they undo anything,
 -- not with a person and not waiting for a larger one or for what an amendment has in the air (`Draft.is_parked`), of
--- amendments before they are in the order: not with a person, and waiting neither for prices nor for another amendment. A case about the order as a whole is a person's.
+-- amendments before they are in the order: not with a person, and waiting neither for prices nor for another amendment.
+-- A case about the order as a whole is a person's.
 select o.tenant_id, o.order_id, null::uuid as request_id, o.state as status, entry.at as silent_since, (
     select count(*) from audit_entry r
     where r.tenant_id = o.tenant_id and r.order_id = o.order_id and r.entity_id = o.order_id::text
