@@ -48,6 +48,7 @@ async def add_listener(
 ) -> Row | None:
     """The listener; the same id again changes nothing. None: the tenant has as many as it may."""
     async with tenant_transaction(pool, tenant_id) as connection:
+        await run(connection, _SQL["count_alone"], tenant_id=tenant_id)
         await run(
             connection,
             _SQL["add_listener"],

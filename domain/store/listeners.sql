@@ -1,5 +1,9 @@
 -- Who listens, and what is still to be told. What is told is written with its event, in `orders`.
 
+-- name: count_alone
+-- Who adds to a tenant's listeners counts them alone: of many at once each would find room for one more.
+select pg_advisory_xact_lock(hashtextextended('recourse.listeners.' || (:tenant_id)::uuid::text, 0));
+
 -- name: add_listener
 insert into listener (tenant_id, listener_id, callback, query, heard, created_by)
 select :tenant_id, :listener_id, :callback, :asked, :heard::text[], :created_by

@@ -311,6 +311,14 @@ async def test_a_key_makes_it_one_listener_and_a_tenant_has_only_so_many(world: 
     assert (await world.send("POST", HUB, body=body, key=None)).status_code == 422
 
 
+async def test_of_many_listeners_at_once_no_more_are_taken(world: ApiWorld) -> None:
+    """Safeguard taken out: counting alone (`count_alone`); seen with 22 of 20."""
+    bodies = [{"callback": f"http://127.0.0.1:9/{n}"} for n in range(2 * MOST)]
+    answers = await asyncio.gather(*(world.send("POST", HUB, body=body, key=None) for body in bodies))
+    statuses = [answer.status_code for answer in answers]
+    assert (statuses.count(201), statuses.count(422)) == (MOST, MOST)
+
+
 async def test_pauses_grow_to_an_hour_and_all_tries_take_about_two_days() -> None:
     assert all(next_pause(1) < timedelta(seconds=2) for _ in range(20))
     assert all(next_pause(n) <= LONGEST_PAUSE * 1.25 for n in range(1, 400))
