@@ -98,6 +98,8 @@ async def test_a_tenant_over_its_rate_is_told_when_to_come_again(world: ApiWorld
         told = refused.json()
         assert (told["status"], told["code"]) == (429, "RATE_LIMITED")
         assert told["type"].endswith("/docs/problems/RATE_LIMITED")
+        page = await client.get("/ui", headers={"Cookie": f"recourse_token={world.token()}"})
+        assert (page.status_code, page.headers["retry-after"]) == (429, "1")
         # Neither another tenant, nor the probes, nor who is nobody is affected; nobody is still told 401.
         assert (await limited.get("/orders", tenant=uuid.uuid4())).status_code == 200
         assert (await limited.get("/healthz", as_=None)).status_code == 200

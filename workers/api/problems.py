@@ -153,10 +153,13 @@ def problem_response(
         body["errors"] = [error.to_json() for error in problem.errors[:MAX_ERRORS]]
     if problem.blocked_by:
         body["blockedBy"] = problem.blocked_by
-    headers = dict(problem.headers)
-    if problem.code in _RETRY_AFTER:
-        headers["Retry-After"] = _RETRY_AFTER[problem.code]
-    return Response(_write(body), problem.status, headers, MEDIA_TYPE)
+    return Response(_write(body), problem.status, headers_of(problem), MEDIA_TYPE)
+
+
+def headers_of(problem: Problem) -> dict[str, str]:
+    """What stands above the answer, whether it is read by a program or shown as a page."""
+    retry_after = {"Retry-After": _RETRY_AFTER[problem.code]} if problem.code in _RETRY_AFTER else {}
+    return {**problem.headers, **retry_after}
 
 
 def _write(body: dict[str, Any]) -> bytes:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from domain.errors import Breach
 from domain.store.outages import OUTAGES
-from workers.api.problems import Problem, Refusal, problem_of_breach, problem_of_refusal, title_of
+from workers.api.problems import Problem, Refusal, headers_of, problem_of_breach, problem_of_refusal, title_of
 from workers.api.routing import Route
 from workers.api.service import Service
 from workers.api.ui.desk import Desk
@@ -78,7 +78,7 @@ def _problem_page(request: Request, problem: Problem) -> Response:
         trace_id=request.state.trace.trace_id,
         order_id=request.path_params.get("orderId") if problem.status != 404 else None,
     )
-    page.headers.update(problem.headers)
+    page.headers.update(headers_of(problem))
     return page
 
 
